@@ -1,0 +1,207 @@
+"""Whisper's dimensions, and the one table of its tensors.
+
+Canonical names are OpenAI's own (``whisper/model.py``), which whisper.cpp's ``.bin`` uses too. Every other
+dialect is written next to its canonical name here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+Stack = Literal["encoder", "decoder"]
+Role = Literal[
+    "token_embedding", "position", "conv", "conv_bias", "norm", "bias",
+    "attn.query", "attn.key", "attn.value", "attn.out",
+    "cross_attn.query", "cross_attn.key", "cross_attn.value", "cross_attn.out",
+    "mlp.0", "mlp.2",
+]  # fmt: skip
+Dialect = Literal["canonical", "transcribe.cpp", "huggingface"]
+
+ATTENTION_PARTS = ("query", "key", "value", "out")
+MATRIX_ROLES: tuple[Role, ...] = (
+    *(f"{attention}.{part}" for attention in ("attn", "cross_attn") for part in ATTENTION_PARTS),  # type: ignore[misc]  # mypy does not evaluate f-strings to literals
+    "mlp.0",
+    "mlp.2",
+)
+"""Roles of the weight matrices inside the blocks, in the order people list them."""
+
+PROTECTED = (
+    "decoder.token_embedding.weight",
+    "encoder.positional_embedding",
+    "decoder.positional_embedding",
+    "encoder.conv1.bias",
+    "encoder.conv2.bias",
+)
+"""Tensors that are never quantized unless a user lifts the protection by name."""
+
+N_FFT_BINS = 201
+"""Rows of the spectrum that the mel filters weigh: n_fft 400 at 16 kHz."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """The eleven sizes that fix a Whisper model's shapes, named as in OpenAI's ``ModelDimensions``."""
+
+    n_vocab: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+    n_text_ctx: int
+    n_text_state: int
+    n_text_head: int
+    n_text_layer: int
+    n_mels: int
+
+    @property
+    def is_multilingual(self) -> bool:
+        """True for vocabularies with language tokens; whisper.cpp draws the same line at 51865."""
+        return self.n_vocab >= 51865
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a Whisper model of given dimensions must hold under one name.
+
+    ``shape`` is numpy's order (rows first); ``stack`` is the half of the model it belongs to; ``layer`` is
+    None outside the blocks.
+    """
+
+    name: str
+    stack: Stack
+    layer: int | None
+    role: Role
+    shape: tuple[int, ...]
+
+    @property
+    def is_matrix(self) -> bool:
+        """True for the 2-D weight matrices: the only tensors that are ever quantized."""
+        return self.role in MATRIX_ROLES or self.role == "token_embedding"
+
+
+def expected_tensors(dims: Dimensions) -> dict[str, TensorSpec]:
+    """Return every tensor of a model with these dimensions by canonical name, in whisper.cpp's order."""
+    return {spec.name: spec for spec in _specs(dims)}
+
+
+def _specs(dims: Dimensions) -> Iterator[TensorSpec]:
+    audio, text = dims.n_audio_state, dims.n_text_state
+    yield TensorSpec("encoder.positional_embedding", "encoder", None, "position", (dims.n_audio_ctx, audio))
+    yield TensorSpec("encoder.conv1.weight", "encoder", None, "conv", (audio, dims.n_mels, 3))
+    yield TensorSpec("encoder.conv1.bias", "encoder", None, "conv_bias", (audio,))
+    yield TensorSpec("encoder.conv2.weight", "encoder", None, "conv", (audio, audio, 3))
+    yield TensorSpec("encoder.conv2.bias", "encoder", None, "conv_bias", (audio,))
+    yield from _norm("encoder.ln_post", "encoder", None, audio)
+    for layer in range(dims.n_audio_layer):
+        yield from _block("encoder", layer, audio)
+    yield TensorSpec("decoder.positional_embedding", "decoder", None, "position", (dims.n_text_ctx, text))
+    embedding = (dims.n_vocab, text)
+    yield TensorSpec("decoder.token_embedding.weight", "decoder", None, "token_embedding", embedding)
+    yield from _norm("decoder.ln", "decoder", None, text)
+    for layer in range(dims.n_text_layer):
+        yield from _block("decoder", layer, text)
+
+
+def _norm(name: str, stack: Stack, layer: int | None, width: int) -> Iterator[TensorSpec]:
+    for part in ("weight", "bias"):
+        yield TensorSpec(f"{name}.{part}", stack, layer, "norm", (width,))
+
+
+def _linear(
+    name: str, stack: Stack, layer: int, role: Role, shape: tuple[int, int], bias: bool
+) -> Iterator[TensorSpec]:
+    yield TensorSpec(f"{name}.weight", stack, layer, role, shape)
+    if bias:
+        yield TensorSpec(f"{name}.bias", stack, layer, "bias", shape[:1])
+
+
+def _block(stack: Stack, layer: int, width: int) -> Iterator[TensorSpec]:
+    prefix = f"{stack}.blocks.{layer}"
+    for attention in ("attn", "cross_attn") if stack == "decoder" else ("attn",):
+        yield from _norm(f"{prefix}.{attention}_ln", stack, layer, width)
+        for part in ATTENTION_PARTS:
+            role: Role = f"{attention}.{part}"  # type: ignore[assignment]  # both halves come from closed sets
+            name = f"{prefix}.{attention}.{part}"
+            yield from _linear(name, stack, layer, role, (width, width), bias=part != "key")
+    yield from _norm(f"{prefix}.mlp_ln", stack, layer, width)
+    yield from _linear(f"{prefix}.mlp.0", stack, layer, "mlp.0", (4 * width, width), bias=True)
+    yield from _linear(f"{prefix}.mlp.2", stack, layer, "mlp.2", (width, 4 * width), bias=True)
+
+
+# One row per name part: canonical, transcribe.cpp, Hugging Face. "{n}" stands for the layer's number.
+_BLOCK_PARTS = {
+    "encoder": [
+        ("attn_ln", "norm_attn", "self_attn_layer_norm"),
+        *[(f"attn.{c}", f"attn.{t}", f"self_attn.{h}") for c, t, h in
+          (("query", "q", "q_proj"), ("key", "k", "k_proj"), ("value", "v", "v_proj"), ("out", "out", "out_proj"))],
+        ("mlp_ln", "norm_ffn", "final_layer_norm"),
+        ("mlp.0", "ffn.fc1", "fc1"),
+        ("mlp.2", "ffn.fc2", "fc2"),
+    ],
+    "decoder": [
+        ("attn_ln", "norm_self", "self_attn_layer_norm"),
+        ("cross_attn_ln", "norm_cross", "encoder_attn_layer_norm"),
+        *[(f"{c}.{cp}", f"{t}.{tp}", f"{h}.{hp}")
+          for c, t, h in (("attn", "self_attn", "self_attn"), ("cross_attn", "cross_attn", "encoder_attn"))
+          for cp, tp, hp in
+          (("query", "q", "q_proj"), ("key", "k", "k_proj"), ("value", "v", "v_proj"), ("out", "out", "out_proj"))],
+        ("mlp_ln", "norm_ffn", "final_layer_norm"),
+        ("mlp.0", "ffn.fc1", "fc1"),
+        ("mlp.2", "ffn.fc2", "fc2"),
+    ],
+}  # fmt: skip
+_TOP_NAMES = [
+    ("encoder.positional_embedding", "enc.pos_emb.weight", "model.encoder.embed_positions.weight"),
+    ("encoder.conv1.weight", "enc.conv.0.weight", "model.encoder.conv1.weight"),
+    ("encoder.conv1.bias", "enc.conv.0.bias", "model.encoder.conv1.bias"),
+    ("encoder.conv2.weight", "enc.conv.1.weight", "model.encoder.conv2.weight"),
+    ("encoder.conv2.bias", "enc.conv.1.bias", "model.encoder.conv2.bias"),
+    ("encoder.ln_post.weight", "enc.final_norm.weight", "model.encoder.layer_norm.weight"),
+    ("encoder.ln_post.bias", "enc.final_norm.bias", "model.encoder.layer_norm.bias"),
+    ("decoder.positional_embedding", "dec.pos_emb.weight", "model.decoder.embed_positions.weight"),
+    ("decoder.token_embedding.weight", "dec.token_embd.weight", "model.decoder.embed_tokens.weight"),
+    ("decoder.ln.weight", "dec.final_norm.weight", "model.decoder.layer_norm.weight"),
+    ("decoder.ln.bias", "dec.final_norm.bias", "model.decoder.layer_norm.bias"),
+]
+_DIALECT_COLUMN: dict[Dialect, int] = {"canonical": 0, "transcribe.cpp": 1, "huggingface": 2}
+_BLOCK_NAME = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)")
+
+
+@cache
+def _top_names() -> dict[str, tuple[str, str, str]]:
+    return {row[0]: row for row in _TOP_NAMES}
+
+
+@cache
+def _block_parts(stack: str) -> dict[str, tuple[str, str, str]]:
+    return {row[0]: row for row in _BLOCK_PARTS[stack]}
+
+
+def name_in_dialect(canonical: str, dialect: Dialect) -> str:
+    """Return a canonical tensor name as another dialect writes it.
+
+    Raises ``KeyError`` for a name that is no Whisper tensor.
+    """
+    column = _DIALECT_COLUMN[dialect]
+    if canonical in _top_names():
+        return _top_names()[canonical][column]
+    match = _BLOCK_NAME.fullmatch(canonical)
+    if match is None:
+        raise KeyError(canonical)
+    stack, layer, part, ending = match.groups()
+    middle = _block_parts(stack)[part][column]
+    prefix = {
+        "canonical": f"{stack}.blocks.{layer}",
+        "transcribe.cpp": f"{stack[:3]}.blocks.{layer}",
+        "huggingface": f"model.{stack}.layers.{layer}",
+    }[dialect]
+    return f"{prefix}.{middle}.{ending}"
+
+
+def dialect_names(canonical: str) -> dict[Dialect, str]:
+    """Return the name of one tensor in every dialect."""
+    return {dialect: name_in_dialect(canonical, dialect) for dialect in _DIALECT_COLUMN}

@@ -1,0 +1,106 @@
+"""Model files to ``Model`` and back. One module a container; no arithmetic on weights here.
+
+A format is one file in this package with three things: ``NAMES`` (what ``--format`` and ``Model.format`` call
+it), ``detect(path) -> bool`` (cheap, never raises on content), ``open(path) -> Model``. A container that can be
+written has a ``layout(model, outputs, provenance) -> Layout`` too. List the module in ``_READERS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from whisq.errors import FormatError
+from whisq.model import Model, TensorRef
+from whisq.types import TensorType
+
+ContainerName = Literal["bin"]
+
+_READERS = ("ggml", "ctranslate2")
+_WRITERS = {"bin": "ggml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One tensor as it will be written."""
+
+    tensor: TensorRef
+    type: TensorType
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor's data in the written file, padding excluded."""
+        return self.tensor.n_rows * self.type.row_bytes(self.tensor.n_columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything goes in a file to be written.
+
+    ``pieces`` are (offset, bytes) of all that is not weights; ``data_offsets`` has one offset in bytes for each
+    output, in the order given. ``size_bytes`` is the size of the whole file.
+    """
+
+    size_bytes: int
+    pieces: tuple[tuple[int, bytes], ...]
+    data_offsets: tuple[int, ...]
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"whisq.formats.{name}")
+
+
+def open_model(path: str | Path) -> Model:
+    """Open a Whisper model of any known kind: a file or folder on disk.
+
+    Raises ``FormatError`` when it is missing, of no known kind, or damaged.
+    """
+    where = Path(path)
+    if not where.exists():
+        raise FormatError(f"{where}: no such file or directory", hint="check the path")
+    for name in _READERS:
+        reader = _module(name)
+        if reader.detect(where):
+            model: Model = reader.open(where)
+            return model
+    raise FormatError(f"{where}: not a model that whisq knows" + _what_it_looks_like(where), hint=_KNOWN_KINDS)
+
+
+_KNOWN_KINDS = "whisq reads whisper.cpp .bin files (magic 0x67676d6c) and CTranslate2 folders (model.bin beside config.json)"
+
+
+def _what_it_looks_like(path: Path) -> str:
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        return f"; the folder holds {', '.join(names[:6]) or 'nothing'}{', …' if len(names) > 6 else ''}"
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
+    if not start:
+        return "; it is empty"
+    if start == b"GGUF":
+        return "; it is a GGUF file"
+    return f"; it begins with the bytes {start.hex(' ')}, expected 6c 6d 67 67 for a ggml file"
+
+
+def container_of(path: Path, asked: str | None = None) -> ContainerName:
+    """Return the container to write: what was asked for, else what OUTPUT's suffix says, else ``.bin``."""
+    if asked in _WRITERS:
+        return asked  # type: ignore[return-value]  # the dictionary's keys are the literal's values
+    if asked is not None:
+        raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
+    return "bin"
+
+
+def layout(
+    container: ContainerName, model: Model, outputs: Sequence[Output], provenance: dict[str, Any] | None = None
+) -> Layout:
+    """Return the layout of a file that holds these outputs."""
+    result: Layout = _module(_WRITERS[container]).layout(model, outputs, provenance or {})
+    return result

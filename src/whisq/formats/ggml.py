@@ -1,0 +1,294 @@
+"""whisper.cpp's own file, ``.bin``.
+
+Layout (little-endian; source: whisper.cpp, ``models/convert-pt-to-ggml.py`` and ``whisper_model_load``):
+u32 magic · 11 × i32 dimensions and ftype · mel filters · vocabulary · tensors until the end of the file,
+unaligned. Nothing in the file is believed before it is checked against the file's size.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import FormatError
+from whisq.formats import Layout, Output
+from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
+from whisq.types import F16, F32, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
+from whisq.whisper import N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
+
+NAMES = ("bin",)
+MAGIC = 0x67676D6C
+MIXED_FTYPE = 1000 * QUANTIZATION_VERSION + F16.ggml_ftype
+"""Header of a file whose matrices are of several types: loaders then reserve f16 for each of them."""
+
+_HEADER = struct.Struct("<11i")
+_HEADER_FIELDS = (
+    "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
+    "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
+)  # fmt: skip
+# Twice and more of the largest published Whisper: a size beyond these is damage, not a model.
+_LIMITS = dict(zip(_HEADER_FIELDS, (1 << 20, 1 << 16, 1 << 14, 1 << 8, 1 << 8, 1 << 16, 1 << 14, 1 << 8, 1 << 8, 1 << 10), strict=True))  # fmt: skip
+_LONGEST_NAME = 128
+_LONGEST_TOKEN = 1 << 12
+
+
+def detect(path: Path) -> bool:
+    """Return whether the file begins with ggml's magic number."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == struct.pack("<I", MAGIC)
+    except OSError:
+        return False
+
+
+def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+    """Open a ``.bin``; the tensors keep the file's order.
+
+    Raises ``FormatError`` for anything that whisper.cpp would misread: truncation, absurd counts, unknown or
+    duplicate or missing tensors, wrong shapes, trailing bytes.
+    """
+    file = MappedFile(path)
+    try:
+        return _parse(path, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+class _Cursor:
+    """Reads a mapped file front to back and never past its end."""
+
+    def __init__(self, path: Path, view: memoryview) -> None:
+        self.path = path
+        self.view = view
+        self.offset = 0
+
+    def take(self, size: int, what: str) -> memoryview:
+        left = len(self.view) - self.offset
+        if size > left:
+            raise FormatError(
+                f"{self.path}: truncated in {what}: {size} bytes expected at offset {self.offset}, {left} left",
+                hint="the file is incomplete: download or convert it again",
+            )
+        part = self.view[self.offset : self.offset + size]
+        self.offset += size
+        return part
+
+    def integers(self, count: int, what: str) -> tuple[int, ...]:
+        return struct.unpack(f"<{count}i", self.take(4 * count, what))
+
+
+def _parse(path: Path, file: MappedFile) -> Model:
+    cursor = _Cursor(path, file.view)
+    (magic,) = struct.unpack("<I", cursor.take(4, "the magic number"))
+    if magic != MAGIC:
+        raise FormatError(
+            f"{path}: wrong magic 0x{magic:08x}, expected 0x{MAGIC:08x}", hint="this is not a whisper.cpp .bin file"
+        )
+    dims, ftype = _dimensions(cursor)
+    mel_filters = _mel_filters(cursor, dims)
+    tokens = _vocabulary(cursor, dims)
+    tensors = _tensors(cursor, dims)
+    return Model(
+        path=path,
+        format="bin",
+        dims=dims,
+        tokenizer=Tokenizer(tokens),
+        mel_filters=mel_filters,
+        tensors=tensors,
+        files=(file,),
+        metadata={"ftype": ftype},
+    )
+
+
+def _dimensions(cursor: _Cursor) -> tuple[Dimensions, int]:
+    values = _HEADER.unpack(cursor.take(_HEADER.size, "the header"))
+    sizes = dict(zip(_HEADER_FIELDS, values[:10], strict=True))
+    wrong = [f"{name} = {size}" for name, size in sizes.items() if not 0 < size <= _LIMITS[name]]
+    if wrong:
+        raise FormatError(
+            f"{cursor.path}: the header holds impossible dimensions: {', '.join(wrong)}",
+            hint="the file is damaged, or not a Whisper model",
+        )
+    return Dimensions(**sizes), values[10]
+
+
+def _mel_filters(cursor: _Cursor, dims: Dimensions) -> bytes:
+    n_mel, n_fft = cursor.integers(2, "the mel filters")
+    if n_mel != dims.n_mels or n_fft != N_FFT_BINS:
+        raise FormatError(
+            f"{cursor.path}: mel filters are {n_mel} × {n_fft}, expected {dims.n_mels} × {N_FFT_BINS}",
+            hint="the file is damaged, or not a Whisper model",
+        )
+    return bytes(cursor.take(4 * n_mel * n_fft, "the mel filters"))
+
+
+def _vocabulary(cursor: _Cursor, dims: Dimensions) -> tuple[bytes, ...]:
+    (count,) = cursor.integers(1, "the vocabulary")
+    if not 0 <= count <= dims.n_vocab:
+        raise FormatError(
+            f"{cursor.path}: the vocabulary counts {count} tokens, the header allows 0 to {dims.n_vocab}",
+            hint="the file is damaged",
+        )
+    # Fifty thousand short reads: a tight loop here is most of what opening a file costs.
+    view, offset, end = cursor.view, cursor.offset, len(cursor.view)
+    read_length = struct.Struct("<I").unpack_from
+    tokens = []
+    for number in range(count):
+        start = offset + 4
+        length = read_length(view, offset)[0] if start <= end else 0
+        offset = start + length
+        if length > _LONGEST_TOKEN or offset > end:
+            raise _bad_token(cursor.path, number, length, end - start)
+        tokens.append(view[start:offset].tobytes())
+    cursor.offset = offset
+    return tuple(tokens)
+
+
+def _bad_token(path: Path, number: int, length: int, left: int) -> FormatError:
+    if length > _LONGEST_TOKEN:
+        return FormatError(
+            f"{path}: token {number} claims a length of {length} bytes, at most {_LONGEST_TOKEN} expected",
+            hint="the file is damaged",
+        )
+    return FormatError(
+        f"{path}: truncated in token {number} of the vocabulary: {length} bytes expected, {max(0, left)} left",
+        hint="the file is incomplete: download or convert it again",
+    )
+
+
+def _tensors(cursor: _Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
+    expected = expected_tensors(dims)
+    found: dict[str, TensorRef] = {}
+    while cursor.offset < len(cursor.view):
+        tensor = _tensor(cursor, expected, len(found))
+        if tensor.name in found:
+            raise FormatError(
+                f"{cursor.path}: tensor {tensor.name} occurs twice",
+                hint="the file is damaged, or was joined from two",
+            )
+        found[tensor.name] = tensor
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise FormatError(
+            f"{cursor.path}: {len(missing)} of {len(expected)} tensors are missing, the first is {missing[0]}",
+            hint="the file is incomplete: download or convert it again",
+        )
+    return tuple(found.values())
+
+
+def _tensor(cursor: _Cursor, expected: dict[str, TensorSpec], number: int) -> TensorRef:
+    where = f"the header of tensor {number + 1}"
+    left = len(cursor.view) - cursor.offset
+    if number >= len(expected):
+        raise FormatError(
+            f"{cursor.path}: {left} bytes follow the last of its {len(expected)} tensors",
+            hint="the file has trailing data: convert it again",
+        )
+    n_dims, name_length, type_number = cursor.integers(3, where)
+    if not 1 <= n_dims <= 4 or not 1 <= name_length <= _LONGEST_NAME:
+        raise FormatError(
+            f"{cursor.path}: {where} at offset {cursor.offset - 12} claims {n_dims} dimensions and a name of"
+            f" {name_length} bytes",
+            hint="the file is damaged from here on",
+        )
+    sizes = cursor.integers(n_dims, where)
+    name = bytes(cursor.take(name_length, where)).decode("utf-8", "backslashreplace")
+    spec = expected.get(name)
+    if spec is None:
+        raise FormatError(
+            f"{cursor.path}: unknown tensor {name!r}", hint="this is not a Whisper model of the header's dimensions"
+        )
+    tensor_type = type_from_ggml(type_number)
+    if tensor_type is None:
+        raise FormatError(
+            f"{cursor.path}: tensor {name} has ggml type {type_number}, which whisq does not know",
+            hint=f"known types: {', '.join(f'{t.ggml_type} = {t.name}' for t in TYPES.values())}",
+        )
+    _check_shape(cursor.path, spec, sizes)
+    if not tensor_type.fits(spec.shape[-1]):
+        raise FormatError(
+            f"{cursor.path}: tensor {name} is {tensor_type}, whose blocks hold {tensor_type.block_size} weights, but"
+            f" its rows have {spec.shape[-1]}",
+            hint="the file was written by a tool that does not check this, and no runtime loads it",
+        )
+    offset = cursor.offset
+    size_bytes = _tensor_bytes(spec, tensor_type)
+    cursor.take(size_bytes, f"the data of tensor {name}")
+    return TensorRef(spec, name, tensor_type, Location(0, offset, size_bytes))
+
+
+def _tensor_bytes(spec: TensorSpec, tensor_type: TensorType) -> int:
+    rows = 1
+    for size in spec.shape[:-1]:
+        rows *= size
+    return rows * tensor_type.row_bytes(spec.shape[-1])
+
+
+def _check_shape(path: Path, spec: TensorSpec, sizes: tuple[int, ...]) -> None:
+    """Check ggml sizes (fastest first) against the shape; sizes of 1 may stand anywhere in a vector."""
+    found = tuple(reversed(sizes))
+    if len(spec.shape) == 1:
+        found = tuple(size for size in found if size != 1) or (1,)
+    if found != spec.shape:
+        raise FormatError(
+            f"{path}: tensor {spec.name} has shape {list(reversed(sizes))}, expected {list(spec.shape)} for the"
+            " header's dimensions",
+            hint="header and tensors come from different models, or the file is damaged",
+        )
+
+
+def header_ftype(outputs: Sequence[Output]) -> int:
+    """Return the header's ftype: the one type of all matrices (embedding included), else mixed (2001)."""
+    kinds = {output.type for output in outputs if output.tensor.spec.is_matrix}
+    if len(kinds) != 1:
+        return MIXED_FTYPE
+    (only,) = kinds
+    return only.ggml_ftype + (1000 * QUANTIZATION_VERSION if only.is_quantized else 0)
+
+
+def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) -> Layout:
+    """Return where everything goes in a ``.bin`` of these outputs; it has no room for provenance."""
+    del provenance
+    dims, tokens = model.dims, model.tokenizer.tokens
+    head = struct.pack("<I", MAGIC)
+    head += _HEADER.pack(*(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
+    head += struct.pack("<2i", dims.n_mels, N_FFT_BINS) + model.mel_filters
+    head += struct.pack("<i", len(tokens)) + b"".join(struct.pack("<I", len(t)) + t for t in tokens)
+    pieces = [(0, head)]
+    offset = len(head)
+    data_offsets = []
+    for output in outputs:
+        piece = _tensor_header(output)
+        pieces.append((offset, piece))
+        offset += len(piece)
+        data_offsets.append(offset)
+        offset += output.size_bytes
+    return Layout(offset, tuple(pieces), tuple(data_offsets))
+
+
+def _tensor_header(output: Output) -> bytes:
+    spec = output.tensor.spec
+    # whisper.cpp creates conv biases as [1, n] and compares the number of elements of both dimensions.
+    sizes = (1, *spec.shape) if spec.role == "conv_bias" else tuple(reversed(spec.shape))
+    name = spec.name.encode()
+    return struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), output.type.ggml_type, *sizes) + name
+
+
+def stored_type(role: str, asked: TensorType, *, uniform: TensorType | None, keep_f32: bool) -> TensorType:
+    """Return the type in which a ``.bin`` stores a tensor that is not quantized.
+
+    Norms, biases and positions are f32. Conv kernels are f16, as whisper.cpp reserves for them under every header
+    but f32's. A kept matrix that is f32 becomes f16 too unless the whole file is f32, for the same reason.
+    """
+    if role in ("norm", "bias", "conv_bias", "position"):
+        return F32
+    if uniform is F32 or (keep_f32 and asked is F32):
+        return F32
+    if role == "conv":
+        return F16
+    return F16 if asked.block_size == 1 else asked

@@ -1,0 +1,69 @@
+"""The tokenizer of Hugging Face's ``tokenizer.json``, which CTranslate2 folders carry too."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import FormatError
+from whisq.model import Tokenizer
+
+
+@cache
+def byte_of_character() -> dict[str, int]:
+    """Return GPT-2's table from the printable characters of a vocabulary to the bytes they stand for.
+
+    Printable Latin-1 stands for itself; the other 68 byte values take the characters from U+0100 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(value): value for value in printable}
+    others = [value for value in range(256) if value not in set(printable)]
+    table.update({chr(0x100 + number): value for number, value in enumerate(others)})
+    return table
+
+
+def token_bytes(text: str) -> bytes:
+    """Return the bytes of a vocabulary entry; special tokens (``<|…|>``) and unknown characters are UTF-8."""
+    table = byte_of_character()
+    if text.startswith("<|") or any(character not in table for character in text):
+        return text.encode("utf-8", "surrogatepass")
+    return bytes(table[character] for character in text)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer of a ``tokenizer.json``.
+
+    Tokens are those of the base vocabulary with ids counted from 0 without a gap. Raises ``FormatError``.
+    """
+    document = read_json(path)
+    try:
+        vocabulary: dict[str, int] = document["model"]["vocab"]
+        text_of = {number: text for text, number in vocabulary.items()}
+        merges = document["model"].get("merges", [])
+        pairs = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
+        added = {entry["content"]: int(entry["id"]) for entry in document.get("added_tokens", [])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}",
+            hint="expected model.vocab, model.merges and added_tokens, as transformers writes them",
+        ) from None
+    tokens = []
+    while (text := text_of.get(len(tokens))) is not None:
+        tokens.append(token_bytes(text))
+    if not tokens:
+        raise FormatError(f"{path}: the vocabulary has no token 0", hint="is the tokenizer complete?")
+    return Tokenizer(tuple(tokens), pairs, added)
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON document; raises ``FormatError`` when it is missing or is none."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file", hint="copy it from where the model came from") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not valid JSON: {error}", hint="the file is damaged") from None

@@ -1,3 +1,58 @@
-"""whisq: quantize Whisper models with a precision of its own for every tensor."""
+"""whisq: quantize Whisper models with a precision of its own for every tensor.
+
+The way through, from Python::
+
+    with whisq.open_model("model-f16.bin") as model:
+        plan = whisq.make_plan(model, whisq.load_recipe("balanced"))
+        whisq.quantize(plan, "model-balanced.bin")
+
+Names are loaded when they are first used, so that ``import whisq`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Assignment": "whisq.plan",
+    "Model": "whisq.model",
+    "Plan": "whisq.plan",
+    "Recipe": "whisq.recipe",
+    "Rule": "whisq.recipe",
+    "TensorRef": "whisq.model",
+    "TensorType": "whisq.types",
+    "WhisqError": "whisq.errors",
+    "load_recipe": "whisq.recipe",
+    "make_plan": "whisq.plan",
+    "open_model": "whisq.formats",
+    "parse_rule": "whisq.recipe",
+    "parse_type": "whisq.types",
+    "quantize": "whisq.quantize",
+    "save_recipe": "whisq.recipe",
+}
+__all__ = ["__version__", "kernels", *_HOMES]  # noqa: PLE0604 - all are strings
+
+if TYPE_CHECKING:
+    from whisq import kernels
+    from whisq.errors import WhisqError
+    from whisq.formats import open_model
+    from whisq.model import Model, TensorRef
+    from whisq.plan import Assignment, Plan, make_plan
+    from whisq.quantize import quantize
+    from whisq.recipe import Recipe, Rule, load_recipe, parse_rule, save_recipe
+    from whisq.types import TensorType, parse_type
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    if name in _HOMES:
+        # The submodule whisq.quantize and the function of that name share an attribute: the function wins.
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if name == "kernels":
+        return importlib.import_module("whisq.kernels")
+    raise AttributeError(f"module 'whisq' has no attribute {name!r}")

@@ -220,9 +220,12 @@ class MappedFile:
         self.view = memoryview(self._map)
 
     def release(self, start: int, stop: int) -> None:
-        """Drop the whole pages inside ``start:stop`` from this process."""
+        """Drop these bytes' pages from this process, the last one only when it is used up.
+
+        The first page may hold the end of what came before: that was released when it was still in use.
+        """
         page = mmap.PAGESIZE
-        first = -(-start // page) * page
+        first = start // page * page
         length = stop // page * page - first
         if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, first, length)

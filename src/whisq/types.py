@@ -1,4 +1,4 @@
-"""The tensor types that whisq reads and writes, and which runtime loads which.
+"""The tensor types that whisq reads and writes.
 
 Names, ids, block sizes and bytes are ggml's (``ggml.h``: ``enum ggml_type``, ``enum ggml_ftype``). The
 numbers stand here, and a test holds them against the ``gguf`` package: importing that package costs as
@@ -8,14 +8,11 @@ much time as quantizing a small model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from whisq.errors import TypeNameError
 
 QUANTIZATION_VERSION = 2
 """ggml's version of the quantized layouts; a quantized ``.bin`` header holds 1000 × this + ftype."""
-
-RuntimeName = Literal["whisper.cpp", "whisper.cpp-pr3605", "transcribe.cpp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +20,8 @@ class TensorType:
     """One storage type.
 
     ``block_size`` is in weights, ``block_bytes`` in bytes; a row holds a whole number of blocks.
-    ``precision`` orders the types by how closely they keep a weight (larger is closer); it is bits per
-    weight with ties settled by the usual perplexity order, and is used to choose a fallback.
+    ``precision_db`` orders the types by how closely they keep a weight: the signal-to-noise ratio in dB of ggml's
+    own quantization, measured on the matrices of blocks 1 and 4 of Whisper base. It is used to choose a fallback.
     """
 
     name: str
@@ -32,7 +29,7 @@ class TensorType:
     ggml_ftype: int
     block_size: int
     block_bytes: int
-    precision: float
+    precision_db: float
 
     @property
     def is_quantized(self) -> bool:
@@ -59,21 +56,21 @@ class TensorType:
 def _table() -> dict[str, TensorType]:
     rows = [
         # name, ggml_type, ggml_ftype, block size, block bytes, precision
-        ("f32", 0, 0, 1, 4, 32.0),
-        ("f16", 1, 1, 1, 2, 16.0),
-        ("bf16", 30, 24, 1, 2, 15.0),
-        ("q4_0", 2, 2, 32, 18, 4.50),
-        ("q4_1", 3, 3, 32, 20, 4.80),
-        ("q5_0", 6, 8, 32, 22, 5.50),
-        ("q5_1", 7, 9, 32, 24, 5.80),
-        ("q8_0", 8, 7, 32, 34, 8.50),
-        ("q2_K", 10, 10, 256, 84, 2.625),
-        ("q3_K", 11, 11, 256, 110, 3.4375),
-        ("q4_K", 12, 12, 256, 144, 4.70),
-        ("q5_K", 13, 13, 256, 176, 5.70),
-        ("q6_K", 14, 14, 256, 210, 6.5625),
-        ("iq4_nl", 20, 19, 32, 18, 4.60),
-        ("iq4_xs", 23, 22, 256, 136, 4.55),
+        ("f32", 0, 0, 1, 4, 150.0),
+        ("f16", 1, 1, 1, 2, 75.0),
+        ("bf16", 30, 24, 1, 2, 55.0),
+        ("q4_0", 2, 2, 32, 18, 20.7),
+        ("q4_1", 3, 3, 32, 20, 21.7),
+        ("q5_0", 6, 8, 32, 22, 26.7),
+        ("q5_1", 7, 9, 32, 24, 28.0),
+        ("q8_0", 8, 7, 32, 34, 44.7),
+        ("q2_K", 10, 10, 256, 84, 10.2),
+        ("q3_K", 11, 11, 256, 110, 16.0),
+        ("q4_K", 12, 12, 256, 144, 22.5),
+        ("q5_K", 13, 13, 256, 176, 28.4),
+        ("q6_K", 14, 14, 256, 210, 34.5),
+        ("iq4_nl", 20, 19, 32, 18, 21.97),
+        ("iq4_xs", 23, 22, 256, 136, 21.9),
     ]
     return {row[0]: TensorType(*row) for row in rows}
 
@@ -117,7 +114,14 @@ def type_from_ggml(ggml_type: int) -> TensorType | None:
     return _BY_GGML_TYPE.get(ggml_type)
 
 
-TRANSCRIBE_CPP_TYPES = frozenset(
-    TYPES[name] for name in "f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_K q5_K q6_K".split()
-)
-"""Types that transcribe.cpp (PyPI: transcribe-cpp 0.4) takes, mixed freely, in ``.bin`` and GGUF."""
+def fallback_for(asked: TensorType, n_columns: int) -> TensorType:
+    """Return the smallest type that fits rows of ``n_columns`` and is at least as precise as ``asked``.
+
+    iq4_nl is offered only in place of another IQ type: fewer runtimes take it than the types of its size.
+    """
+    candidates = [
+        t for t in TYPES.values()
+        if t.fits(n_columns) and t.precision_db >= asked.precision_db and t not in (F32, BF16)
+        and (not t.name.startswith("iq") or asked.name.startswith("iq"))
+    ]  # fmt: skip
+    return min(candidates, key=lambda t: (t.bits_per_weight, t.precision_db), default=F16)

@@ -15,7 +15,7 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
-from whisq.types import F16, F32, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
+from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
 from whisq.whisper import N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
 NAMES = ("bin",)
@@ -279,16 +279,3 @@ def _tensor_header(output: Output) -> bytes:
     return struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), output.type.ggml_type, *sizes) + name
 
 
-def stored_type(role: str, asked: TensorType, *, uniform: TensorType | None, keep_f32: bool) -> TensorType:
-    """Return the type in which a ``.bin`` stores a tensor that is not quantized.
-
-    Norms, biases and positions are f32. Conv kernels are f16, as whisper.cpp reserves for them under every header
-    but f32's. A kept matrix that is f32 becomes f16 too unless the whole file is f32, for the same reason.
-    """
-    if role in ("norm", "bias", "conv_bias", "position"):
-        return F32
-    if uniform is F32 or (keep_f32 and asked is F32):
-        return F32
-    if role == "conv":
-        return F16
-    return F16 if asked.block_size == 1 else asked

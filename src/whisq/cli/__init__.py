@@ -1,0 +1,97 @@
+"""The command line: ``whisq COMMAND …`` and the plain ``quantize …``.
+
+One file a command, each with ``HELP``, ``add_arguments(parser)`` and ``run(args, console) -> exit code``. Only the
+command that was asked for is imported. Exit code 0 is fine, 1 the user's mistake, 2 ours, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType, ModuleType
+from typing import NoReturn
+
+from whisq import __version__
+from whisq.cli.console import Console
+from whisq.errors import WhisqError
+
+COMMANDS = {
+    "quantize": "make a smaller model, with a precision per tensor",
+    "demo": "quantize real weights and transcribe a sentence with both",
+}
+"""Every command and its line in ``whisq --help``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``whisq``; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _Parser(
+        prog="whisq",
+        description="Quantize Whisper models into ggml formats, and measure what it cost.",
+        epilog="whisq COMMAND --help tells a command's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"whisq {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, help_line in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help_line, description=help_line)
+        if name == asked:
+            _command(name).add_arguments(subparser)
+    return _run(parser, words)
+
+
+def quantize_main(arguments: Sequence[str] | None = None) -> int:
+    """Run the plain ``quantize``; returns the exit code."""
+    parser = _Parser(prog="quantize", description=COMMANDS["quantize"])
+    parser.add_argument("--version", action="version", version=f"whisq {__version__}")
+    parser.set_defaults(command="quantize")
+    _command("quantize").add_arguments(parser)
+    return _run(parser, list(sys.argv[1:] if arguments is None else arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse, with our error style and exit code 1 for what the user typed."""
+
+    def error(self, message: str) -> NoReturn:
+        Console().error(WhisqError(message, hint=f"{self.prog} --help"))
+        sys.exit(1)
+
+
+def _command(name: str) -> ModuleType:
+    return importlib.import_module(f"whisq.cli.{name}")
+
+
+def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    args = parser.parse_args(words)
+    console = Console(quiet=getattr(args, "quiet", False))
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code: int = _command(args.command).run(args, console)
+        sys.stdout.flush()
+    except WhisqError as error:
+        console.error(error)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that Python's exit does not complain
+        return 0
+    except Exception as error:
+        if os.environ.get("WHISQ_TRACEBACK"):
+            raise
+        internal = WhisqError(
+            f"internal: {type(error).__name__}: {error}",
+            hint="this is a bug in whisq: set WHISQ_TRACEBACK=1 and report what it prints",
+        )
+        console.error(internal)
+        return 2
+    return code
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

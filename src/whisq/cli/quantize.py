@@ -1,0 +1,149 @@
+"""``whisq quantize``: the command that people know from whisper.cpp, with rules that say what they did."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisq.cli.console import Console
+from whisq.errors import OutputError, PlanError, RecipeError
+
+if TYPE_CHECKING:
+    from whisq.plan import Plan
+    from whisq.recipe import Recipe
+
+_EPILOG = r"""
+A rule's PATTERN is a regular expression that must match a whole tensor name; the first rule that matches wins.
+TYPE, any case: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K iq4_nl iq4_xs, or a ggml_ftype number.
+
+  quantize --tensor-type 'encoder\.blocks\.[0-2]\..*'=q8_0 --tensor-type '.*mlp.*\.weight'=q4_0 \
+           --tensor-type '.*attn.*\.weight'=q6_k  model-f32.bin model-mixed.bin q5_0
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("input", metavar="INPUT", help="a whisper.cpp .bin, or a CTranslate2 folder")
+    parser.add_argument("output", metavar="OUTPUT", help="the file to write")
+    parser.add_argument("type", metavar="TYPE", nargs="?", help="type of the matrices that no rule matches")
+    rules = parser.add_argument_group("what becomes of the tensors")
+    rules.add_argument("--tensor-type", metavar="PATTERN=TYPE", action="append", default=[], help="a rule; repeatable")
+    rules.add_argument("--recipe", metavar="NAME|FILE", help="conservative, balanced, compact, or a .toml file")
+    rules.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="never quantize these too")
+    rules.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="lift the protection")
+    rules.add_argument("--on-misfit", choices=("fallback", "error"), help="where rows do not fit a type's blocks")
+    rules.add_argument("--keep-f32", action="store_true", help="keep conv kernels and kept matrices of an f32 source")
+    rules.add_argument("--allow-requantize", action="store_true", help="take a source that is already quantized")
+    rules.add_argument("--target", metavar="RUNTIME", help="refuse what this runtime does not load: whisper.cpp, …")
+    rules.add_argument("--strict", action="store_true", help="warnings are errors")
+    runs = parser.add_argument_group("how it runs")
+    runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
+    runs.add_argument("--recipe-out", metavar="FILE", help="save what was asked as a recipe")
+    runs.add_argument("--threads", type=_threads, metavar="N", help="default: all CPUs at hand")
+    runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads, expected 1 to 1024")
+    return int(text)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Quantize; returns the exit code."""
+    from whisq.formats import container_of, open_model
+    from whisq.plan import make_plan
+    from whisq.quantize import check_output, quantize
+
+    recipe = recipe_from(args)
+    container = container_of(Path(args.output))
+    with open_model(args.input) as model:
+        plan = make_plan(
+            model,
+            recipe,
+            container=container,
+            target=args.target,
+            keep_f32=args.keep_f32,
+            allow_requantize=args.allow_requantize,
+        )
+        _warn(plan, console, strict=args.strict)
+        if not args.dry_run:
+            check_output(plan, args.output)
+        if args.recipe_out:
+            _save(recipe, Path(args.recipe_out))
+        if not args.json:
+            from whisq.cli.plan_text import plan_lines
+
+            for line in plan_lines(plan):
+                console.data(line)
+        written = None
+        if not args.dry_run:
+            with console.progress(model.n_weights, "quantizing") as advance:
+                written = quantize(plan, args.output, threads=args.threads, progress=advance)
+        _conclude(args, console, plan, written.duration_s if written else None)
+    return 0
+
+
+def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:
+    if args.json:
+        import json
+
+        from whisq.cli.plan_text import plan_as_json
+
+        console.data(json.dumps(plan_as_json(plan, args.output, duration_s), indent=2))
+        return
+    from whisq.cli.plan_text import summary_lines
+
+    for line in summary_lines(plan, args.output, duration_s):
+        console.data(line)
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the arguments describe: command-line rules before the recipe's own."""
+    from whisq.recipe import Recipe, load_recipe, parse_rule
+    from whisq.types import parse_type
+
+    rules = tuple(parse_rule(text) for text in args.tensor_type)
+    if args.recipe is None and args.type is None:
+        raise RecipeError(
+            "neither TYPE nor --recipe says what becomes of the matrices",
+            hint="add a type (q5_0) after OUTPUT, or --recipe balanced",
+        )
+    if args.recipe is not None:
+        recipe = load_recipe(args.recipe).with_rules_first(rules)
+        if args.type is not None:
+            recipe = replace(recipe, default=parse_type(args.type))
+    else:
+        recipe = Recipe(parse_type(args.type), rules)
+    return replace(
+        recipe,
+        protect=recipe.protect + tuple(args.protect),
+        unprotect=recipe.unprotect + tuple(args.unprotect),
+        on_misfit=args.on_misfit or recipe.on_misfit,
+    )
+
+
+def _warn(plan: Plan, console: Console, *, strict: bool) -> None:
+    for warning in plan.model.warnings:
+        console.warn(warning, "start from the f16 model where you can")
+    if not plan.findings:
+        return
+    if strict:
+        listed = "\n".join(f"  {finding.message}\n  hint: {finding.hint}" for finding in plan.findings)
+        raise PlanError(f"--strict makes errors of {len(plan.findings)} warnings:\n{listed}", hint="mend the rules")
+    for finding in plan.findings:
+        console.warn(finding.message, finding.hint)
+
+
+def _save(recipe: Recipe, path: Path) -> None:
+    from whisq.recipe import save_recipe
+
+    try:
+        path.write_text(save_recipe(recipe), "utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from None

@@ -1,0 +1,251 @@
+"""Carry out a plan: stream every tensor from the source through the kernels into a new file.
+
+The layout is known beforehand, so pieces of tensors are read, computed and written by several threads at
+once, each at its own offset: the same bytes with any number of threads, and bounded memory for any model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisq import kernels
+from whisq.errors import OutputError, WeightError
+from whisq.plan import Assignment, Plan
+from whisq.types import BF16, F32
+
+_CHUNK_WEIGHTS = 1 << 19
+"""Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of a run: the file, its size in bytes, and how long it took in seconds."""
+
+    path: Path
+    size_bytes: int
+    duration_s: float
+
+
+def quantize(
+    plan: Plan,
+    output: str | Path,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Write the file that a plan describes.
+
+    The bytes go to a temporary file beside ``output``, are synced, and take its name at the end: on any
+    error nothing is left and an existing file is as it was. ``threads`` defaults to the CPUs at hand;
+    ``progress`` is called with the number of weights done since the last call, from any thread.
+
+    Raises ``OutputError`` when the file cannot be written, ``WeightError`` when weights are NaN, infinite or
+    beyond f16's range (all tensors that are so are named).
+    """
+    started = time.perf_counter()
+    target = check_output(plan, output)
+    with _temporary_beside(target, plan.size_bytes) as (descriptor, rename):
+        for offset, piece in plan.layout.pieces:
+            _write(descriptor, piece, offset, target)
+        _write_tensors(plan, descriptor, threads or _cpu_count(), progress, target)
+        rename()
+    return Written(target, plan.size_bytes, time.perf_counter() - started)
+
+
+def _cpu_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_output(plan: Plan, output: str | Path) -> Path:
+    """Return the path that will be written, symbolic links followed.
+
+    Raises ``OutputError`` when it is a source file, a directory, in no directory, or the disk has no room.
+    """
+    target = Path(output).resolve()
+    shown = str(output)
+    if target.is_dir():
+        raise OutputError(f"{shown}: is a directory, expected a file name", hint=f"write to {target / 'model.bin'}")
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{shown}: is no regular file", hint="write to a file: the result is renamed into place")
+    for file in plan.model.files:
+        if target.exists() and target.samefile(file.path):
+            raise OutputError(f"{shown}: is the input itself", hint="give the output another name")
+    parent = target.parent
+    if not parent.is_dir():
+        raise OutputError(f"{shown}: there is no directory {parent}", hint=f"create it: mkdir -p {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{shown}: no permission to write in {parent}", hint="choose another directory")
+    free = shutil.disk_usage(parent).free
+    if free < plan.size_bytes:
+        raise OutputError(
+            f"{shown}: the disk has {free} bytes free, the file needs {plan.size_bytes}",
+            hint="free some space, or write to another disk",
+        )
+    return target
+
+
+@contextlib.contextmanager
+def _temporary_beside(target: Path, size_bytes: int) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Give a descriptor of a new file beside ``target``, and what syncs it and gives it that name."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}", hint="choose another place") from None
+
+    def rename() -> None:
+        os.ftruncate(descriptor, size_bytes)
+        os.fchmod(descriptor, _mode_for(target))
+        os.fsync(descriptor)
+        Path(name).replace(target)
+
+    try:
+        yield descriptor, rename
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}", hint="nothing was kept") from error
+    finally:
+        os.close(descriptor)
+        Path(name).unlink(missing_ok=True)
+    _sync_directory(target.parent)
+
+
+def _mode_for(target: Path) -> int:
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_directory(directory: Path) -> None:
+    # The rename is durable only once the directory is; some file systems cannot sync one, and need not.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write(descriptor: int, data: bytes | bytearray | memoryview, offset: int, target: Path) -> None:
+    view = memoryview(data)
+    while len(view):
+        try:
+            count = os.pwrite(descriptor, view, offset)
+        except OSError as error:
+            raise OutputError(
+                f"{target}: cannot be written: {error.strerror}", hint="nothing was kept; is the disk full?"
+            ) from None
+        view = view[count:]
+        offset += count
+
+
+@dataclass(slots=True)
+class _Bad:
+    """Weights of one tensor that its type cannot hold."""
+
+    nan: int = 0
+    infinite: int = 0
+    overflow: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.nan or self.infinite or self.overflow)
+
+    def __str__(self) -> str:
+        parts = [f"{self.nan} NaN"] * bool(self.nan) + [f"{self.infinite} infinite"] * bool(self.infinite)
+        parts += [f"{self.overflow} beyond f16's range (±65504)"] * bool(self.overflow)
+        return ", ".join(parts)
+
+
+class _Worker:
+    """Does pieces of work; one instance is shared by all threads, buffers are each thread's own."""
+
+    def __init__(self, plan: Plan, descriptor: int, progress: Callable[[int], None] | None, target: Path) -> None:
+        self.model, self.descriptor, self.progress, self.target = plan.model, descriptor, progress, target
+        self.bad: dict[str, _Bad] = {}
+        self.lock = threading.Lock()
+        self.stopped = False
+        self.buffers = threading.local()
+
+    def do(self, assignment: Assignment, offset: int, start: int, stop: int) -> None:
+        """Read, compute and write rows ``start:stop`` of a tensor whose data begins at ``offset``."""
+        if self.stopped:
+            return
+        tensor, row_bytes = assignment.tensor, assignment.type.row_bytes(assignment.tensor.n_columns)
+        source = self.model.rows(tensor, start, stop)
+        result: bytearray | memoryview = source
+        if not (tensor.type.is_quantized and tensor.type is assignment.type):
+            result = self._compute(assignment, source, start, stop)
+        _write(self.descriptor, memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes, self.target)
+        del source, result
+        self.model.release(tensor, start, stop)
+        if self.progress is not None:
+            self.progress((stop - start) * tensor.n_columns)
+
+    def _compute(self, assignment: Assignment, source: memoryview, start: int, stop: int) -> bytearray:
+        tensor, kind = assignment.tensor, assignment.type
+        source_type = tensor.type
+        if source_type.is_quantized:
+            weights = kernels.dequantize(source, source_type, (stop - start, tensor.n_columns))
+            source, source_type = memoryview(weights).cast("B"), F32
+        size = (stop - start) * kind.row_bytes(tensor.n_columns)
+        buffer = getattr(self.buffers, "output", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self.buffers.output = bytearray(size)
+        tally = kernels.quantize_rows(source, source_type, memoryview(buffer)[:size], kind, tensor.n_columns, None)
+        overflow = 0 if kind in (F32, BF16) else tally.overflow
+        if tally.nan or tally.infinite or overflow:
+            with self.lock:
+                bad = self.bad.setdefault(tensor.name, _Bad())
+                bad.nan += tally.nan
+                bad.infinite += tally.infinite
+                bad.overflow += overflow
+        return buffer
+
+
+def _write_tensors(
+    plan: Plan, descriptor: int, threads: int, progress: Callable[[int], None] | None, target: Path
+) -> None:
+    worker = _Worker(plan, descriptor, progress, target)
+    work = _pieces(plan)
+    if threads == 1:
+        for piece in work:
+            worker.do(*piece)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="whisq") as pool:
+            futures = [pool.submit(worker.do, *piece) for piece in work]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                # Ctrl-C or an error: the pieces under way end within milliseconds, the others never begin.
+                worker.stopped = True
+                pool.shutdown(cancel_futures=True)
+                raise
+    if worker.bad:
+        order = [a.tensor.name for a in plan.assignments if a.tensor.name in worker.bad]
+        listed = "\n".join(f"  {name}: {worker.bad[name]}" for name in order)
+        raise WeightError(
+            f"{plan.model.path}: {len(order)} tensors hold weights that cannot be kept:\n{listed}",
+            hint="the source is damaged or was trained to divergence"
+            if any(bad.nan or bad.infinite for bad in worker.bad.values())
+            else "keep the tensor in f32 (--keep-f32, or a rule =f32), or rescale the model",
+        )
+
+
+def _pieces(plan: Plan) -> Iterator[tuple[Assignment, int, int, int]]:
+    for assignment, offset in zip(plan.assignments, plan.layout.data_offsets, strict=True):
+        tensor = assignment.tensor
+        step = max(1, _CHUNK_WEIGHTS // tensor.n_columns)
+        for start in range(0, tensor.n_rows, step):
+            yield assignment, offset, start, min(start + step, tensor.n_rows)

@@ -1,0 +1,60 @@
+"""``whisq demo``: what whisq does, on real weights, in a real runtime."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from whisq.cli.console import Console, megabytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--recipe", default="balanced", metavar="NAME|FILE", help="default: balanced")
+    parser.add_argument("--output", metavar="FOLDER", help="keep both model files there (default: thrown away)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Run the demonstration; returns the exit code."""
+    from whisq.demo import weights_folder
+
+    weights = weights_folder()
+    if args.output is not None:
+        folder = Path(args.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        return _show(weights, folder, args.recipe, console)
+    with tempfile.TemporaryDirectory(prefix="whisq-demo-") as scratch:
+        return _show(weights, Path(scratch), args.recipe, console)
+
+
+def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> int:
+    from whisq.demo import SENTENCE, speech, transcribe
+    from whisq.formats import open_model
+    from whisq.plan import make_plan
+    from whisq.quantize import quantize
+    from whisq.recipe import Recipe, load_recipe
+    from whisq.types import F16
+
+    samples = speech()
+    rows = []
+    with open_model(weights) as model:
+        for name, recipe in (("f16", Recipe(F16)), (recipe_name, load_recipe(recipe_name))):
+            path = folder / f"tiny.en-{Path(name).stem}.bin"
+            plan = make_plan(model, recipe)
+            written = quantize(plan, path)
+            console.note(f"wrote {path.name}: {megabytes(written.size_bytes):.1f} MB in {written.duration_s:.2f} s")
+            heard = transcribe(path, samples)
+            rows.append((name, written.size_bytes, plan.bits_per_weight, heard))
+    console.data(f"said:      {SENTENCE}")
+    for name, _, _, heard in rows:
+        console.data(f"{name + ':':<10} {heard.text}")
+    console.data()
+    console.data(f"{'model':<10} {'size':>9} {'bits/weight':>12} {'load':>8} {'transcribe':>11}")
+    for name, size_bytes, bits, heard in rows:
+        size = f"{megabytes(size_bytes):.1f} MB"
+        console.data(f"{name:<10} {size:>9} {bits:>12.2f} {heard.load_s:>6.2f} s {heard.run_s:>9.2f} s")
+    original, smaller = rows[0], rows[1]
+    same = "the same text" if original[3].text == smaller[3].text else "another text"
+    console.data(f"\n{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and hears {same}.")
+    return 0

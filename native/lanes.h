@@ -1,0 +1,104 @@
+// Vectors whose lanes are blocks: lane b of every vector belongs to block b of a group.
+//
+// A block's sums are then taken in ggml's order, element after element, while as many blocks as the instruction
+// set has lanes go side by side. Written over the vector extensions that GCC and Clang share; each source that
+// includes this is compiled once per instruction set with WHISQ_ISA (a namespace) and WHISQ_LANES defined.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__AVX2__) || defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace whisq::WHISQ_ISA {
+
+constexpr int kLanes = WHISQ_LANES;
+
+typedef float F __attribute__((vector_size(kLanes * 4), aligned(kLanes * 4)));
+typedef int32_t I __attribute__((vector_size(kLanes * 4), aligned(kLanes * 4)));
+
+inline F splat(float value) { return F{} + value; }
+inline I splat_int(int32_t value) { return I{} + value; }
+
+// A comparison gives lanes of all ones where it holds.
+inline F select(I mask, F yes, F no) { return mask ? yes : no; }
+inline I select(I mask, I yes, I no) { return mask ? yes : no; }
+
+// As C's (a < b ? a : b): where an operand is NaN the second is taken.
+inline F minimum(F a, F b) { return a < b ? a : b; }
+inline F maximum(F a, F b) { return a > b ? a : b; }
+inline I minimum(I a, I b) { return a < b ? a : b; }
+inline I maximum(I a, I b) { return a > b ? a : b; }
+
+inline I bits_of(F value) { return (I)value; }
+inline F absolute(F value) { return (F)((I)value & 0x7fffffff); }
+inline F to_float(I value) { return __builtin_convertvector(value, F); }
+inline I truncated(F value) { return __builtin_convertvector(value, I); }
+
+inline bool any(I mask) {
+#if defined(__AVX512F__) && WHISQ_LANES == 16
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__) && WHISQ_LANES == 8
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#elif defined(__SSE2__) && WHISQ_LANES == 4
+    return _mm_movemask_ps((__m128)mask) != 0;
+#else
+    int32_t found = 0;
+    for (int lane = 0; lane < kLanes; ++lane) found |= mask[lane];
+    return found != 0;
+#endif
+}
+
+inline F square_root(F value) {
+#if defined(__AVX512F__) && WHISQ_LANES == 16
+    return (F)_mm512_sqrt_ps((__m512)value);
+#elif defined(__AVX2__) && WHISQ_LANES == 8
+    return (F)_mm256_sqrt_ps((__m256)value);
+#elif defined(__SSE2__) && WHISQ_LANES == 4
+    return (F)_mm_sqrt_ps((__m128)value);
+#else
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = __builtin_sqrtf(value[lane]);
+    return value;
+#endif
+}
+
+// Adding 1.5 * 2^23 leaves the nearest integer (half to even) in the low bits of the sum.
+constexpr float kRound = 12582912.f;
+
+// The nearest integer, to the last bit as ggml takes it, infinities and NaN included.
+inline I nearest(F value) { return (bits_of(value + kRound) & 0x007fffff) - 0x00400000; }
+inline I nearest(F value, int low, int high) {
+    return maximum(minimum(nearest(value), splat_int(high)), splat_int(low));
+}
+
+// The same as a float, for values that are known to stay within 2^22: half the operations.
+inline F nearest_float(F value, float low, float high) {
+    F rounded = (value + kRound) - kRound;
+    return maximum(minimum(rounded, splat(high)), splat(low));
+}
+
+namespace detail {
+template <int offset, size_t... index>
+inline F interleave(F a, F b, std::index_sequence<index...>) {
+    return __builtin_shufflevector(a, b, (offset + int(index / 2) + (index % 2 ? kLanes : 0))...);
+}
+}  // namespace detail
+
+// Transpose kLanes vectors in place: row r, lane c  <->  row c, lane r. log2(kLanes) rounds of perfect shuffles.
+inline void transpose(F* rows) {
+    constexpr auto all = std::make_index_sequence<kLanes>{};
+    F other[kLanes];
+    for (int round = 1; round < kLanes; round *= 2) {
+        for (int i = 0; i < kLanes / 2; ++i) {
+            other[2 * i] = detail::interleave<0>(rows[i], rows[i + kLanes / 2], all);
+            other[2 * i + 1] = detail::interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2], all);
+        }
+        for (int i = 0; i < kLanes; ++i) rows[i] = other[i];
+    }
+}
+
+}  // namespace whisq::WHISQ_ISA

@@ -1,0 +1,13 @@
+from typing_extensions import Buffer
+
+def instruction_sets() -> list[str]: ...
+def quantize(
+    isa: str,
+    source: Buffer,
+    source_type: int,
+    destination: Buffer,
+    type: int,
+    n_columns: int,
+    importance: Buffer | None,
+) -> tuple[int, int, int]: ...
+def dequantize(isa: str, source: Buffer, type: int, destination: Buffer) -> None: ...

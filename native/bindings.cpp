@@ -16,7 +16,8 @@ namespace {
 class Buffer {
    public:
     Buffer(nb::handle object, bool writable) {
-        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_C_CONTIGUOUS))
+        if (PyObject_GetBuffer(object.ptr(), &view_,
+                               writable ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_C_CONTIGUOUS))
             throw nb::python_error();
     }
     ~Buffer() { PyBuffer_Release(&view_); }
@@ -45,9 +46,9 @@ std::vector<std::string> instruction_sets() {
     return names;
 }
 
-std::tuple<int64_t, int64_t, int64_t> quantize(
-    const std::string& isa, nb::handle source, int source_type, nb::handle destination, int type, int64_t n_columns,
-    nb::handle importance) {
+std::tuple<int64_t, int64_t, int64_t> quantize(const std::string& isa, nb::handle source, int source_type,
+                                               nb::handle destination, int type, int64_t n_columns,
+                                               nb::handle importance) {
     const whisq::Kernels& kernels = kernels_named(isa);
     Buffer from(source, false), to(destination, true);
     const int64_t block = whisq::block_size(type), unit = whisq::block_bytes(source_type);

@@ -155,7 +155,8 @@ using Decoder = void (*)(const uint8_t*, float*);
 template <Decoder decode>
 void all_blocks(const uint8_t* source, int type, float* destination, int64_t n_weights) {
     const int size = block_size(type), bytes = block_bytes(type);
-    for (int64_t block = 0; block < n_weights / size; ++block) decode(source + block * bytes, destination + block * size);
+    for (int64_t block = 0; block < n_weights / size; ++block)
+        decode(source + block * bytes, destination + block * size);
 }
 
 void widen(const uint8_t* source, int type, float* destination, int64_t n) {
@@ -179,20 +180,49 @@ void widen(const uint8_t* source, int type, float* destination, int64_t n) {
 
 bool dequantize(const uint8_t* source, int type, float* destination, int64_t n) {
     switch (type) {
-        case kF32: case kF16: case kBF16: widen(source, type, destination, n); return true;
-        case kQ4_0: all_blocks<q4_0>(source, type, destination, n); return true;
-        case kQ4_1: all_blocks<q4_1>(source, type, destination, n); return true;
-        case kQ5_0: all_blocks<q5_0>(source, type, destination, n); return true;
-        case kQ5_1: all_blocks<q5_1>(source, type, destination, n); return true;
-        case kQ8_0: all_blocks<q8_0>(source, type, destination, n); return true;
-        case kQ2_K: all_blocks<q2_k>(source, type, destination, n); return true;
-        case kQ3_K: all_blocks<q3_k>(source, type, destination, n); return true;
-        case kQ4_K: all_blocks<q4_k>(source, type, destination, n); return true;
-        case kQ5_K: all_blocks<q5_k>(source, type, destination, n); return true;
-        case kQ6_K: all_blocks<q6_k>(source, type, destination, n); return true;
-        case kIQ4_NL: all_blocks<iq4_nl>(source, type, destination, n); return true;
-        case kIQ4_XS: all_blocks<iq4_xs>(source, type, destination, n); return true;
-        default: return false;
+        case kF32:
+        case kF16:
+        case kBF16:
+            widen(source, type, destination, n);
+            return true;
+        case kQ4_0:
+            all_blocks<q4_0>(source, type, destination, n);
+            return true;
+        case kQ4_1:
+            all_blocks<q4_1>(source, type, destination, n);
+            return true;
+        case kQ5_0:
+            all_blocks<q5_0>(source, type, destination, n);
+            return true;
+        case kQ5_1:
+            all_blocks<q5_1>(source, type, destination, n);
+            return true;
+        case kQ8_0:
+            all_blocks<q8_0>(source, type, destination, n);
+            return true;
+        case kQ2_K:
+            all_blocks<q2_k>(source, type, destination, n);
+            return true;
+        case kQ3_K:
+            all_blocks<q3_k>(source, type, destination, n);
+            return true;
+        case kQ4_K:
+            all_blocks<q4_k>(source, type, destination, n);
+            return true;
+        case kQ5_K:
+            all_blocks<q5_k>(source, type, destination, n);
+            return true;
+        case kQ6_K:
+            all_blocks<q6_k>(source, type, destination, n);
+            return true;
+        case kIQ4_NL:
+            all_blocks<iq4_nl>(source, type, destination, n);
+            return true;
+        case kIQ4_XS:
+            all_blocks<iq4_xs>(source, type, destination, n);
+            return true;
+        default:
+            return false;
     }
 }
 

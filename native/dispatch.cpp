@@ -2,7 +2,10 @@
 
 namespace whisq {
 
-#define WHISQ_DECLARE(isa) namespace isa { extern const Kernels kernels; }
+#define WHISQ_DECLARE(isa)        \
+    namespace isa {               \
+    extern const Kernels kernels; \
+    }
 #if defined(__x86_64__)
 WHISQ_DECLARE(avx512)
 WHISQ_DECLARE(avx2)

@@ -15,7 +15,7 @@ struct Group {
     alignas(64) F x[256];
     alignas(64) F importance[256];
     bool has_importance;
-    F row_mean_square;                // mean of x^2 over the lane's whole row; only with importance
+    F row_mean_square;  // mean of x^2 over the lane's whole row; only with importance
     uint8_t* out[kLanes];
     alignas(64) uint8_t scratch[256];
 };

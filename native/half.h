@@ -54,7 +54,8 @@ inline float float_from_half(uint16_t half) {
     return (float)value;
 #else
     const uint32_t sign = uint32_t(half & 0x8000) << 16, magnitude = half & 0x7fff;
-    if (magnitude >= 0x7c00) return float_from_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13 | (magnitude > 0x7c00) << 22);
+    if (magnitude >= 0x7c00)
+        return float_from_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13 | (magnitude > 0x7c00) << 22);
     // Scaling by 2^112 moves the exponent's bias and makes normals of subnormals; it is exact.
     const float scaled = float_from_bits(magnitude << 13) * float_from_bits(0x77800000);
     return float_from_bits(sign | float_bits(scaled));

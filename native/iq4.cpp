@@ -117,9 +117,12 @@ void quantize_iq4_xs(const Group& g) {
 
 GroupKernel iq4_kernel(int type) {
     switch (type) {
-        case kIQ4_NL: return quantize_iq4_nl;
-        case kIQ4_XS: return quantize_iq4_xs;
-        default: return nullptr;
+        case kIQ4_NL:
+            return quantize_iq4_nl;
+        case kIQ4_XS:
+            return quantize_iq4_xs;
+        default:
+            return nullptr;
     }
 }
 

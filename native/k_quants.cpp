@@ -23,7 +23,8 @@ void put_halves(const Group& g, const uint16_t* halves, int offset) {
 }
 
 void put_bytes(const Group& g, const I* bytes, int n, int offset) {
-    for (int j = 0; j < n; j += 4) put_words(g, offset + j, pack_bytes(bytes[j], bytes[j + 1], bytes[j + 2], bytes[j + 3]));
+    for (int j = 0; j < n; j += 4)
+        put_words(g, offset + j, pack_bytes(bytes[j], bytes[j + 1], bytes[j + 2], bytes[j + 3]));
 }
 
 // The weights that the search of sub-block j uses.
@@ -135,8 +136,7 @@ Scale search_q3(const F* x, I* integers) {
             const F next = to_float(nearest(x[i] * l2 / lx, -kMost, kMost - 1));
             lx += wx[i] * next;
             l2 += w[i] * next * next;
-            const I better =
-                open & (next != l[i]) & (l2 > 0.f) & (lx * lx * sum_l2 > sum_lx * sum_lx * l2) & ~is_zero;
+            const I better = open & (next != l[i]) & (l2 > 0.f) & (lx * lx * sum_l2 > sum_lx * sum_lx * l2) & ~is_zero;
             l[i] = select(better, next, l[i]);
             sum_lx = select(better, lx, sum_lx);
             sum_l2 = select(better, l2, sum_l2);
@@ -153,7 +153,8 @@ void put_q3_scales(const Group& g, const I* l) {
     I bytes[12];
     for (int j = 0; j < 8; ++j) bytes[j] = (l[j] & 15) | (l[j + 8] & 15) << 4;
     for (int j = 0; j < 4; ++j) {
-        bytes[8 + j] = (l[j] >> 4 & 3) | (l[j + 4] >> 4 & 3) << 2 | (l[j + 8] >> 4 & 3) << 4 | (l[j + 12] >> 4 & 3) << 6;
+        bytes[8 + j] =
+            (l[j] >> 4 & 3) | (l[j + 4] >> 4 & 3) << 2 | (l[j + 8] >> 4 & 3) << 4 | (l[j + 12] >> 4 & 3) << 6;
     }
     put_bytes(g, bytes, 12, 96);
 }
@@ -348,12 +349,18 @@ void quantize_q6_k(const Group& g) {
 
 GroupKernel k_kernel(int type) {
     switch (type) {
-        case kQ2_K: return quantize_q2_k;
-        case kQ3_K: return quantize_q3_k;
-        case kQ4_K: return quantize_q45_k<4>;
-        case kQ5_K: return quantize_q45_k<5>;
-        case kQ6_K: return quantize_q6_k;
-        default: return nullptr;
+        case kQ2_K:
+            return quantize_q2_k;
+        case kQ3_K:
+            return quantize_q3_k;
+        case kQ4_K:
+            return quantize_q45_k<4>;
+        case kQ5_K:
+            return quantize_q45_k<5>;
+        case kQ6_K:
+            return quantize_q6_k;
+        default:
+            return nullptr;
     }
 }
 

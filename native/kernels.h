@@ -8,8 +8,21 @@ namespace whisq {
 
 // Numbers of ggml's enum ggml_type.
 enum Type : int {
-    kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8, kQ2_K = 10, kQ3_K = 11,
-    kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30,
+    kF32 = 0,
+    kF16 = 1,
+    kQ4_0 = 2,
+    kQ4_1 = 3,
+    kQ5_0 = 6,
+    kQ5_1 = 7,
+    kQ8_0 = 8,
+    kQ2_K = 10,
+    kQ3_K = 11,
+    kQ4_K = 12,
+    kQ5_K = 13,
+    kQ6_K = 14,
+    kIQ4_NL = 20,
+    kIQ4_XS = 23,
+    kBF16 = 30,
 };
 
 struct Tally {
@@ -17,9 +30,9 @@ struct Tally {
 };
 
 struct Job {
-    const void* source;       // n_rows * n_columns weights, row after row
-    int source_type;          // kF32, kF16 or kBF16
-    uint8_t* destination;     // n_rows * row bytes
+    const void* source;    // n_rows * n_columns weights, row after row
+    int source_type;       // kF32, kF16 or kBF16
+    uint8_t* destination;  // n_rows * row bytes
     int type;
     int64_t n_rows, n_columns;
     const float* importance;  // n_columns values, or null
@@ -34,29 +47,61 @@ struct Kernels {
 
 inline int block_size(int type) {
     switch (type) {
-        case kF32: case kF16: case kBF16: return 1;
-        case kQ4_0: case kQ4_1: case kQ5_0: case kQ5_1: case kQ8_0: case kIQ4_NL: return 32;
-        case kQ2_K: case kQ3_K: case kQ4_K: case kQ5_K: case kQ6_K: case kIQ4_XS: return 256;
-        default: return 0;
+        case kF32:
+        case kF16:
+        case kBF16:
+            return 1;
+        case kQ4_0:
+        case kQ4_1:
+        case kQ5_0:
+        case kQ5_1:
+        case kQ8_0:
+        case kIQ4_NL:
+            return 32;
+        case kQ2_K:
+        case kQ3_K:
+        case kQ4_K:
+        case kQ5_K:
+        case kQ6_K:
+        case kIQ4_XS:
+            return 256;
+        default:
+            return 0;
     }
 }
 
 inline int block_bytes(int type) {
     switch (type) {
-        case kF32: return 4;
-        case kF16: case kBF16: return 2;
-        case kQ4_0: case kIQ4_NL: return 18;
-        case kQ4_1: return 20;
-        case kQ5_0: return 22;
-        case kQ5_1: return 24;
-        case kQ8_0: return 34;
-        case kQ2_K: return 84;
-        case kQ3_K: return 110;
-        case kQ4_K: return 144;
-        case kQ5_K: return 176;
-        case kQ6_K: return 210;
-        case kIQ4_XS: return 136;
-        default: return 0;
+        case kF32:
+            return 4;
+        case kF16:
+        case kBF16:
+            return 2;
+        case kQ4_0:
+        case kIQ4_NL:
+            return 18;
+        case kQ4_1:
+            return 20;
+        case kQ5_0:
+            return 22;
+        case kQ5_1:
+            return 24;
+        case kQ8_0:
+            return 34;
+        case kQ2_K:
+            return 84;
+        case kQ3_K:
+            return 110;
+        case kQ4_K:
+            return 144;
+        case kQ5_K:
+            return 176;
+        case kQ6_K:
+            return 210;
+        case kIQ4_XS:
+            return 136;
+        default:
+            return 0;
     }
 }
 

@@ -123,12 +123,18 @@ void quantize_q8_0(const Group& g) {
 
 GroupKernel legacy_kernel(int type) {
     switch (type) {
-        case kQ4_0: return quantize_symmetric<4>;
-        case kQ5_0: return quantize_symmetric<5>;
-        case kQ4_1: return quantize_ranged<4>;
-        case kQ5_1: return quantize_ranged<5>;
-        case kQ8_0: return quantize_q8_0;
-        default: return nullptr;
+        case kQ4_0:
+            return quantize_symmetric<4>;
+        case kQ5_0:
+            return quantize_symmetric<5>;
+        case kQ4_1:
+            return quantize_ranged<4>;
+        case kQ5_1:
+            return quantize_ranged<5>;
+        case kQ8_0:
+            return quantize_q8_0;
+        default:
+            return nullptr;
     }
 }
 

@@ -100,12 +100,14 @@ void store_as(uint8_t* destination, int type, int64_t index, F value) {
     uint16_t halves[kLanes];
 #if defined(__AVX512F__) && WHISQ_LANES == 16
     if (type == kF16) {
-        _mm256_storeu_si256((__m256i*)(destination + 2 * index), _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+        _mm256_storeu_si256((__m256i*)(destination + 2 * index),
+                            _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
         return;
     }
 #elif defined(__F16C__) && WHISQ_LANES == 8
     if (type == kF16) {
-        _mm_storeu_si128((__m128i*)(destination + 2 * index), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i*)(destination + 2 * index),
+                         _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
         return;
     }
 #endif

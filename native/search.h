@@ -28,8 +28,8 @@ inline Extreme extreme_of(const F* x, int n) {
 // A symmetric scale: x ~ scale * l, l in [-n_max, n_max - 1].
 struct Scale {
     F scale;
-    F inverse;   // l = nearest(inverse * x)
-    I is_zero;   // lanes whose block counts as all zero: scale 0, stored integers 0
+    F inverse;  // l = nearest(inverse * x)
+    I is_zero;  // lanes whose block counts as all zero: scale 0, stored integers 0
 };
 
 // Stored integers l + n_max of a symmetric search.

@@ -32,7 +32,25 @@ _HOMES = {
     "quantize": "whisq.quantize",
     "save_recipe": "whisq.recipe",
 }
-__all__ = ["__version__", "kernels", *_HOMES]  # noqa: PLE0604 - all are strings
+__all__ = [
+    "Assignment",
+    "Model",
+    "Plan",
+    "Recipe",
+    "Rule",
+    "TensorRef",
+    "TensorType",
+    "WhisqError",
+    "__version__",
+    "kernels",
+    "load_recipe",
+    "make_plan",
+    "open_model",
+    "parse_rule",
+    "parse_type",
+    "quantize",
+    "save_recipe",
+]
 
 if TYPE_CHECKING:
     from whisq import kernels

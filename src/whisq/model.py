@@ -210,9 +210,7 @@ class MappedFile:
         except FileNotFoundError:
             raise FormatError(f"{path}: no such file", hint="check the path") from None
         except IsADirectoryError:
-            raise FormatError(
-                f"{path}: is a directory, expected a file", hint="name the model file itself"
-            ) from None
+            raise FormatError(f"{path}: is a directory, expected a file", hint="name the model file itself") from None
         except PermissionError:
             raise FormatError(f"{path}: no permission to read it", hint="check the file's owner and mode") from None
         except OSError as error:

@@ -160,7 +160,7 @@ def _refuse_requantizing(model: Model) -> None:
         kinds = ", ".join(sorted({tensor.type.name for tensor in quantized}))
         raise PlanError(
             f"{model.path}: already quantized: {len(quantized)} tensors are {kinds} ({quantized[0].name} first)",
-            hint="start from the f16 or f32 model: quantizing twice adds both losses; --allow-requantize does it anyway",
+            hint="start from the f16 or f32 model: the two losses add up; --allow-requantize does it anyway",
         )
 
 

@@ -186,7 +186,9 @@ class _Worker:
         result: bytearray | memoryview = source
         if not (tensor.type.is_quantized and tensor.type is assignment.type):
             result = self._compute(assignment, source, start, stop)
-        _write(self.descriptor, memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes, self.target)
+        _write(
+            self.descriptor, memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes, self.target
+        )
         del source, result
         self.model.release(tensor, start, stop)
         if self.progress is not None:
@@ -197,7 +199,7 @@ class _Worker:
         source_type = tensor.type
         if source_type.is_quantized:
             weights = kernels.dequantize(source, source_type, (stop - start, tensor.n_columns))
-            source, source_type = memoryview(weights).cast("B"), F32
+            source, source_type = weights.data.cast("B"), F32
         size = (stop - start) * kind.row_bytes(tensor.n_columns)
         buffer = getattr(self.buffers, "output", None)
         if buffer is None or len(buffer) < size:

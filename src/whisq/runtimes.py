@@ -12,7 +12,7 @@ from whisq.types import BF16, F16, F32, TYPES, TensorType
 from whisq.whisper import TensorSpec
 
 TRANSCRIBE_CPP_TYPES = frozenset(
-    TYPES[name] for name in "f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_K q5_K q6_K".split()
+    TYPES[name] for name in ["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
 )
 """Types that transcribe.cpp (PyPI: transcribe-cpp 0.4) takes, mixed freely, in ``.bin`` and GGUF."""
 

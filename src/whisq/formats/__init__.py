@@ -70,7 +70,7 @@ def open_model(path: str | Path) -> Model:
     raise FormatError(f"{where}: not a model that whisq knows" + _what_it_looks_like(where), hint=_KNOWN_KINDS)
 
 
-_KNOWN_KINDS = "whisq reads whisper.cpp .bin files (magic 0x67676d6c) and CTranslate2 folders (model.bin beside config.json)"
+_KNOWN_KINDS = "whisq reads whisper.cpp .bin files and CTranslate2 folders (model.bin beside config.json)"
 
 
 def _what_it_looks_like(path: Path) -> str:

@@ -283,9 +283,7 @@ def _tensors(
         tensors.append(TensorRef(spec, where.variable, F32, location, decode))
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise FormatError(
-            f"{file.path}: {'; '.join(problems[:3])}{more}", hint="the file is no complete Whisper model"
-        )
+        raise FormatError(f"{file.path}: {'; '.join(problems[:3])}{more}", hint="the file is no complete Whisper model")
     if not n_int8:
         return tuple(tensors), ()
     warning = f"{n_int8} matrices are int8 in {file.path}: they are dequantized first, so the loss of two steps adds up"
@@ -318,10 +316,8 @@ def _integer_decoder(
         offset = variable.offset + first * columns * np.dtype(kind).itemsize
         integers = np.frombuffer(file.view, kind, rows * columns, offset).reshape(rows, columns)
         per_row = scale.size_bytes > 4
-        scales = np.frombuffer(
-            file.view, "<f4", rows if per_row else 1, scale.offset + (4 * first if per_row else 0)
-        )
-        return memoryview(np.ascontiguousarray(integers.astype(np.float32) / scales[:, None])).cast("B")
+        scales = np.frombuffer(file.view, "<f4", rows if per_row else 1, scale.offset + (4 * first if per_row else 0))
+        return np.ascontiguousarray(integers.astype(np.float32) / scales[:, None]).data.cast("B")
 
     return decode
 

@@ -29,7 +29,11 @@ _HEADER_FIELDS = (
     "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
 )  # fmt: skip
 # Twice and more of the largest published Whisper: a size beyond these is damage, not a model.
-_LIMITS = dict(zip(_HEADER_FIELDS, (1 << 20, 1 << 16, 1 << 14, 1 << 8, 1 << 8, 1 << 16, 1 << 14, 1 << 8, 1 << 8, 1 << 10), strict=True))  # fmt: skip
+_LIMITS = {
+    "n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_audio_state": 1 << 14, "n_audio_head": 1 << 8,
+    "n_audio_layer": 1 << 8,
+    "n_text_ctx": 1 << 16, "n_text_state": 1 << 14, "n_text_head": 1 << 8, "n_text_layer": 1 << 8, "n_mels": 1 << 10,
+}  # fmt: skip
 _LONGEST_NAME = 128
 _LONGEST_TOKEN = 1 << 12
 
@@ -277,5 +281,3 @@ def _tensor_header(output: Output) -> bytes:
     sizes = (1, *spec.shape) if spec.role == "conv_bias" else tuple(reversed(spec.shape))
     name = spec.name.encode()
     return struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), output.type.ggml_type, *sizes) + name
-
-

@@ -49,7 +49,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
             f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}",
             hint="expected model.vocab, model.merges and added_tokens, as transformers writes them",
         ) from None
-    tokens = []
+    tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
         tokens.append(token_bytes(text))
     if not tokens:

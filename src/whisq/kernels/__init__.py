@@ -18,10 +18,12 @@ from whisq.kernels import _core
 from whisq.types import BF16, F16, F32, TensorType, parse_type
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from mmap import mmap
 
     import numpy as np
     from numpy.typing import NDArray
+
+    Buffer = bytes | bytearray | memoryview | mmap | NDArray[Any]
 
 FORCE_ISA_VARIABLE = "WHISQ_FORCE_ISA"
 

@@ -1,4 +1,9 @@
-from typing_extensions import Buffer
+from mmap import mmap
+from typing import Any
+
+from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview | mmap | NDArray[Any]
 
 def instruction_sets() -> list[str]: ...
 def quantize(

@@ -82,7 +82,9 @@ def _rule_findings(
         hint = "only weight matrices are quantized: match names like decoder.blocks.0.mlp.0.weight"
         if protected:
             hint = f"{protected[0]} is protected; --unprotect '{re.escape(protected[0])}' lifts that"
-        yield Finding("never-quantized", f"rule {rule} matches only tensors that are never quantized: {names}", hint, number)
+        yield Finding(
+            "never-quantized", f"rule {rule} matches only tensors that are never quantized: {names}", hint, number
+        )
         return
     if protected:
         yield _reaches_protected(rule, pattern, protected[0], number)

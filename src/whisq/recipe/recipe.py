@@ -49,12 +49,16 @@ class Selector:
         return spec.layer is not None and self.depth[0] <= spec.layer / n_layers < self.depth[1]
 
     def __str__(self) -> str:
-        parts = [" ".join(self.roles) if self.roles else "matrices"]
+        parts = [_family_name(self.roles) if self.roles else "all matrices"]
         if self.stack:
             parts.append(f"of the {self.stack}")
         if self.depth:
             parts.append(f"at depth {self.depth[0]:.2f} to {self.depth[1]:.2f}")
         return " ".join(parts)
+
+
+def _family_name(roles: tuple[Role, ...]) -> str:
+    return next((name for name, members in ROLE_FAMILIES.items() if members == roles), " ".join(roles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +178,7 @@ def parse_rule(text: str, origin: str = "command line") -> Rule:
     """
     pattern, equals, type_name = text.rpartition("=")
     if not equals or not pattern or not type_name:
-        raise RecipeError(
-            f"'{text}' is not a rule", hint=r"write PATTERN=TYPE, for example '.*mlp.*\.weight'=q4_0"
-        )
+        raise RecipeError(f"'{text}' is not a rule", hint=r"write PATTERN=TYPE, for example '.*mlp.*\.weight'=q4_0")
     compile_pattern(pattern)
     try:
         return Rule(pattern, parse_type(type_name), origin)

@@ -1,13 +1,15 @@
-"""Recipes as TOML files, and the presets that ship as such.
+r"""Recipes as TOML files, and the presets that ship as such.
+
+A recipe file::
 
     [recipe]
     name = "mine"
     default = "q5_0"
     on_misfit = "fallback"
-    unprotect = ['decoder\\.token_embedding\\.weight']
+    unprotect = ['decoder\.token_embedding\.weight']
 
     [[rules]]
-    pattern = '.*mlp.*\\.weight'
+    pattern = '.*mlp.*\.weight'
     type = "q4_0"
 
     [[rules]]

@@ -18,10 +18,10 @@ from whisq.errors import FormatError
 from whisq.model import Model, TensorRef
 from whisq.types import TensorType
 
-ContainerName = Literal["bin"]
+ContainerName = Literal["bin", "gguf"]
 
-_READERS = ("ggml", "ctranslate2")
-_WRITERS = {"bin": "ggml"}
+_READERS = ("ggml", "gguf", "ctranslate2")
+_WRITERS = {"bin": "ggml", "gguf": "gguf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,6 @@ def _what_it_looks_like(path: Path) -> str:
         raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
     if not start:
         return "; it is empty"
-    if start == b"GGUF":
-        return "; it is a GGUF file"
     return f"; it begins with the bytes {start.hex(' ')}, expected 6c 6d 67 67 for a ggml file"
 
 
@@ -95,7 +93,7 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
         return asked  # type: ignore[return-value]  # the dictionary's keys are the literal's values
     if asked is not None:
         raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
-    return "bin"
+    return "gguf" if path.suffix.lower() == ".gguf" else "bin"
 
 
 def layout(

@@ -24,6 +24,15 @@ def printable(token: bytes) -> str:
     return "".join([table[value] for value in token])
 
 
+def bytes_of(text: str) -> bytes:
+    """Return the bytes of a token in printable spelling; text with other characters is taken as it is, in UTF-8."""
+    table = byte_of_character()
+    try:
+        return bytes([table[character] for character in text])
+    except KeyError:
+        return text.encode("utf-8", "surrogatepass")
+
+
 def split(text: bytes, ranks: Mapping[bytes, int], below: int | None = None) -> list[bytes]:
     """Return the tokens that byte-pair encoding makes of ``text``, joining the pair of lowest rank first.
 

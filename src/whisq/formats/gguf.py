@@ -14,9 +14,9 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import Layout, Output
+from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.gguf_container import MAGIC, Container, Described, StoredTensor, check_extents, encode, read_container
 from whisq.formats.gguf_metadata import CONTROL, VOCABULARY_COUNT_KEY, metadata_of
-from whisq.formats.tokenizer_json import token_bytes
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F32, TYPES, TensorType, type_from_ggml
 from whisq.whisper import N_FFT_BINS, Dimensions, TensorSpec, expected_tensors, name_in_dialect
@@ -205,7 +205,7 @@ def _tokenizer(path: Path, metadata: Mapping[str, Any], dims: Dimensions) -> Tok
         if (number >= count or (types and types[number] == CONTROL)) and text != f"<|unused_{number}|>"
     }
     merges = _texts(path, metadata, "tokenizer.ggml.merges")
-    return Tokenizer(tuple(token_bytes(text) for text in texts[:count]), merges, special)
+    return Tokenizer(tuple(bytes_of(text) for text in texts[:count]), merges, special)
 
 
 def _texts(path: Path, metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -78,9 +78,7 @@ _LONGEST_MERGED = 256
 
 def _two_parts(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[bytes, bytes] | None:
     # Most tokens can be cut in one place only, which needs no encoding.
-    cuts = [
-        i for i in range(1, len(token)) if ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank
-    ]
+    cuts = [i for i in range(1, len(token)) if ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank]
     if not cuts:
         return None
     if len(cuts) == 1 and len(token) == 2:

@@ -15,7 +15,15 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import Layout, Output
 from whisq.formats.byte_pairs import bytes_of
-from whisq.formats.gguf_container import MAGIC, Container, Described, StoredTensor, check_extents, encode, read_container
+from whisq.formats.gguf_container import (
+    MAGIC,
+    Container,
+    Described,
+    StoredTensor,
+    check_extents,
+    encode,
+    read_container,
+)
 from whisq.formats.gguf_metadata import CONTROL, VOCABULARY_COUNT_KEY, metadata_of
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F32, TYPES, TensorType, type_from_ggml
@@ -90,9 +98,7 @@ def _check_architecture(path: Path, metadata: Mapping[str, Any]) -> None:
     architecture = metadata.get("general.architecture")
     if architecture != "whisper":
         shown = "no architecture" if architecture is None else f"architecture {architecture!r}"
-        raise FormatError(
-            f"{path}: a GGUF of {shown}, expected 'whisper'", hint="whisq quantizes Whisper models only"
-        )
+        raise FormatError(f"{path}: a GGUF of {shown}, expected 'whisper'", hint="whisq quantizes Whisper models only")
 
 
 def _dimensions(path: Path, metadata: Mapping[str, Any]) -> Dimensions:
@@ -132,7 +138,8 @@ def _tensors(file: MappedFile, container: Container, dims: Dimensions) -> tuple[
         spec = specs.pop(stored.name, None)
         if spec is None:
             raise FormatError(
-                f"{file.path}: unknown tensor {stored.name!r}", hint="this is not a Whisper model of these dimensions"
+                f"{file.path}: unknown tensor {stored.name!r}",
+                hint="this is not a Whisper model of these dimensions",
             )
         kind = _checked_type(file.path, stored, spec)
         location = Location(0, stored.offset, math.prod(spec.shape[:-1]) * kind.row_bytes(spec.shape[-1]))

@@ -29,7 +29,10 @@ _CODES: dict[Kind, str] = {
     "u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "B", "u64": "Q",
     "i64": "q", "f64": "d",
 }  # fmt: skip
-_LEAST_BYTES = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()} | {"string": 8, "array": 12}
+_LEAST_BYTES = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()} | {
+    "string": 8,
+    "array": 12,
+}
 
 # Far above any model's, far below what hurts: Whisper's largest has 1300 tensors, 60 keys, 51866 tokens.
 _MOST_TENSORS = 1 << 16
@@ -73,7 +76,8 @@ class _Cursor:
         if size > left:
             if self.end < len(self.view):
                 raise FormatError(
-                    f"{self.path}: metadata of more than {_MOST_METADATA_BYTES} bytes, in {what}", hint=_DAMAGED
+                    f"{self.path}: metadata of more than {_MOST_METADATA_BYTES} bytes, in {what}",
+                    hint=_DAMAGED,
                 )
             raise FormatError(
                 f"{self.path}: truncated in {what}: {size} bytes expected at offset {self.offset}, {left} left",
@@ -101,7 +105,9 @@ class _Cursor:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise FormatError(f"{self.path}: {what} is not UTF-8: {error.reason} at byte {error.start}", hint=_DAMAGED) from None
+            raise FormatError(
+                f"{self.path}: {what} is not UTF-8: {error.reason} at byte {error.start}", hint=_DAMAGED
+            ) from None
 
 
 _DAMAGED = "the file is damaged: download or convert it again"
@@ -237,7 +243,8 @@ def _tensor(cursor: _Cursor, number: int) -> StoredTensor:
 def _checked_offset(path: Path, tensor: StoredTensor, alignment: int) -> int:
     if tensor.offset % alignment:
         raise FormatError(
-            f"{path}: tensor {tensor.name} is at offset {tensor.offset}, no multiple of {alignment}", hint=_DAMAGED
+            f"{path}: tensor {tensor.name} is at offset {tensor.offset}, no multiple of {alignment}",
+            hint=_DAMAGED,
         )
     return tensor.offset
 

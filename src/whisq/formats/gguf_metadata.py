@@ -30,7 +30,13 @@ _SAMPLE_RATE_HZ, _N_FFT, _HOP_LENGTH = 16000, 400, 160
 _SAMPLES_PER_POSITION = 2 * _HOP_LENGTH
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 _CARRIED_OVER = ("general.", "whisq.", "quantize.")
-_STATED_ANEW = {"general.alignment", "general.architecture", "general.file_type", "general.quantization_version", VOCABULARY_COUNT_KEY}
+_STATED_ANEW = {
+    "general.alignment",
+    "general.architecture",
+    "general.file_type",
+    "general.quantization_version",
+    VOCABULARY_COUNT_KEY,
+}
 
 # (encoder layers, decoder layers, width) of every released Whisper and Distil-Whisper.
 _RELEASED = {
@@ -247,7 +253,9 @@ def _provenance(model: Model, provenance: Mapping[str, Any]) -> dict[str, Value]
     for key, stated in _flattened(provenance):
         value = _value_of(stated)
         if value is not None:
-            keys[key if "." in key and key.split(".")[0] in ("quantize", "general", "whisq") else f"whisq.{key}"] = value
+            keys[key if "." in key and key.split(".")[0] in ("quantize", "general", "whisq") else f"whisq.{key}"] = (
+                value
+            )
     return keys
 
 

@@ -36,7 +36,9 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
     """
     match = _ID.fullmatch(text)
     if match is None:
-        raise FormatError(f"{text!r} is no id of a model on the hub", hint="write owner/name, as in openai/whisper-small")
+        raise FormatError(
+            f"{text!r} is no id of a model on the hub", hint="write owner/name, as in openai/whisper-small"
+        )
     repository, revision = match["repository"], match["revision"]
     card = {"name": repository, "repo_url": f"https://huggingface.co/{repository}"}
     if match["file"]:
@@ -49,7 +51,11 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _fetch_weights(repository: str, revision: str | None) -> None:
-    for index, single in ((safetensors.INDEX, safetensors.SINGLE), (_TORCH_INDEX, _TORCH_SINGLE), ("", _CTRANSLATE2)):
+    for index, single in (
+        (safetensors.INDEX, safetensors.SINGLE),
+        (_TORCH_INDEX, _TORCH_SINGLE),
+        ("", _CTRANSLATE2),
+    ):
         # One file before shards: repositories that have both keep another precision in the shards.
         if _fetch_if_there(repository, single, revision):
             return
@@ -81,8 +87,8 @@ def fetch(repository: str, name: str, revision: str | None = None) -> Path:
 
     Raises ``FormatError`` with the reason in a user's words.
     """
-    from huggingface_hub import hf_hub_download
     from huggingface_hub import errors as hub_errors
+    from huggingface_hub import hf_hub_download
 
     shown = f"{repository}@{revision}" if revision else repository
     try:
@@ -90,10 +96,13 @@ def fetch(repository: str, name: str, revision: str | None = None) -> Path:
     except hub_errors.RevisionNotFoundError:
         raise FormatError(f"{shown}: has no such revision", hint="leave out @REVISION for the newest") from None
     except hub_errors.GatedRepoError:
-        raise FormatError(f"{shown}: access needs its owner's leave", hint="ask on its page, then: hf auth login") from None
+        raise FormatError(
+            f"{shown}: access needs its owner's leave", hint="ask on its page, then: hf auth login"
+        ) from None
     except hub_errors.RepositoryNotFoundError:
         raise FormatError(
-            f"{shown}: neither a file here nor a model on the hub", hint="check the spelling; a private one needs: hf auth login"
+            f"{shown}: neither a file here nor a model on the hub",
+            hint="check the spelling; a private one needs: hf auth login",
         ) from None
     except hub_errors.LocalEntryNotFoundError as error:
         raise FormatError(
@@ -103,7 +112,9 @@ def fetch(repository: str, name: str, revision: str | None = None) -> Path:
     except hub_errors.EntryNotFoundError:
         raise _AbsentError(f"{shown}: has no file {name}", hint="see the repository's list of files") from None
     except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
-        raise FormatError(f"{shown}: {name} could not be downloaded: {_reason(error)}", hint="try again later") from None
+        raise FormatError(
+            f"{shown}: {name} could not be downloaded: {_reason(error)}", hint="try again later"
+        ) from None
 
 
 def _reason(error: BaseException) -> str:

@@ -91,7 +91,8 @@ def _optional_json(path: Path) -> dict[str, Any]:
 def _config(path: Path) -> dict[str, Any]:
     if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
         raise FormatError(
-            f"{path}: is an adapter (LoRA), not a model", hint="merge it into its base model first: merge_and_unload()"
+            f"{path}: is an adapter (LoRA), not a model",
+            hint="merge it into its base model first: merge_and_unload()",
         )
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
@@ -99,11 +100,16 @@ def _config(path: Path) -> dict[str, Any]:
     kind = config.get("model_type")
     if kind != "whisper":
         raise FormatError(
-            f"{path}: config.json says model_type {kind!r}, expected 'whisper'", hint="whisq quantizes Whisper models only"
+            f"{path}: config.json says model_type {kind!r}, expected 'whisper'",
+            hint="whisq quantizes Whisper models only",
         )
     unlike = [
         f"{key} is {config[key]!r}, expected {expected!r}"
-        for key, expected in (("activation_function", "gelu"), ("scale_embedding", False), ("tie_word_embeddings", True))
+        for key, expected in (
+            ("activation_function", "gelu"),
+            ("scale_embedding", False),
+            ("tie_word_embeddings", True),
+        )
         if config.get(key, expected) != expected
     ]
     for side, width in (("encoder_ffn_dim", "d_model"), ("decoder_ffn_dim", "d_model")):
@@ -115,7 +121,8 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
-    sizes, wrong = {}, []
+    sizes: dict[str, int] = {}
+    wrong: list[str] = []
     for name, (key, most) in _SIZE_KEYS.items():
         value = config.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
@@ -124,7 +131,8 @@ def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
             wrong.append(f"{key} is {'missing' if value is None else repr(value)[:40]}")
     if wrong:
         raise FormatError(
-            f"{path / 'config.json'}: {', '.join(wrong)}", hint="expected the config that transformers writes for Whisper"
+            f"{path / 'config.json'}: {', '.join(wrong)}",
+            hint="expected the config that transformers writes for Whisper",
         )
     return Dimensions(**sizes)
 
@@ -231,7 +239,8 @@ def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
         tokenizer = _slow_tokenizer(path)
     else:
         raise FormatError(
-            f"{path}: no tokenizer.json and no vocab.json", hint="copy the tokenizer from the model it was trained from"
+            f"{path}: no tokenizer.json and no vocab.json",
+            hint="copy the tokenizer from the model it was trained from",
         )
     if len(tokenizer.tokens) > dims.n_vocab:
         raise FormatError(
@@ -248,7 +257,7 @@ def _slow_tokenizer(path: Path) -> Tokenizer:
         raise FormatError(f"{path / 'vocab.json'}: is no table of texts and ids", hint="the file is damaged")
     added = _optional_json(path / "added_tokens.json")
     text_of = {number: text for text, number in vocabulary.items()}
-    tokens = []
+    tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
         tokens.append(text.encode() if text.startswith("<|") else bytes_of(text))
     if not tokens:
@@ -268,7 +277,11 @@ def _card(path: Path) -> dict[str, Any]:
     readme = path / "README.md"
     if readme.is_file():
         head = readme.read_text("utf-8", "replace").split("---", 2)
-        found = re.search(r"^license:\s*([\w.\-]+)\s*$", head[1], re.MULTILINE) if len(head) == 3 and not head[0].strip() else None
+        found = (
+            re.search(r"^license:\s*([\w.\-]+)\s*$", head[1], re.MULTILINE)
+            if len(head) == 3 and not head[0].strip()
+            else None
+        )
         if found:
             card["license"] = found.group(1)
     return card

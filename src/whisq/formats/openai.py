@@ -132,7 +132,9 @@ def _read_ranks(path: Path) -> Tokenizer:
             token, rank = line.split()
             ranks[int(rank)] = base64.b64decode(token, validate=True)
         except (ValueError, binascii.Error) as error:
-            raise FormatError(f"{path}: line {number + 1} is no token and rank: {error}", hint="download it again") from None
+            raise FormatError(
+                f"{path}: line {number + 1} is no token and rank: {error}", hint="download it again"
+            ) from None
     if sorted(ranks) != list(range(len(ranks))) or not ranks:
         raise FormatError(f"{path}: the ranks are not 0, 1, 2 … without a gap", hint="download it again")
     return Tokenizer(tuple(ranks[rank] for rank in range(len(ranks))))

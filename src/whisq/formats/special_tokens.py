@@ -65,11 +65,20 @@ def special_tokens(model: Model) -> SpecialTokens:
         ids = {**_timestamps(named.get(_NO_TIMESTAMPS), model.dims.n_vocab), **named}
     start = ids.get(_START)
     codes = set(LANGUAGES)
-    languages = {text[2:-2]: number for text, number in ids.items() if text[2:-2] in codes and text == f"<|{text[2:-2]}|>"}
+    languages = {
+        text[2:-2]: number for text, number in ids.items() if text[2:-2] in codes and text == f"<|{text[2:-2]}|>"
+    }
     if not _knows_languages(model, languages):
         languages = {}
     no_speech = next((ids[text] for text in _NO_SPEECH if text in ids), None)
-    control = [start, ids.get(_TRANSLATE), ids.get(_TRANSCRIBE), ids.get(_START_OF_LM), ids.get(_START_OF_PREVIOUS), no_speech]
+    control = [
+        start,
+        ids.get(_TRANSLATE),
+        ids.get(_TRANSCRIBE),
+        ids.get(_START_OF_LM),
+        ids.get(_START_OF_PREVIOUS),
+        no_speech,
+    ]
     ranks = {token: number for number, token in reversed(list(enumerate(model.tokenizer.tokens)))}
     stated = _stated_lists(model.metadata, model.dims.n_vocab)
     suppress, begin = stated if stated is not None else (None, None)
@@ -119,7 +128,9 @@ def _knows_languages(model: Model, languages: Mapping[str, int]) -> bool:
     gguf = model.metadata.get("gguf", {}).get("stt.capability.lang_detect")
     if isinstance(gguf, bool):
         return gguf
-    return model.dims.n_vocab >= _N_SMALLEST_MULTILINGUAL or (model.dims.n_vocab < _N_ENGLISH_VOCAB and len(languages) > 1)
+    return model.dims.n_vocab >= _N_SMALLEST_MULTILINGUAL or (
+        model.dims.n_vocab < _N_ENGLISH_VOCAB and len(languages) > 1
+    )
 
 
 def _counted(dims: Dimensions) -> dict[str, int]:
@@ -169,7 +180,7 @@ def _ids(stated: object, n_vocab: int) -> tuple[int, ...] | None:
 # What Whisper's decoder suppresses by default (``whisper/tokenizer.py``: non_speech_tokens): the tokens of
 # annotation, alone or after a space; of musical notes, which are several tokens each, the first.
 _ANNOTATION = (
-    *"\"#()*+/:;<=>@[\\]^_`{|}~「」『』",
+    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
     *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split(),
 )
 _NOTES = "♩♪♫♬♭♮♯"

@@ -87,7 +87,8 @@ def read_checkpoint(file: MappedFile, number: int) -> Any:
     if not is_torch_zip(file.view):
         legacy = bytes(file.view[:2]) in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
         raise FormatError(
-            f"{file.path}: " + ("a bare pickle, as torch before 1.6 wrote" if legacy else "not a file that torch.save wrote"),
+            f"{file.path}: "
+            + ("a bare pickle, as torch before 1.6 wrote" if legacy else "not a file that torch.save wrote"),
             hint="load it with torch and save it again" if legacy else "name a PyTorch checkpoint (.pt)",
         )
     entries = _entries(file)
@@ -110,7 +111,16 @@ def _entries(file: MappedFile) -> dict[str, tuple[int, int]]:
     try:
         with zipfile.ZipFile(_View(file.view)) as archive:
             listed = archive.infolist()
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError, OSError, IndexError, OverflowError) as error:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        ValueError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        IndexError,
+        OverflowError,
+    ) as error:
         raise FormatError(f"{file.path}: no whole zip file: {error}", hint=_AGAIN) from None
     if len(listed) > _MOST_ENTRIES:
         raise FormatError(f"{file.path}: a zip of {len(listed)} entries", hint=_AGAIN)
@@ -118,7 +128,8 @@ def _entries(file: MappedFile) -> dict[str, tuple[int, int]]:
     for entry in listed:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise FormatError(
-                f"{file.path}: entry {entry.filename} is compressed or encrypted", hint="save it again with torch.save"
+                f"{file.path}: entry {entry.filename} is compressed or encrypted",
+                hint="save it again with torch.save",
             )
         entries[entry.filename] = (_data_offset(file, entry), entry.file_size)
     return entries
@@ -131,7 +142,9 @@ def _data_offset(file: MappedFile, entry: zipfile.ZipInfo) -> int:
     fields = _LOCAL_HEADER.unpack_from(file.view, start)
     offset = start + _LOCAL_HEADER.size + int(fields[9]) + int(fields[10])
     if fields[0] != b"PK\x03\x04" or offset + entry.file_size > file.size_bytes:
-        raise FormatError(f"{file.path}: entry {entry.filename} is damaged or reaches beyond the file's end", hint=_AGAIN)
+        raise FormatError(
+            f"{file.path}: entry {entry.filename} is damaged or reaches beyond the file's end", hint=_AGAIN
+        )
     return offset
 
 
@@ -181,7 +194,15 @@ class _Machine:
                 self._step(opcode.name, argument)
         except FormatError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise FormatError(f"{self.where}: the pickle in it is damaged: {error}", hint=_AGAIN) from None
         raise FormatError(f"{self.where}: the pickle in it has no end", hint=_AGAIN)
 
@@ -198,7 +219,8 @@ class _Machine:
             _ACTIONS[name](self, argument)
         elif name not in ("PROTO", "FRAME"):
             raise FormatError(
-                f"{self.where}: the pickle in it uses {name}, which no checkpoint of tensors needs", hint=_UNSAFE
+                f"{self.where}: the pickle in it uses {name}, which no checkpoint of tensors needs",
+                hint=_UNSAFE,
             )
 
     def _since_mark(self) -> list[Any]:
@@ -360,7 +382,9 @@ class _Builder:
                 f" has {where[1]}",
                 hint=_AGAIN,
             )
-        return StoredArray(name, tensor_type, element, tuple(shape), Location(self.number, where[0] + start * width, size))
+        return StoredArray(
+            name, tensor_type, element, tuple(shape), Location(self.number, where[0] + start * width, size)
+        )
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -61,7 +61,9 @@ def model_bytes(dims: Dimensions = TINY, kind: int = 1, change: dict[str, np.nda
     return head_of(dims, kind) + b"".join(records)
 
 
-def write_model(path: Path, dims: Dimensions = TINY, kind: int = 1, change: dict[str, np.ndarray] | None = None) -> Path:
+def write_model(
+    path: Path, dims: Dimensions = TINY, kind: int = 1, change: dict[str, np.ndarray] | None = None
+) -> Path:
     """Write a whole .bin and return its path."""
     path.write_bytes(model_bytes(dims, kind, change))
     return path

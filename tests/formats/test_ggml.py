@@ -66,7 +66,7 @@ def test_empty_file(tmp_path):
 
 
 def test_other_magic(tmp_path):
-    assert "begins with the bytes 50 4b 03 04" in refused(tmp_path, b"PK\x03\x04" + model_bytes()[4:])
+    assert "begins with the bytes 41 42 43 44" in refused(tmp_path, b"ABCD" + model_bytes()[4:])
 
 
 def test_gguf_named_as_such(tmp_path):

@@ -18,10 +18,10 @@ from whisq.errors import FormatError
 from whisq.model import Model, TensorRef
 from whisq.types import TensorType
 
-ContainerName = Literal["bin"]
+ContainerName = Literal["bin", "gguf"]
 
-_READERS = ("ggml", "ctranslate2")
-_WRITERS = {"bin": "ggml"}
+_READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
+_WRITERS = {"bin": "ggml", "gguf": "gguf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,23 @@ def _module(name: str) -> ModuleType:
 
 
 def open_model(path: str | Path) -> Model:
-    """Open a Whisper model of any known kind: a file or folder on disk.
+    """Open a Whisper model of any known kind: a file or folder on disk, or an id on the Hugging Face hub.
 
-    Raises ``FormatError`` when it is missing, of no known kind, or damaged.
+    Raises ``FormatError`` when it is missing, of no known kind, or damaged, and for an id that cannot be fetched.
     """
     where = Path(path)
-    if not where.exists():
+    if where.exists():
+        return _open_on_disk(where)
+    hub = _module("hub")
+    if not hub.looks_like_id(str(path)):
         raise FormatError(f"{where}: no such file or directory", hint="check the path")
+    where, card = hub.download(str(path))
+    model = _open_on_disk(where)
+    model.metadata["hub"] = {**model.metadata.get("hub", {}), **card}
+    return model
+
+
+def _open_on_disk(where: Path) -> Model:
     for name in _READERS:
         reader = _module(name)
         if reader.detect(where):
@@ -70,7 +80,10 @@ def open_model(path: str | Path) -> Model:
     raise FormatError(f"{where}: not a model that whisq knows" + _what_it_looks_like(where), hint=_KNOWN_KINDS)
 
 
-_KNOWN_KINDS = "whisq reads whisper.cpp .bin files and CTranslate2 folders (model.bin beside config.json)"
+_KNOWN_KINDS = (
+    "whisq reads whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, and folders of Hugging Face (config.json beside"
+    " model.safetensors) and CTranslate2 (config.json beside model.bin)"
+)
 
 
 def _what_it_looks_like(path: Path) -> str:
@@ -84,8 +97,6 @@ def _what_it_looks_like(path: Path) -> str:
         raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
     if not start:
         return "; it is empty"
-    if start == b"GGUF":
-        return "; it is a GGUF file"
     return f"; it begins with the bytes {start.hex(' ')}, expected 6c 6d 67 67 for a ggml file"
 
 
@@ -95,7 +106,7 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
         return asked  # type: ignore[return-value]  # the dictionary's keys are the literal's values
     if asked is not None:
         raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
-    return "bin"
+    return "gguf" if path.suffix.lower() == ".gguf" else "bin"
 
 
 def layout(

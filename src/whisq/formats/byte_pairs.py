@@ -1,0 +1,87 @@
+"""Byte-pair encoding with a vocabulary in rank order, as much of it as a container needs.
+
+In GPT-2's and Whisper's vocabularies a token's id is its rank: single bytes first, then each merge in the order
+it was learned. So the ids alone say how a text is split and, backwards, which two tokens each one was merged
+from. A ``.bin`` holds only the tokens; a GGUF wants the merges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from whisq.formats.tokenizer_json import byte_of_character
+
+
+@cache
+def _character_of_byte() -> dict[int, str]:
+    return {value: character for character, value in byte_of_character().items()}
+
+
+def printable(token: bytes) -> str:
+    """Return a token in GPT-2's printable spelling, one character a byte."""
+    table = _character_of_byte()
+    return "".join([table[value] for value in token])
+
+
+def bytes_of(text: str) -> bytes:
+    """Return the bytes of a token in printable spelling; text with other characters is taken as it is, in UTF-8."""
+    table = byte_of_character()
+    try:
+        return bytes([table[character] for character in text])
+    except KeyError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def split(text: bytes, ranks: Mapping[bytes, int], below: int | None = None) -> list[bytes]:
+    """Return the tokens that byte-pair encoding makes of ``text``, joining the pair of lowest rank first.
+
+    With ``below``, only pairs whose joint token ranks lower are joined. Bytes that are no token stay single.
+    """
+    parts = [text[i : i + 1] for i in range(len(text))]
+    limit = len(ranks) + 1 if below is None else below
+    while len(parts) > 1:
+        best, where = limit, -1
+        for i in range(len(parts) - 1):
+            rank = ranks.get(parts[i] + parts[i + 1], limit)
+            if rank < best:
+                best, where = rank, i
+        if where < 0:
+            break
+        parts[where : where + 2] = [parts[where] + parts[where + 1]]
+    return parts
+
+
+def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
+    """Return the merges that built a vocabulary, in order, as ``left right`` in printable spelling.
+
+    Each token must fall into exactly two when only lower ranks may join; one that does not (a special token in
+    its midst, or one that no merge reaches) has no merge.
+    """
+    ranks: dict[bytes, int] = {}
+    for rank, token in enumerate(tokens):
+        ranks.setdefault(token, rank)
+    spelled = {token: printable(token) for token in ranks}
+    merges = []
+    for rank, token in enumerate(tokens):
+        if len(token) < 2 or len(token) > _LONGEST_MERGED:
+            continue
+        parts = _two_parts(token, ranks, rank)
+        if parts is not None and ranks[token] == rank:
+            merges.append(f"{spelled[parts[0]]} {spelled[parts[1]]}")
+    return tuple(merges)
+
+
+_LONGEST_MERGED = 256
+"""Bytes; splitting is quadratic, and Whisper's longest token has 128."""
+
+
+def _two_parts(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[bytes, bytes] | None:
+    # Most tokens can be cut in one place only, which needs no encoding.
+    cuts = [i for i in range(1, len(token)) if ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank]
+    if not cuts:
+        return None
+    if len(cuts) == 1 and len(token) == 2:
+        return token[:1], token[1:]
+    parts = split(token, ranks, rank)
+    return (parts[0], parts[1]) if len(parts) == 2 else None

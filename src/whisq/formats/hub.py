@@ -1,0 +1,123 @@
+"""Models by their id on the Hugging Face hub: ``openai/whisper-small``, ``owner/name@revision``.
+
+Fetches what a reader needs and nothing else, into huggingface_hub's cache: a model that is there opens without a
+network. ``owner/name/file.gguf`` means one file of a repository.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import FormatError
+from whisq.formats import safetensors
+from whisq.formats.tokenizer_json import read_json
+
+_ID = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
+)
+_DESCRIPTIONS = (
+    "generation_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt",
+    "added_tokens.json", "vocabulary.json", "vocabulary.txt", "README.md",
+)  # fmt: skip
+_TORCH_INDEX, _TORCH_SINGLE, _CTRANSLATE2 = "pytorch_model.bin.index.json", "pytorch_model.bin", "model.bin"
+
+
+def looks_like_id(text: str) -> bool:
+    """Return whether a text that is no path on disk may be a model's id on the hub."""
+    return _ID.fullmatch(text) is not None
+
+
+def download(text: str) -> tuple[Path, dict[str, Any]]:
+    """Return where the files of a model lie on disk, and its name and address on the hub.
+
+    Raises ``FormatError`` when it is not there, not allowed, holds no weights, or when there is no network.
+    """
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise FormatError(
+            f"{text!r} is no id of a model on the hub", hint="write owner/name, as in openai/whisper-small"
+        )
+    repository, revision = match["repository"], match["revision"]
+    card = {"name": repository, "repo_url": f"https://huggingface.co/{repository}"}
+    if match["file"]:
+        return fetch(repository, match["file"].removeprefix("/"), revision), card
+    folder = fetch(repository, "config.json", revision).parent
+    for name in _DESCRIPTIONS:
+        _fetch_if_there(repository, name, revision)
+    _fetch_weights(repository, revision)
+    return folder, card
+
+
+def _fetch_weights(repository: str, revision: str | None) -> None:
+    for index, single in (
+        (safetensors.INDEX, safetensors.SINGLE),
+        (_TORCH_INDEX, _TORCH_SINGLE),
+        ("", _CTRANSLATE2),
+    ):
+        # One file before shards: repositories that have both keep another precision in the shards.
+        if _fetch_if_there(repository, single, revision):
+            return
+        listing = _fetch_if_there(repository, index, revision) if index else None
+        if listing is not None:
+            shards = set(read_json(listing).get("weight_map", {}).values())
+            for shard in sorted(str(name) for name in shards):
+                fetch(repository, shard, revision)
+            return
+    raise FormatError(
+        f"{repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
+        hint="name one file of the repository instead: owner/name/file.bin",
+    )
+
+
+def _fetch_if_there(repository: str, name: str, revision: str | None) -> Path | None:
+    try:
+        return fetch(repository, name, revision)
+    except _AbsentError:
+        return None
+
+
+class _AbsentError(FormatError):
+    """The repository is there and has no such file."""
+
+
+def fetch(repository: str, name: str, revision: str | None = None) -> Path:
+    """Return one file of a repository on disk, downloading it unless it is cached.
+
+    Raises ``FormatError`` with the reason in a user's words.
+    """
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import hf_hub_download
+
+    shown = f"{repository}@{revision}" if revision else repository
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except hub_errors.RevisionNotFoundError:
+        raise FormatError(f"{shown}: has no such revision", hint="leave out @REVISION for the newest") from None
+    except hub_errors.GatedRepoError:
+        raise FormatError(
+            f"{shown}: access needs its owner's leave", hint="ask on its page, then: hf auth login"
+        ) from None
+    except hub_errors.RepositoryNotFoundError:
+        raise FormatError(
+            f"{shown}: neither a file here nor a model on the hub",
+            hint="check the spelling; a private one needs: hf auth login",
+        ) from None
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise FormatError(
+            f"{shown}: not in the cache, and the hub cannot be reached ({_reason(error)})",
+            hint="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or name a folder on disk",
+        ) from None
+    except hub_errors.EntryNotFoundError:
+        raise _AbsentError(f"{shown}: has no file {name}", hint="see the repository's list of files") from None
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
+        raise FormatError(
+            f"{shown}: {name} could not be downloaded: {_reason(error)}", hint="try again later"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    first = str(cause).strip().split("\n")[0]
+    return (first or type(cause).__name__)[:160]

@@ -1,0 +1,140 @@
+"""OpenAI's own checkpoints, ``.pt``: a torch zip of ``{"dims": {…}, "model_state_dict": {…}}``.
+
+Source: openai/whisper, ``whisper/__init__.py`` and ``model.py``. The file has no vocabulary. Whisper has two, one for
+English and one for the rest, and either is found beside the file, in an installed ``openai-whisper``, or on the hub.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import FormatError
+from whisq.formats import torch_zip
+from whisq.formats.stored import StoredArray, left_over, refs_of
+from whisq.formats.tokenizer_json import read_tokenizer
+from whisq.mel import mel_filters
+from whisq.model import MappedFile, Model, Tokenizer
+from whisq.whisper import Dimensions, expected_tensors
+
+NAMES = ("openai",)
+
+_MOST = {
+    "n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_audio_state": 1 << 14, "n_audio_head": 1 << 8,
+    "n_audio_layer": 1 << 8, "n_text_ctx": 1 << 16, "n_text_state": 1 << 14, "n_text_head": 1 << 8,
+    "n_text_layer": 1 << 8, "n_mels": 1 << 10,
+}  # fmt: skip
+_UNUSED = ("decoder.mask", "alignment_heads")
+_MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"
+
+
+def detect(path: Path) -> bool:
+    """Return whether this is a file that ``torch.save`` may have written."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+    except OSError:
+        return False
+    return start == b"PK\x03\x04" or (path.suffix in (".pt", ".pth") and start[:1] == b"\x80")
+
+
+def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+    """Open an OpenAI checkpoint, or any ``.pt`` that holds its ``dims`` and ``model_state_dict``.
+
+    Raises ``FormatError`` for anything else, and when no vocabulary is found.
+    """
+    file = MappedFile(path)
+    try:
+        saved = torch_zip.read_checkpoint(file, 0)
+        dims = _dimensions(path, saved)
+        arrays = {name: a for name, a in _state(path, saved).items() if isinstance(a, StoredArray)}
+        tensors = refs_of(path, arrays, dims, {name: name for name in expected_tensors(dims)})
+        tokenizer, where = _vocabulary(path, dims)
+    except BaseException:
+        file.close()
+        raise
+    warnings = [f"{path}: has no vocabulary; it was taken from {where}"] if where else []
+    ignored = left_over(arrays, tensors, _UNUSED)
+    if ignored:
+        warnings.append(f"{path}: {len(ignored)} tensors are not Whisper's and are left out: {', '.join(ignored[:3])}")
+    return Model(
+        path=path,
+        format="openai",
+        dims=dims,
+        tokenizer=tokenizer,
+        mel_filters=mel_filters(dims.n_mels),
+        tensors=tensors,
+        files=(file,),
+        warnings=tuple(warnings),
+    )
+
+
+def _dimensions(path: Path, saved: Any) -> Dimensions:
+    stated = saved.get("dims") if isinstance(saved, dict) else None
+    if not isinstance(stated, dict):
+        keys = ", ".join(str(key) for key in list(saved)[:4]) if isinstance(saved, dict) else "no dictionary"
+        raise FormatError(
+            f"{path}: expected dims and model_state_dict, found {keys or 'an empty dictionary'}",
+            hint="OpenAI's checkpoints have both; for transformers' weights name the folder that has config.json",
+        )
+    wrong = [
+        f"{name} is {stated.get(name)!r}"[:60]
+        for name, most in _MOST.items()
+        if not isinstance(stated.get(name), int) or not 0 < stated[name] <= most
+    ]
+    if wrong:
+        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+    return Dimensions(**{name: stated[name] for name in _MOST})
+
+
+def _state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    state = saved.get("model_state_dict")
+    if not isinstance(state, dict):
+        raise FormatError(f"{path}: has no model_state_dict", hint="OpenAI's checkpoints have one")
+    return state
+
+
+def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
+    """Return a vocabulary that fits, and where it is from when that is not beside the file."""
+    name = "multilingual.tiktoken" if dims.is_multilingual else "gpt2.tiktoken"
+    if (path.parent / "tokenizer.json").is_file():
+        return read_tokenizer(path.parent / "tokenizer.json"), ""
+    if (path.parent / name).is_file():
+        return _read_ranks(path.parent / name), ""
+    installed = importlib.util.find_spec("whisper")
+    for folder in (installed.submodule_search_locations or ()) if installed is not None else ():
+        if (Path(folder) / "assets" / name).is_file():
+            return _read_ranks(Path(folder) / "assets" / name), "the installed openai-whisper"
+    from whisq.formats import hub
+
+    source = _MULTILINGUAL_ID if dims.is_multilingual else _ENGLISH_ID
+    try:
+        return read_tokenizer(hub.fetch(source, "tokenizer.json")), source
+    except FormatError as error:
+        raise FormatError(
+            f"{path}: OpenAI's checkpoints have no vocabulary, and none was found: {error}",
+            hint=f"put tokenizer.json of {source} or openai-whisper's assets/{name} beside the file",
+        ) from None
+
+
+def _read_ranks(path: Path) -> Tokenizer:
+    """Return the vocabulary of a tiktoken file: a token in base64 and its rank on each line."""
+    ranks: dict[int, bytes] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")):
+        if not line:
+            continue
+        try:
+            token, rank = line.split()
+            ranks[int(rank)] = base64.b64decode(token, validate=True)
+        except (ValueError, binascii.Error) as error:
+            raise FormatError(
+                f"{path}: line {number + 1} is no token and rank: {error}", hint="download it again"
+            ) from None
+    if sorted(ranks) != list(range(len(ranks))) or not ranks:
+        raise FormatError(f"{path}: the ranks are not 0, 1, 2 … without a gap", hint="download it again")
+    return Tokenizer(tuple(ranks[rank] for rank in range(len(ranks))))

@@ -1,0 +1,109 @@
+"""safetensors files: a JSON header that says where each array is, then the arrays.
+
+The ``safetensors`` package validates the header (it is Rust, and strict) but hands out copies and no bf16, so the
+offsets are read from the header here and the arrays stay in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import FormatError
+from whisq.formats.stored import StoredArray, size_of
+from whisq.formats.tokenizer_json import read_json
+from whisq.model import Location, MappedFile
+from whisq.types import BF16, F16, F32
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+_FLOATS = {"F32": F32, "F16": F16, "BF16": BF16}
+_MOST_HEADER_BYTES = 100_000_000
+_AGAIN = "the file is incomplete or damaged: download it again"
+
+
+def read_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
+    """Return the arrays of one mapped file by name; ``number`` is the file's among the model's.
+
+    Raises ``FormatError`` for what the format forbids: a header that is no JSON, offsets that overlap, leave gaps or
+    reach beyond the file, sizes that do not match shapes.
+    """
+    header = _header(file)
+    arrays = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            arrays[name] = _array(file.path, name, entry, 8 + _header_bytes(file), number)
+    return arrays
+
+
+def _header_bytes(file: MappedFile) -> int:
+    if file.size_bytes < 8:
+        raise FormatError(f"{file.path}: truncated: {file.size_bytes} bytes, a header has at least 8", hint=_AGAIN)
+    length: int = struct.unpack_from("<Q", file.view)[0]
+    if length > min(file.size_bytes - 8, _MOST_HEADER_BYTES):
+        raise FormatError(
+            f"{file.path}: claims a header of {length} bytes, the file has {file.size_bytes}", hint=_AGAIN
+        )
+    return length
+
+
+def _header(file: MappedFile) -> dict[str, Any]:
+    length = _header_bytes(file)
+    _validate(file)
+    try:
+        header = json.loads(bytes(file.view[8 : 8 + length]))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{file.path}: the header is not JSON: {error}", hint=_AGAIN) from None
+    if not isinstance(header, dict):
+        raise FormatError(f"{file.path}: the header is no JSON object", hint=_AGAIN)
+    return header
+
+
+def _validate(file: MappedFile) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file.path, framework="numpy"):
+            pass
+    except (SafetensorError, ValueError, OSError) as error:
+        raise FormatError(f"{file.path}: no valid safetensors file: {error}", hint=_AGAIN) from None
+
+
+def _array(path: Path, name: str, entry: Any, data: int, number: int) -> StoredArray:
+    try:
+        element, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+        kind = _FLOATS.get(element)
+        if kind is not None and end - begin != size_of(shape, kind.block_bytes):
+            raise FormatError(
+                f"{path}: {name} of shape {list(shape)} has {end - begin} bytes, expected"
+                f" {size_of(shape, kind.block_bytes)}",
+                hint=_AGAIN,
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path}: the header's entry {name} is malformed: {error}", hint=_AGAIN) from None
+    return StoredArray(name, kind, element.lower(), shape, Location(number, data + begin, end - begin))
+
+
+def shards_of(folder: Path, index_name: str = INDEX) -> tuple[list[Path], dict[str, str]]:
+    """Return the shards that an index names, in order, and for each array the shard that must hold it.
+
+    Raises ``FormatError`` for an index that is malformed, points outside the folder, or names an absent shard.
+    """
+    index = folder / index_name
+    document = read_json(index)
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{index}: has no weight_map", hint="the index is damaged: download it again")
+    names = list(dict.fromkeys(weight_map.values()))
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FormatError(f"{index}: names the shard {name!r}", hint="a shard must be a file beside its index")
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FormatError(
+            f"{index}: names {len(names)} shards, {len(absent)} are not there: {', '.join(absent[:3])}",
+            hint="download the missing shards into the same folder",
+        )
+    return [folder / name for name in names], weight_map

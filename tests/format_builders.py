@@ -1,0 +1,361 @@
+"""Writers of the containers that whisq reads, by hand, so that a test can break any byte of them.
+
+``Weights`` is a whole model in memory; ``write_*`` put it on disk as each project does. No torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whisq.formats import Output, layout
+from whisq.formats.byte_pairs import printable
+from whisq.mel import mel_filters
+from whisq.model import Model, Tokenizer
+from whisq.whisper import Dimensions, expected_tensors, name_in_dialect
+
+TINY = Dimensions(
+    n_vocab=300, n_audio_ctx=6, n_audio_state=32, n_audio_head=1, n_audio_layer=2,
+    n_text_ctx=8, n_text_state=32, n_text_head=1, n_text_layer=1, n_mels=2,
+)  # fmt: skip
+"""Large enough to have every kind of tensor, small enough to truncate at every byte."""
+
+_MERGED = [b" t", b"he", b" the", b"in", b"er", b" a", b"\xc3\xa9"]
+_SPECIAL = [
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|fr|>", "<|translate|>", "<|transcribe|>",
+    "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
+]  # fmt: skip
+
+# name: (encoder layers, decoder layers, width, heads, vocabulary, mels)
+RELEASED = {
+    "tiny.en": (4, 4, 384, 6, 51864, 80),
+    "tiny": (4, 4, 384, 6, 51865, 80),
+    "base.en": (6, 6, 512, 8, 51864, 80),
+    "base": (6, 6, 512, 8, 51865, 80),
+    "small": (12, 12, 768, 12, 51865, 80),
+    "medium": (24, 24, 1024, 16, 51865, 80),
+    "large-v2": (32, 32, 1280, 20, 51865, 80),
+    "large-v3": (32, 32, 1280, 20, 51866, 128),
+    "large-v3-turbo": (32, 4, 1280, 20, 51866, 128),
+    "distil-small.en": (12, 4, 768, 12, 51864, 80),
+    "distil-medium.en": (24, 2, 1024, 16, 51864, 80),
+    "distil-large-v2": (32, 2, 1280, 20, 51865, 80),
+    "distil-large-v3": (32, 2, 1280, 20, 51866, 128),
+}
+
+
+def released(name: str) -> Dimensions:
+    """Return a released model's dimensions."""
+    encoder, decoder, width, heads, vocabulary, mels = RELEASED[name]
+    return Dimensions(vocabulary, 1500, width, heads, encoder, 448, width, heads, decoder, mels)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model in memory: arrays by canonical name, f16 or f32."""
+
+    dims: Dimensions
+    tokenizer: Tokenizer
+    arrays: dict[str, np.ndarray]
+    filters: bytes
+
+    def as_type(self, kind: type) -> Weights:
+        """Return the model with all arrays of one type."""
+        return replace(self, arrays={name: array.astype(kind) for name, array in self.arrays.items()})
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """Return a vocabulary of bytes, a few merges, and Whisper's special tokens."""
+    order = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    order += [value for value in range(256) if value not in set(order)]
+    tokens = [bytes([value]) for value in order] + _MERGED
+    special = {text: len(tokens) + number for number, text in enumerate(_SPECIAL)}
+    merges = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "Ã ©")
+    return Tokenizer(tuple([*tokens, b"<|endoftext|>"]), merges, special)
+
+
+def tiny_weights(dims: Dimensions = TINY, seed: int = 4) -> Weights:
+    """Return a random model whose matrices are f16 and the rest f32, all exact in f16."""
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for name, spec in expected_tensors(dims).items():
+        array = random.standard_normal(spec.shape).astype(np.float16)
+        arrays[name] = array if spec.is_matrix or spec.role == "conv" else array.astype(np.float32)
+    return Weights(dims, tiny_tokenizer(), arrays, mel_filters(dims.n_mels))
+
+
+def weights_of(model: Model) -> Weights:
+    """Return a model's f16 and f32 tensors in memory."""
+    kinds = {"f32": np.float32, "f16": np.float16}
+    arrays = {t.name: np.frombuffer(bytes(model.rows(t)), kinds[t.type.name]).reshape(t.shape) for t in model.tensors}
+    return Weights(model.dims, model.tokenizer, arrays, model.mel_filters)
+
+
+def copy_model(model: Model, path: Path, container: str, provenance: dict[str, Any] | None = None) -> Path:
+    """Write a model as it is, in another container."""
+    outputs = [Output(tensor, tensor.type) for tensor in model.tensors]
+    arranged = layout(container, model, outputs, provenance)  # type: ignore[arg-type]
+    with path.open("wb") as stream:
+        stream.truncate(arranged.size_bytes)
+        for offset, piece in arranged.pieces:
+            stream.seek(offset)
+            stream.write(piece)
+        for output, offset in zip(outputs, arranged.data_offsets, strict=True):
+            stream.seek(offset)
+            stream.write(model.rows(output.tensor))
+    return path
+
+
+# --- whisper.cpp .bin
+
+_BIN_FIELDS = (
+    "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
+    "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
+)  # fmt: skip
+
+
+def bin_head(dims: Dimensions, tokens: tuple[bytes, ...], filters: bytes, ftype: int = 1) -> bytes:
+    """Return all of a ``.bin`` that comes before its tensors."""
+    head = struct.pack("<I11i", 0x67676D6C, *(getattr(dims, name) for name in _BIN_FIELDS), ftype)
+    head += struct.pack("<2i", dims.n_mels, 201) + filters
+    return head + struct.pack("<i", len(tokens)) + b"".join(struct.pack("<I", len(t)) + t for t in tokens)
+
+
+def write_bin(path: Path, weights: Weights) -> Path:
+    """Write whisper.cpp's file."""
+    parts = [bin_head(weights.dims, weights.tokenizer.tokens, weights.filters)]
+    specs = expected_tensors(weights.dims)
+    for name, array in weights.arrays.items():
+        sizes = (1, *array.shape) if specs[name].role == "conv_bias" else tuple(reversed(array.shape))
+        kind = 1 if array.dtype == np.float16 else 0
+        parts += [struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), kind, *sizes), name.encode(), array.tobytes()]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+# --- Hugging Face
+
+
+def hf_config(dims: Dimensions) -> dict[str, Any]:
+    """Return what transformers writes into ``config.json``, as far as a reader needs it."""
+    return {
+        "model_type": "whisper",
+        "architectures": ["WhisperForConditionalGeneration"],
+        "vocab_size": dims.n_vocab,
+        "num_mel_bins": dims.n_mels,
+        "d_model": dims.n_audio_state,
+        "encoder_layers": dims.n_audio_layer,
+        "encoder_attention_heads": dims.n_audio_head,
+        "encoder_ffn_dim": 4 * dims.n_audio_state,
+        "decoder_layers": dims.n_text_layer,
+        "decoder_attention_heads": dims.n_text_head,
+        "decoder_ffn_dim": 4 * dims.n_text_state,
+        "max_source_positions": dims.n_audio_ctx,
+        "max_target_positions": dims.n_text_ctx,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+    }
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` as transformers writes it."""
+    return {
+        "model": {
+            "type": "BPE",
+            "vocab": {printable(token): number for number, token in enumerate(tokenizer.tokens)},
+            "merges": [merge.split(" ") for merge in tokenizer.merges],
+        },
+        "added_tokens": [{"id": number, "content": text} for text, number in tokenizer.special.items()],
+    }
+
+
+def write_huggingface(folder: Path, weights: Weights, *, shards: int = 1, extra: Mapping[str, Any] = {}) -> Path:
+    """Write a folder that transformers loads; ``extra`` are arrays beside Whisper's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(hf_config(weights.dims)))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(weights.tokenizer)))
+    rows = np.frombuffer(weights.filters, np.float32).reshape(weights.dims.n_mels, 201)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"mel_filters": rows.tolist()}))
+    arrays = {name_in_dialect(name, "huggingface"): array for name, array in weights.arrays.items()} | dict(extra)
+    if shards == 1:
+        write_safetensors(folder / "model.safetensors", arrays)
+        return folder
+    weight_map = {}
+    for number in range(shards):
+        name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        part = dict(list(arrays.items())[number::shards])
+        write_safetensors(folder / name, part)
+        weight_map |= dict.fromkeys(part, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def safetensors_header(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the header of a safetensors file; u16 arrays are bf16."""
+    names = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "int8": "I8"}
+    header, offset = {}, 0
+    for name, array in arrays.items():
+        span = [offset, offset + array.nbytes]
+        header[name] = {"dtype": names[str(array.dtype)], "shape": list(array.shape), "data_offsets": span}
+        offset += array.nbytes
+    return header
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], header: dict[str, Any] | None = None) -> Path:
+    """Write a safetensors file, with another header than its own where a test wants one."""
+    raw = json.dumps(header if header is not None else safetensors_header(arrays)).encode()
+    raw += b" " * (-len(raw) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(raw)) + raw)
+        for array in arrays.values():
+            stream.write(np.ascontiguousarray(array).tobytes())
+    return path
+
+
+# --- torch
+
+_STORAGE_NAMES = {"float32": "FloatStorage", "float16": "HalfStorage", "uint16": "BFloat16Storage"}
+
+
+class Pickle:
+    """Emits the opcodes of protocol 2, as torch's pickler would for the values that a checkpoint has."""
+
+    def __init__(self) -> None:
+        self.storages: list[np.ndarray] = []
+
+    def whole(self, value: Any) -> bytes:
+        """Return a pickle of one value."""
+        return b"\x80\x02" + self.value(value) + b"."
+
+    def value(self, value: Any) -> bytes:
+        """Return the opcodes of one value: dictionary, array, text, number."""
+        if isinstance(value, dict):
+            items = b"".join(self.value(key) + self.value(item) for key, item in value.items())
+            return b"}(" + items + b"u"
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, bytes):
+            return value  # opcodes of the test's own
+        if isinstance(value, str):
+            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+        if isinstance(value, tuple):
+            return b"(" + b"".join(self.value(item) for item in value) + b"t"
+        return b"J" + struct.pack("<i", value)
+
+    def _array(self, array: np.ndarray) -> bytes:
+        self.storages.append(array)
+        key = self.value(str(len(self.storages) - 1))
+        storage_class = f"ctorch\n{_STORAGE_NAMES[str(array.dtype)]}\n".encode()
+        storage = (
+            b"(" + self.value("storage") + storage_class + key + self.value("cpu") + self.value(array.size) + b"tQ"
+        )
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        hooks = b"ccollections\nOrderedDict\n)R"
+        inner = storage + self.value(0) + self.value(array.shape) + self.value(strides) + b"\x89" + hooks
+        return b"ctorch._utils\n_rebuild_tensor_v2\n(" + inner + b"tR"
+
+
+def write_torch(path: Path, value: Any, *, compression: int = zipfile.ZIP_STORED) -> Path:
+    """Write what ``torch.save`` would: a zip of a pickle and one storage an array."""
+    pickle = Pickle()
+    program = pickle.whole(value)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/byteorder", "little")
+        for number, array in enumerate(pickle.storages):
+            archive.writestr(f"archive/data/{number}", array.tobytes())
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def write_openai(path: Path, weights: Weights) -> Path:
+    """Write an OpenAI checkpoint, its tokenizer beside it."""
+    (path.parent / "tokenizer.json").write_text(json.dumps(tokenizer_json(weights.tokenizer)))
+    return write_torch(path, {"dims": asdict(weights.dims), "model_state_dict": dict(weights.arrays)})
+
+
+# --- CTranslate2
+
+
+def write_ctranslate2(folder: Path, weights: Weights) -> Path:
+    """Write a folder as faster-whisper has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(weights.tokenizer)))
+    variables = dict(_ctranslate2_variables(weights))
+    kinds = {"float32": 0, "float16": 4, "int16": 2}
+
+    def text(value: str) -> bytes:
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    parts = [struct.pack("<I", 6), text("WhisperSpec"), struct.pack("<2I", 3, len(variables))]
+    for name, array in variables.items():
+        parts += [text(name), struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)]
+        parts += [struct.pack("<BI", kinds[str(array.dtype)], array.nbytes), array.tobytes()]
+    (folder / "model.bin").write_bytes(b"".join([*parts, struct.pack("<I", 0)]))
+    return folder
+
+
+def _ctranslate2_variables(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
+    arrays = weights.arrays
+    yield "encoder/position_encodings/encodings", arrays["encoder.positional_embedding"]
+    yield "decoder/position_encodings/encodings", arrays["decoder.positional_embedding"]
+    yield "decoder/embeddings/weight", arrays["decoder.token_embedding.weight"]
+    for number in (1, 2):
+        for part in ("weight", "bias"):
+            yield f"encoder/conv{number}/{part}", arrays[f"encoder.conv{number}.{part}"]
+    yield from _norm(arrays, "encoder.ln_post", "encoder/layer_norm")
+    yield from _norm(arrays, "decoder.ln", "decoder/layer_norm")
+    for side, heads, layers in (
+        ("encoder", weights.dims.n_audio_head, weights.dims.n_audio_layer),
+        ("decoder", weights.dims.n_text_head, weights.dims.n_text_layer),
+    ):
+        yield f"{side}/num_heads", np.array(heads, np.int16)
+        for layer in range(layers):
+            yield from _ctranslate2_block(arrays, side, f"{side}.blocks.{layer}", f"{side}/layer_{layer}")
+
+
+def _norm(arrays: Mapping[str, np.ndarray], name: str, there: str) -> Iterator[tuple[str, np.ndarray]]:
+    yield f"{there}/gamma", arrays[f"{name}.weight"]
+    yield f"{there}/beta", arrays[f"{name}.bias"]
+
+
+def _ctranslate2_block(
+    arrays: Mapping[str, np.ndarray], side: str, name: str, there: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    def fused(attention: str, parts: tuple[str, ...], linear: str) -> Iterator[tuple[str, np.ndarray]]:
+        matrices = [arrays[f"{name}.{attention}.{part}.weight"] for part in parts]
+        zero = np.zeros_like(arrays[f"{name}.{attention}.out.bias"])
+        biases = [arrays.get(f"{name}.{attention}.{part}.bias", zero) for part in parts]
+        yield f"{there}/{linear}/weight", np.concatenate(matrices)
+        yield f"{there}/{linear}/bias", np.concatenate(biases)
+
+    yield from _norm(arrays, f"{name}.attn_ln", f"{there}/self_attention/layer_norm")
+    yield from fused("attn", ("query", "key", "value"), "self_attention/linear_0")
+    yield from fused("attn", ("out",), "self_attention/linear_1")
+    if side == "decoder":
+        yield from _norm(arrays, f"{name}.cross_attn_ln", f"{there}/attention/layer_norm")
+        yield from fused("cross_attn", ("query",), "attention/linear_0")
+        yield from fused("cross_attn", ("key", "value"), "attention/linear_1")
+        yield from fused("cross_attn", ("out",), "attention/linear_2")
+    yield from _norm(arrays, f"{name}.mlp_ln", f"{there}/ffn/layer_norm")
+    for number, linear in ((0, 0), (2, 1)):
+        for part in ("weight", "bias"):
+            yield f"{there}/ffn/linear_{linear}/{part}", arrays[f"{name}.mlp.{number}.{part}"]
+
+
+WRITERS: dict[str, Callable[[Path, Weights], Path]] = {
+    "bin": lambda folder, weights: write_bin(folder / "model.bin", weights),
+    "huggingface": lambda folder, weights: write_huggingface(folder / "hf", weights),
+    "sharded": lambda folder, weights: write_huggingface(folder / "sharded", weights, shards=3),
+    "openai": lambda folder, weights: write_openai(folder / "model.pt", weights),
+    "ctranslate2": lambda folder, weights: write_ctranslate2(folder / "ct2", weights),
+}
+"""Every container that can be written without whisq's own writer, by the name a test gives it."""

@@ -29,7 +29,7 @@ _HOMES = {
     "open_model": "whisq.formats",
     "parse_rule": "whisq.recipe",
     "parse_type": "whisq.types",
-    "quantize": "whisq.quantize",
+    "quantize": "whisq.execute",
     "save_recipe": "whisq.recipe",
 }
 __all__ = [
@@ -55,10 +55,10 @@ __all__ = [
 if TYPE_CHECKING:
     from whisq import kernels
     from whisq.errors import WhisqError
+    from whisq.execute import quantize
     from whisq.formats import open_model
     from whisq.model import Model, TensorRef
     from whisq.plan import Assignment, Plan, make_plan
-    from whisq.quantize import quantize
     from whisq.recipe import Recipe, Rule, load_recipe, parse_rule, save_recipe
     from whisq.types import TensorType, parse_type
 
@@ -67,7 +67,6 @@ def __getattr__(name: str) -> object:
     import importlib
 
     if name in _HOMES:
-        # The submodule whisq.quantize and the function of that name share an attribute: the function wins.
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value

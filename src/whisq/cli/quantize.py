@@ -56,9 +56,9 @@ def _threads(text: str) -> int:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
+    from whisq.execute import check_output, quantize
     from whisq.formats import container_of, open_model
     from whisq.plan import make_plan
-    from whisq.quantize import check_output, quantize
 
     recipe = recipe_from(args)
     container = container_of(Path(args.output))

@@ -1,0 +1,278 @@
+"""The command as people type it: what goes to stdout and stderr, exit codes, and the file."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from builders import TINY, WIDE, write_ct2, write_model
+
+from whisq.cli import main, quantize_main
+from whisq.whisper import expected_tensors
+
+LINE = re.compile(
+    r"^ *(?P<name>\S+) - \[ *\d+, +\d+, +\d+\], type = +(?P<type>\S+)(?P<note>.*?) size = +(?P<before>[\d.]+) MB"
+    r"(?: -> +(?P<after>[\d.]+) MB)?$"
+)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_model(tmp_path / "in.bin", TINY)
+
+
+@pytest.fixture
+def source_f32(tmp_path):
+    return write_model(tmp_path / "in32.bin", WIDE, kind=0)
+
+
+def run(capsys, *words):
+    code = quantize_main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def lines_of(out):
+    found = {}
+    for line in out.splitlines():
+        match = LINE.match(line)
+        if match:
+            found[match["name"]] = match
+    return found
+
+
+def test_one_line_a_tensor_in_file_order(capsys, source, tmp_path):
+    code, out, err = run(capsys, source, tmp_path / "out.bin", "q4_0")
+    assert code == 0
+    assert err == ""
+    lines = lines_of(out)
+    with __import__("whisq").open_model(source) as model:
+        assert list(lines) == [tensor.name for tensor in model.tensors]
+    assert lines["decoder.token_embedding.weight"]["note"] == " [skipped]"
+    assert lines["encoder.positional_embedding"]["note"] == " [skipped]"
+    assert lines["encoder.blocks.0.mlp.0.weight"]["note"] == " default -> q4_0"
+    assert lines["encoder.blocks.0.mlp.0.weight"]["after"] is not None
+    assert lines["encoder.blocks.0.mlp.0.bias"]["note"] == ""
+    assert lines["encoder.blocks.0.mlp.0.bias"]["after"] is None
+
+
+def test_the_exact_form_of_the_lines(capsys, source, tmp_path):
+    _, out, _ = run(capsys, "--tensor-type", r"decoder\.blocks\.0\.mlp.*=q4_0", source, tmp_path / "out.bin", "q8_0")
+    assert (
+        "          decoder.token_embedding.weight - [   64,    16,     1], type =    f16 [skipped] size =    0.002 MB\n"
+        in out
+    )
+    assert (
+        "           decoder.blocks.0.mlp.0.weight - [   64,   256,     1], type =    f16 matched pattern -> q4_0"
+        " size =     0.03 MB ->     0.01 MB\n" in out
+    )
+
+
+def test_an_f32_source_says_what_is_stored_as_f16(capsys, source_f32, tmp_path):
+    _, out, _ = run(capsys, source_f32, tmp_path / "out.bin", "q4_0")
+    lines = lines_of(out)
+    assert lines["decoder.token_embedding.weight"]["note"] == " [skipped] stored as f16"
+    assert lines["encoder.conv1.weight"]["note"] == " stored as f16"
+
+
+def test_matched_pattern_only_where_a_rule_quantized(capsys, source, tmp_path):
+    _, out, _ = run(capsys, "--tensor-type", ".*=q4_0", source, tmp_path / "out.bin", "q8_0")
+    for name, match in lines_of(out).items():
+        quantized = name.endswith(".weight") and any(part in name for part in (".attn.", ".cross_attn.", ".mlp."))
+        assert ("matched pattern -> q4_0" in match["note"]) == quantized
+
+
+def test_a_name_in_the_files_dialect_is_shown(capsys, source, tmp_path):
+    rule = r"dec\.blocks\.0\.cross_attn\.q\.weight=q4_0"
+    _, out, _ = run(capsys, "--tensor-type", rule, source, tmp_path / "out.bin", "q8_0")
+    assert "(as dec.blocks.0.cross_attn.q.weight)" in out
+
+
+def test_the_summary(capsys, source, tmp_path):
+    arguments = ["--tensor-type", r".*mlp.*\.weight=q4_K", source, tmp_path / "out.bin", "q8_0"]
+    _, out, _ = run(capsys, *arguments)
+    for expected in (
+        "bits per weight",
+        r"'.*mlp.*\.weight'=q4_K: 12 tensors",
+        "default q8_0: 36 tensors",
+        "protected: 5 tensors",
+        "q4_K -> q5_0: 6 tensors, whose rows of 64",
+        "no  whisper.cpp (stock",
+        "yes  transcribe.cpp",
+        "wrote ",
+    ):
+        assert expected in out
+
+
+def test_dry_run_prints_the_exact_size_and_writes_nothing(capsys, source, tmp_path):
+    _, out, _ = run(capsys, "--dry-run", "--recipe", "balanced", source, tmp_path / "out.bin")
+    assert not (tmp_path / "out.bin").exists()
+    (size,) = re.findall(r"would have (\d+) bytes", out)
+    _, real, _ = run(capsys, "--recipe", "balanced", source, tmp_path / "out.bin")
+    assert (tmp_path / "out.bin").stat().st_size == int(size)
+    assert lines_of(out).keys() == lines_of(real).keys()
+
+
+def test_json(capsys, source, tmp_path):
+    arguments = ["--json", "--tensor-type", ".*attn_q=q4_0", source, tmp_path / "out.bin", "q4_K"]
+    _, out, _ = run(capsys, *arguments)
+    result = json.loads(out)
+    assert result["size_after_bytes"] == (tmp_path / "out.bin").stat().st_size
+    assert {warning["code"] for warning in result["warnings"]} == {"no-match", "misfit"}
+    assert result["tensors"][0]["why"] == "protected"
+    assert {runtime["runtime"] for runtime in result["runtimes"]} >= {"whisper.cpp", "transcribe.cpp"}
+
+
+def test_quiet(capsys, source, tmp_path):
+    code, out, err = run(capsys, "--quiet", "--tensor-type", "foo=q4_0", source, tmp_path / "out.bin", "q8_0")
+    assert (code, out) == (0, "")
+    assert "warning: rule 'foo'=q4_0 matches no tensor" in err
+
+
+def test_warnings_go_to_stderr_with_their_hint(capsys, source, tmp_path):
+    code, out, err = run(capsys, "--tensor-type", ".*attn_q.*=q4_0", source, tmp_path / "out.bin", "q8_0")
+    assert code == 0
+    assert "warning:" not in out
+    assert re.search(r"warning: .*\nhint: ", err)
+
+
+def test_strict_makes_errors_of_warnings(capsys, source, tmp_path):
+    arguments = ["--strict", "--tensor-type", "foo=q4_0", "--tensor-type", ".*=q4_0", source, tmp_path / "out.bin"]
+    code, _, err = run(capsys, *arguments, "q8_0")
+    assert code == 1
+    assert "2 warnings" in err
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_recipe_out_saves_what_was_asked(capsys, source, tmp_path):
+    run(capsys, "--recipe", "compact", "--tensor-type", ".*cross_attn.*weight=q8_0", "--recipe-out",
+        tmp_path / "r.toml", source, tmp_path / "a.bin")  # fmt: skip
+    run(capsys, "--recipe", tmp_path / "r.toml", source, tmp_path / "b.bin")
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+
+
+def test_command_line_rules_come_before_the_recipes(capsys, source, tmp_path):
+    _, out, _ = run(capsys, "--recipe", "conservative", "--tensor-type", ".*mlp.*=q4_0", source, tmp_path / "a.bin")
+    assert "matched pattern -> q4_0" in lines_of(out)["encoder.blocks.0.mlp.0.weight"][0]
+
+
+def test_an_ftype_number_is_a_type(capsys, source, tmp_path):
+    run(capsys, source, tmp_path / "a.bin", "2")
+    run(capsys, source, tmp_path / "b.bin", "Q4_0")
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+
+
+def test_a_ctranslate2_folder(capsys, tmp_path):
+    folder = write_ct2(tmp_path / "model")
+    code, out, _ = run(capsys, folder, tmp_path / "out.bin", "q8_0")
+    assert code == 0
+    assert len(lines_of(out)) == len(expected_tensors(TINY))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent.bin", "out.bin", "q4_0"], "absent.bin: no such file"),
+        (["in.bin", "out.bin", "q9"], "unknown tensor type 'q9'"),
+        (["in.bin", "out.bin"], "neither TYPE nor --recipe"),
+        (["in.bin", "in.bin", "q4_0"], "is the input itself"),
+        (["in.bin", ".", "q4_0"], "is a directory"),
+        (["in.bin", "out.bin", "q4_0", "--tensor-type", "(=q4_0"], "not a regular expression"),
+        (["in.bin", "out.bin", "q4_0", "--tensor-type", "*.mlp.*=q4_0"], r"'.*\.mlp\..*'"),
+        (["in.bin", "out.bin", "q4_K", "--on-misfit", "error"], "rows of 64 do not fit q4_K"),
+        (["in.bin", "out.bin", "q4_0", "--target", "whisper.cpp"], "--unprotect"),
+        (["in.bin", "out.bin", "q4_0", "--threads", "0"], "threads"),
+        (["in.bin"], "required"),
+        (["in.bin", "out.bin", "q4_0", "--recipe", "nope"], "presets: balanced compact conservative"),
+        (["in.bin", "out.bin", "q4_0", "--recipe-out", "absent/x.toml"], "absent/x.toml"),
+    ],
+)
+def test_what_the_user_typed_wrong_is_exit_1(capsys, source, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    try:
+        code = quantize_main(words)
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 1
+    assert message in captured.err
+    assert "hint: " in captured.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_our_own_mistakes_are_exit_2(capsys, source, tmp_path, monkeypatch):
+    def broken(*arguments, **more):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("whisq.plan.make_plan", broken)
+    code, _, err = run(capsys, source, tmp_path / "out.bin", "q4_0")
+    assert code == 2
+    assert "this is a bug in whisq" in err
+
+
+def test_whisq_and_quantize_take_the_same_arguments(capsys, source, tmp_path):
+    assert main(["quantize", str(source), str(tmp_path / "a.bin"), "q4_0"]) == 0
+    assert quantize_main([str(source), str(tmp_path / "b.bin"), "q4_0"]) == 0
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+
+
+def test_help_and_version(capsys):
+    for words in (["--help"], ["quantize", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+    assert "whisq 0." in capsys.readouterr().out
+
+
+def command(*words):
+    return [sys.executable, "-c", "import sys; from whisq.cli import main; sys.exit(main())", *map(str, words)]
+
+
+def test_a_closed_pipe_does_not_stop_the_file(source, tmp_path):
+    script = f"{sys.executable} -c 'import sys; from whisq.cli import main; sys.exit(main())'"
+    line = f"set -o pipefail; {script} quantize {source} {tmp_path}/out.bin q4_0 | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(tmp_path, tiny_en_bin, number):
+    code = (
+        "import sys, os, whisq.kernels as k; real = k.quantize_rows; n = [0]\n"
+        "def slow(*a, **m):\n"
+        "    n[0] += 1\n"
+        f"    if n[0] == 5: os.kill(os.getpid(), {int(number)})\n"
+        "    return real(*a, **m)\n"
+        "k.quantize_rows = slow\n"
+        "from whisq.cli import main; sys.exit(main())"
+    )
+    words = [sys.executable, "-c", code, "quantize", str(tiny_en_bin), str(tmp_path / "out.bin"), "q4_0"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "interrupted: nothing was kept" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colour_only_on_a_terminal(source, tmp_path):
+    done = subprocess.run(command("quantize", source, tmp_path, "q4_0"), capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: ")
+
+
+def test_version_imports_nothing_heavy():
+    code = "import sys; from whisq.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('numpy', 'rich', 'gguf', 'torch', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+def test_quantize_of_a_bin_does_without_numpy(source, tmp_path):
+    code = "import sys; from whisq.cli import main\n"
+    code += f"main(['quantize', '--quiet', {str(source)!r}, {str(tmp_path / 'out.bin')!r}, 'q4_0'])\n"
+    code += "print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

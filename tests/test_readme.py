@@ -1,0 +1,53 @@
+"""Every example in the README and the docs runs: shell blocks marked ``bash`` and Python blocks.
+
+Blocks marked ``sh`` install things and are what .ci/run calls. The files that examples name are made here.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import WIDE, write_model
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    found = []
+    for page in PAGES:
+        for number, body in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)):
+            found.append(pytest.param(body, id=f"{page.name}-{language}-{number}"))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "model-f16.bin", WIDE)
+    write_model(tmp_path / "model-f32.bin", WIDE, kind=0)
+    for name in ("whisq", "quantize"):
+        entry = "main" if name == "whisq" else "quantize_main"
+        script = tmp_path / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        call = f"import sys; from whisq.cli import {entry}; sys.exit({entry}())"
+        script.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c '{call}' \"$@\"\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return tmp_path
+
+
+@pytest.mark.parametrize("body", blocks("bash"))
+def test_shell_examples(folder, body):
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", body], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("body", blocks("python"))
+def test_python_examples(folder, body):
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -78,7 +78,8 @@ def stated_provenance(model: Model) -> dict[str, Any]:
     stated = {
         key: value
         for key, value in model.metadata.get("gguf", {}).items()
-        if key.startswith(("whisq.", "quantize.", "general.license", "general.repo_url")) and key != VOCABULARY_COUNT_KEY
+        if key.startswith(("whisq.", "quantize.", "general.license", "general.repo_url"))
+        and key != VOCABULARY_COUNT_KEY
     }
     path = sidecar_path(model.path)
     if model.format == "bin" and path.is_file() and path.stat().st_size <= _MOST_SIDECAR_BYTES:

@@ -14,13 +14,14 @@ from whisq.formats.byte_pairs import split
 from whisq.model import Model
 from whisq.whisper import Dimensions
 
-LANGUAGES = tuple(
-    (
-        "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi "
-        "ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd "
-        "gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue "
-    ).split()
-)
+LANGUAGES = (
+    "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id", "hi", "fi",
+    "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la", "mi", "ml",
+    "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy", "ne", "mn", "bs",
+    "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be", "tg", "sd", "gu", "am",
+    "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl", "mg", "as", "tt", "haw", "ln",
+    "ha", "ba", "jw", "su", "yue",
+)  # fmt: skip
 """Language codes in the order of their tokens; ``yue`` came with large-v3."""
 
 N_TIMESTAMPS = 1501
@@ -183,29 +184,8 @@ def _ids(stated: object, n_vocab: int) -> tuple[int, ...] | None:
 # annotation, alone or after a space; of musical notes, which are several tokens each, the first.
 _ANNOTATION = (
     *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-    *[
-        "<<",
-        ">>",
-        "<<<",
-        ">>>",
-        "--",
-        "---",
-        "-(",
-        "-[",
-        "('",
-        '("',
-        "((",
-        "))",
-        "(((",
-        ")))",
-        "[[",
-        "]]",
-        "{{",
-        "}}",
-        "♪♪",
-        "♪♪♪",
-    ],
-)
+    "<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪",
+)  # fmt: skip
 _NOTES = "♩♪♫♬♭♮♯"
 
 

@@ -184,7 +184,8 @@ def _ids(stated: object, n_vocab: int) -> tuple[int, ...] | None:
 # annotation, alone or after a space; of musical notes, which are several tokens each, the first.
 _ANNOTATION = (
     *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-    "<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪",
+    "<<", ">>", "<<<", ">>>", "--", "---",
+    "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪",
 )  # fmt: skip
 _NOTES = "♩♪♫♬♭♮♯"
 

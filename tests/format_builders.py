@@ -78,7 +78,7 @@ def tiny_tokenizer() -> Tokenizer:
     tokens = [bytes([value]) for value in order] + _MERGED
     special = {text: len(tokens) + number for number, text in enumerate(_SPECIAL)}
     merges = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "Ã ©")
-    return Tokenizer(tuple([*tokens, b"<|endoftext|>"]), merges, special)
+    return Tokenizer((*tokens, b"<|endoftext|>"), merges, special)
 
 
 def tiny_weights(dims: Dimensions = TINY, seed: int = 4) -> Weights:

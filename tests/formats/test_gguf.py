@@ -97,9 +97,9 @@ def _keys(model: Model, **provenance: Any) -> dict[str, Any]:
 def test_every_key_that_the_runtime_demands_is_there(tiny_en_bin: Path) -> None:
     with open_model(tiny_en_bin) as model:
         keys = _keys(model)
-    encoder = ["n_layers", "d_model", "n_heads", "ffn_dim", "num_mel_bins", "max_source_positions", "activation"]
-    decoder = ["n_layers", "d_model", "n_heads", "ffn_dim", "max_target_positions", "vocab_size", "activation"]
-    frontend = ["type", "num_mels", "sample_rate", "n_fft", "win_length", "hop_length", "window", "normalize"]
+    encoder = ("n_layers", "d_model", "n_heads", "ffn_dim", "num_mel_bins", "max_source_positions", "activation")
+    decoder = ("n_layers", "d_model", "n_heads", "ffn_dim", "max_target_positions", "vocab_size", "activation")
+    frontend = ("type", "num_mels", "sample_rate", "n_fft", "win_length", "hop_length", "window", "normalize")
     demanded = [f"stt.whisper.encoder.{name}" for name in encoder] + [f"stt.whisper.decoder.{name}" for name in decoder]
     demanded += [f"stt.frontend.{name}" for name in frontend]
     demanded += [

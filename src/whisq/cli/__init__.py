@@ -21,6 +21,9 @@ from whisq.errors import WhisqError
 
 COMMANDS = {
     "quantize": "make a smaller model, with a precision per tensor",
+    "convert": "put a model into another container, without quantizing it",
+    "inspect": "tell what a model file holds, and what loads it",
+    "compare": "tell how far two files of one model are apart, tensor by tensor",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

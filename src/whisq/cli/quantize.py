@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("input", metavar="INPUT", help="a whisper.cpp .bin, or a CTranslate2 folder")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write")
+    parser.add_argument("input", metavar="INPUT", help="a model in any form: .bin, GGUF, .pt, a folder, or a hub id")
+    parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
     parser.add_argument("type", metavar="TYPE", nargs="?", help="type of the matrices that no rule matches")
     rules = parser.add_argument_group("what becomes of the tensors")
     rules.add_argument("--tensor-type", metavar="PATTERN=TYPE", action="append", default=[], help="a rule; repeatable")
@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     runs = parser.add_argument_group("how it runs")
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
+    runs.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
+    runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     runs.add_argument("--recipe-out", metavar="FILE", help="save what was asked as a recipe")
     runs.add_argument("--threads", type=_threads, metavar="N", help="default: all CPUs at hand")
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
@@ -59,9 +61,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.execute import check_output, quantize
     from whisq.formats import container_of, open_model
     from whisq.plan import make_plan
+    from whisq.provenance import provenance_of, write_sidecar
 
     recipe = recipe_from(args)
-    container = container_of(Path(args.output))
+    container = container_of(Path(args.output), args.format)
     with open_model(args.input) as model:
         plan = make_plan(
             model,
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             target=args.target,
             keep_f32=args.keep_f32,
             allow_requantize=args.allow_requantize,
+            provenance=provenance_of(model, recipe) if container == "gguf" or args.sidecar else None,
         )
         _warn(plan, console, strict=args.strict)
         if not args.dry_run:
@@ -85,6 +89,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not args.dry_run:
             with console.progress(model.n_weights, "quantizing") as advance:
                 written = quantize(plan, args.output, threads=args.threads, progress=advance)
+            if args.sidecar:
+                write_sidecar(plan, args.output)
         _conclude(args, console, plan, written.duration_s if written else None)
     return 0
 

@@ -101,7 +101,7 @@ def search_scale_min(
         above = this_minimum > 0
         this_scale = np.where(above, sum_xl / sum_l2, this_scale).astype(F)
         this_minimum = np.where(above, F(0), this_minimum).astype(F)
-        error = error_of(this_scale, this_minimum, l)
+        error = error_of(this_scale.astype(F), this_minimum.astype(F), l)
         better = (determinant > 0) & (error < best) & ~is_flat
         best_l = np.where(better[:, None], l, best_l)
         best = np.where(better, error, best)

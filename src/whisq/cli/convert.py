@@ -1,0 +1,83 @@
+"""``whisq convert``: the same weights in another container."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisq.cli.console import Console, megabytes
+
+if TYPE_CHECKING:
+    from whisq.plan import Plan
+
+_EPILOG = """
+SOURCE is a Hugging Face folder or hub id (openai/whisper-small), an OpenAI .pt, a CTranslate2 folder, a .bin or a GGUF.
+Without --type every tensor keeps its type, quantized ones too. Norms, biases and positions are always stored as f32.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("source", metavar="SOURCE", help="the model to read: a path, or an id on the hub")
+    parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument("--type", choices=("f16", "f32", "bf16"), help="type of all matrices (default: as they are)")
+    parser.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
+    parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all CPUs at hand")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Convert; returns the exit code."""
+    from whisq.convert import make_conversion
+    from whisq.execute import check_output, quantize
+    from whisq.formats import container_of, open_model
+    from whisq.provenance import provenance_of, write_sidecar
+    from whisq.types import parse_type
+
+    container = container_of(Path(args.output), args.format)
+    with open_model(args.source) as model:
+        for warning in model.warnings:
+            console.warn(warning)
+        kind = parse_type(args.type) if args.type else None
+        stated = provenance_of(model) if container == "gguf" or args.sidecar else None
+        plan = make_conversion(model, container, kind, stated)
+        check_output(plan, args.output)
+        warn_of_special_tokens(plan, console)
+        with console.progress(model.n_weights, "converting") as advance:
+            written = quantize(plan, args.output, threads=args.threads, progress=advance)
+        if args.sidecar:
+            write_sidecar(plan, args.output)
+        for line in _report(plan, args.output, written.duration_s):
+            console.data(line)
+    return 0
+
+
+def warn_of_special_tokens(plan: Plan, console: Console) -> None:
+    """Say so when a ``.bin`` cannot tell its loader where the special tokens are."""
+    from whisq.formats.special_tokens import mistaken_by_counting
+
+    if plan.container == "bin" and mistaken_by_counting(plan.model):
+        console.warn(
+            f"{plan.model.path}: the vocabulary has tokens of its own ({plan.model.dims.n_vocab}); loaders of a .bin"
+            " count the special tokens off from its size and will take others for them",
+            "write a .gguf, which names them",
+        )
+
+
+def _report(plan: Plan, output: str, duration_s: float) -> list[str]:
+    def types(kinds: Counter[str]) -> str:
+        return " ".join(f"{name} {count}" for name, count in kinds.most_common())
+
+    before = Counter(a.tensor.type.name for a in plan.assignments)
+    after = Counter(a.type.name for a in plan.assignments)
+    changed = "types kept" if before == after else f"{types(before)} -> {types(after)}"
+    return [
+        f"{plan.model.format} -> {plan.container}: {len(plan.assignments)} tensors, {changed}",
+        f"loads in: {', '.join(v.title for v in plan.verdicts if v.loads) or 'no runtime that whisq knows'}",
+        f"wrote {output}: {megabytes(plan.size_bytes):.2f} MB ({plan.size_bytes} bytes) in {duration_s:.2f} s",
+    ]

@@ -1,0 +1,101 @@
+"""Where a file comes from: what a GGUF carries inside, and what a ``.bin`` can have beside it as JSON.
+
+A ``.bin`` has no room for it, so a sidecar, ``OUTPUT.json``, is written on request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisq import __version__
+from whisq.errors import OutputError
+from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
+from whisq.model import Model
+
+if TYPE_CHECKING:
+    from whisq.plan import Plan
+    from whisq.recipe import Recipe
+
+_HASHED_BYTES = 1 << 22
+_MOST_SIDECAR_BYTES = 1 << 24
+
+
+def provenance_of(model: Model, recipe: Recipe | None = None) -> dict[str, Any]:
+    """Return where a file made from ``model`` comes from: the source's name and SHA-256, and the recipe as TOML.
+
+    The source is read once, from end to end.
+    """
+    source = {"name": model.path.resolve().name, "format": model.format, "sha256": source_sha256(model)}
+    stated: dict[str, Any] = {"version": __version__, "source": source}
+    if recipe is not None:
+        from whisq.recipe import save_recipe
+
+        stated["recipe"] = save_recipe(recipe)
+    return stated
+
+
+def source_sha256(model: Model) -> str:
+    """Return the SHA-256 of a model's weight file in hex; of several, that of their contents one after the other."""
+    digest = hashlib.sha256()
+    for file in model.files:
+        for start in range(0, file.size_bytes, _HASHED_BYTES):
+            stop = min(start + _HASHED_BYTES, file.size_bytes)
+            digest.update(file.view[start:stop])
+            file.release(start, stop)
+    return digest.hexdigest()
+
+
+def sidecar_path(output: str | Path) -> Path:
+    """Return where the sidecar of a file is: ``OUTPUT.json``."""
+    return Path(f"{output}.json")
+
+
+def write_sidecar(plan: Plan, output: str | Path) -> Path:
+    """Write what a plan's file has no room for beside it; returns where.
+
+    Raises ``OutputError`` when it cannot be written.
+    """
+    path = sidecar_path(output)
+    document = {
+        **plan.provenance,
+        "output": {"name": Path(output).name, "size_bytes": plan.size_bytes},
+        "bits_per_weight": plan.bits_per_weight,
+        "tensors": {assignment.tensor.name: assignment.type.name for assignment in plan.assignments},
+    }
+    try:
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="leave out --sidecar") from None
+    return path
+
+
+def stated_provenance(model: Model) -> dict[str, Any]:
+    """Return what a model says of its origin, by dotted key: a GGUF's own keys, or those of a sidecar."""
+    stated = {
+        key: value
+        for key, value in model.metadata.get("gguf", {}).items()
+        if key.startswith(("whisq.", "quantize.", "general.license", "general.repo_url"))
+        and key != VOCABULARY_COUNT_KEY
+    }
+    path = sidecar_path(model.path)
+    if model.format == "bin" and path.is_file() and path.stat().st_size <= _MOST_SIDECAR_BYTES:
+        try:
+            document = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return stated
+        if isinstance(document, Mapping) and "version" in document:
+            for key in ("version", "source", "recipe", "quantize"):
+                _flatten(f"whisq.{key}", document.get(key), stated)
+    return stated
+
+
+def _flatten(key: str, value: object, into: dict[str, Any]) -> None:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _flatten(f"{key}.{name}", item, into)
+    elif value is not None:
+        into[key] = value

@@ -1,0 +1,1 @@
+"""What quantizing cost, measured by transcribing with real runtimes."""

@@ -79,7 +79,9 @@ def describe(path: str | Path, label: str, on_bytes: Callable[[int], None] = lam
 def labels_of(paths: Sequence[Path]) -> list[str]:
     """Return a short name for each path, as many folders before the stem as it takes to tell them apart."""
     for depth in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
-        labels = ["/".join((*path.parts[-depth:-1], path.stem if path.suffix else path.name)) for path in paths]
+        labels = [
+            "/".join((*path.parts[-depth:-1], path.stem if path.suffix else path.name)) for path in paths
+        ]
         if len(set(labels)) == len(labels):
             return labels
     return [str(path) for path in paths]
@@ -120,8 +122,8 @@ class Choice:
 def choose_runtimes(files: Sequence[ModelFile], forced: RuntimeName | None = None) -> list[Choice]:
     """Return the runtime for every file: one that runs them all if there is one, so that only weights differ.
 
-    ``forced`` leaves no other. Raises ``RuntimeUnavailableError`` when the first file, the reference, cannot be
-    run at all: there is nothing to compare with then.
+    ``forced`` leaves no other. Raises ``RuntimeUnavailableError`` when the first file, the reference,
+    cannot be run at all: there is nothing to compare with then.
     """
     names: list[RuntimeName] = [forced] if forced else list(RUNTIME_PACKAGES)
     against = [{name: reasons_against(file, name) for name in names} for file in files]

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -50,8 +51,13 @@ class WhisperCpp:
     def __init__(self, path: str, threads: int) -> None:
         from pywhispercpp.model import Model
 
-        quiet = {"print_progress": False, "print_realtime": False, "print_timestamps": False}
-        self._model = Model(path, n_threads=threads, context_params={"use_gpu": False}, **quiet)
+        self._model = Model(
+            path,
+            n_threads=threads,
+            context_params={"use_gpu": False},
+            print_progress=False,
+            print_realtime=False,
+        )
 
     def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
         """Return the text of all segments; nothing is ever remarked."""
@@ -59,7 +65,10 @@ class WhisperCpp:
         return " ".join(segment.text.strip() for segment in segments), ""
 
 
-_TRANSCRIBERS = {"transcribe.cpp": TranscribeCpp, "whisper.cpp": WhisperCpp}
+_TRANSCRIBERS: dict[str, Callable[[str, int], Transcriber]] = {
+    "transcribe.cpp": TranscribeCpp,
+    "whisper.cpp": WhisperCpp,
+}
 
 
 def peak_memory_bytes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,11 @@ _LAST_LINES = 3
 
 
 class WorkerError(RuntimeUnavailableError):
-    """The worker answered that it failed, or died."""
+    """The worker failed or died."""
+
+
+class WorkerRefusedError(WorkerError):
+    """The worker lives, and answered that it could not do what it was asked."""
 
 
 class WorkerProcess:
@@ -39,7 +44,7 @@ class WorkerProcess:
         )
 
     def ask(self, operation: str, **request: Any) -> dict[str, Any]:
-        """Return the reply to one request; raises ``WorkerError`` with the reason when there is none."""
+        """Return the reply to one request; raises ``WorkerError`` with the reason where there is no good one."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise WorkerError("the worker has no pipes")
@@ -53,7 +58,7 @@ class WorkerProcess:
             raise WorkerError(f"the runtime's process {self._how_it_ended()}{self._last_words()}")
         reply: dict[str, Any] = json.loads(line)
         if "failed" in reply:
-            raise WorkerError(f"{reply['failed']}{self._last_words()}")
+            raise WorkerRefusedError(f"{reply['failed']}{self._last_words()}")
         return reply
 
     def _how_it_ended(self) -> str:
@@ -72,10 +77,8 @@ class WorkerProcess:
         """End the process and wait for it."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

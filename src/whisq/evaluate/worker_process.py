@@ -44,7 +44,7 @@ class WorkerProcess:
         )
 
     def ask(self, operation: str, **request: Any) -> dict[str, Any]:
-        """Return the reply to one request; raises ``WorkerError`` with the reason where there is no good one."""
+        """Return the reply to one request; raises ``WorkerError`` with the reason where it failed."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise WorkerError("the worker has no pipes")

@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=_count, default=1, metavar="N", help="models run at the same time (default: 1)"
     )
     how.add_argument(
+        "--temperature-fallback", action="store_true",
+        help="let the runtime retry unlikely text at higher temperatures (default: greedy, repeatable)",
+    )  # fmt: skip
+    how.add_argument(
         "--inside", type=_count, nargs="?", const=20, default=0, metavar="N",
         help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
     )  # fmt: skip
@@ -125,6 +129,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         runtime=args.runtime,
         threads=args.threads,
         jobs=args.jobs,
+        fallback=args.temperature_fallback,
         inside=args.inside,
         device=args.device,
         skip_bad=args.skip_bad,

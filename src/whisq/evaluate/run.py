@@ -48,7 +48,12 @@ def _no_progress(stage: str, done: float, total: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none."""
+    """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none.
+
+    ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely, as it does by itself.
+    It is off because what it samples then differs by chance, which drowns small differences between
+    weights.
+    """
 
     limit: int | None = None
     seed: int = 0
@@ -56,6 +61,7 @@ class Settings:
     runtime: RuntimeName | None = None
     threads: int | None = None
     jobs: int = 1
+    fallback: bool = False
     inside: int = 0
     device: str = "cpu"
     skip_bad: bool = False
@@ -76,7 +82,7 @@ class Settings:
             "threads": self.threads_each,
             "jobs": self.jobs,
             "inside": self.inside,
-            "decoding": "the runtime's own defaults",
+            "decoding": "greedy, with temperature fallback" if self.fallback else "greedy",
         }
 
 
@@ -224,6 +230,7 @@ def _transcribe(
         runtime=choice.runtime,
         version=installed_runtimes()[choice.runtime],
         threads=settings.threads_each,
+        fallback=settings.fallback,
     )
     measured = _Measured(session=cache.get("session") or {})
     worker: WorkerProcess | None = None
@@ -235,7 +242,11 @@ def _transcribe(
                 if worker is None:
                     worker = WorkerProcess("whisq.evaluate.worker")
                     loaded = worker.ask(
-                        "load", runtime=choice.runtime, path=str(file.path), threads=settings.threads_each
+                        "load",
+                        runtime=choice.runtime,
+                        path=str(file.path),
+                        threads=settings.threads_each,
+                        fallback=settings.fallback,
                     )
                     measured.session = dict(loaded)
                     cache.put("session", measured.session)

@@ -26,29 +26,35 @@ class Transcriber(Protocol):
         """Return the text, and a remark when the runtime stopped early."""
 
 
-class TranscribeCpp:
-    """transcribe.cpp, with the decoding settings that it has by itself, on the CPU."""
+SEED = 1
+"""For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
 
-    def __init__(self, path: str, threads: int) -> None:
+
+class TranscribeCpp:
+    """transcribe.cpp on the CPU: greedy; with ``fallback``, its own retries at higher temperatures."""
+
+    def __init__(self, path: str, threads: int, fallback: bool) -> None:
         import transcribe_cpp
 
         self._truncated = transcribe_cpp.OutputTruncated
+        increment = {} if fallback else {"temperature_inc": 0.0}
+        self._options = transcribe_cpp.WhisperRunOptions(temperature=0.0, seed=SEED, **increment)
         self._model = transcribe_cpp.Model(path, backend="cpu")
         self._session = self._model.session(n_threads=threads)
 
     def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
         """Return the text, and a remark when the runtime stopped at repetition or at its token limit."""
         try:
-            return self._session.run(samples, language=language).text, ""
+            return self._session.run(samples, language=language, family=self._options).text, ""
         except self._truncated as error:
             partial = getattr(error, "partial_result", None)
             return (partial.text if partial else ""), type(error).__name__
 
 
 class WhisperCpp:
-    """whisper.cpp through pywhispercpp, with its own decoding settings."""
+    """whisper.cpp through pywhispercpp on the CPU; its sampling has a fixed seed by itself."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, fallback: bool) -> None:
         from pywhispercpp.model import Model
 
         self._model = Model(
@@ -57,6 +63,7 @@ class WhisperCpp:
             context_params={"use_gpu": False},
             print_progress=False,
             print_realtime=False,
+            temperature_inc=0.2 if fallback else 0.0,
         )
 
     def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
@@ -65,7 +72,7 @@ class WhisperCpp:
         return " ".join(segment.text.strip() for segment in segments), ""
 
 
-_TRANSCRIBERS: dict[str, Callable[[str, int], Transcriber]] = {
+_TRANSCRIBERS: dict[str, Callable[[str, int, bool], Transcriber]] = {
     "transcribe.cpp": TranscribeCpp,
     "whisper.cpp": WhisperCpp,
 }
@@ -91,14 +98,14 @@ class Worker:
     def __init__(self) -> None:
         self._transcriber: Transcriber | None = None
 
-    def load(self, runtime: str, path: str, threads: int) -> dict[str, Any]:
+    def load(self, runtime: str, path: str, threads: int, fallback: bool) -> dict[str, Any]:
         """Load a model; returns load time and memory before and after."""
         import numpy as np
 
         np.zeros(1)  # numpy's own memory belongs to the baseline
         baseline = peak_memory_bytes()
         started = time.perf_counter()
-        self._transcriber = _TRANSCRIBERS[runtime](path, threads)
+        self._transcriber = _TRANSCRIBERS[runtime](path, threads, fallback)
         return {"load_s": time.perf_counter() - started, "baseline_bytes": baseline}
 
     def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:

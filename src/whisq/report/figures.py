@@ -120,8 +120,8 @@ def size_figure(evaluation: Evaluation) -> Figure:
                 },
                 "hovertemplate": (
                     f"<b>{model.label}</b><br>{mebibytes(model.size_bytes)} MiB, "
-                    f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of words "
-                    f"wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
+                    f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of "
+                    f"words wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
                 ),
             }
         )

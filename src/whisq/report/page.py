@@ -12,7 +12,7 @@ from whisq.evaluate.results import Evaluation
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.transcripts import SHOWN, transcript_records
-from whisq.report.wording import duration, mebibytes, number, remarks, verdict_sentence, verdict_word
+from whisq.report.wording import duration, mebibytes, number, remarks, verdict_parts, verdict_word
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -60,7 +60,7 @@ def _embedded_json(value: Any) -> str:
 def _payload(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "labels": [model.label for model in evaluation.models],
-        "candidates": [index for index, model in enumerate(evaluation.models) if index and model.utterances],
+        "chosen": _most_changed(evaluation),
         "figures": {
             "size": size_figure(evaluation),
             "difference": difference_figure(evaluation),
@@ -89,7 +89,7 @@ def _payload(evaluation: Evaluation) -> dict[str, Any]:
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
     candidates = [
-        {"index": index, "label": model.label}
+        {"index": index, "label": model.label, "chosen": index == _most_changed(evaluation)}
         for index, model in enumerate(evaluation.models)
         if index and model.utterances
     ]
@@ -122,6 +122,16 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _most_changed(evaluation: Evaluation) -> int:
+    """Return the candidate whose error rate moved most: where a reader has most to see."""
+    moved = {
+        index: abs(summary.difference.interval.estimate)
+        for index, summary in enumerate(evaluation.summaries)
+        if summary and summary.difference
+    }
+    return max(moved, key=lambda index: moved[index], default=0)
+
+
 def _lead(evaluation: Evaluation) -> str:
     data = evaluation.data
     languages = sorted({clip.language or "en" for clip in data.clips})
@@ -141,10 +151,17 @@ def _verdicts(evaluation: Evaluation) -> list[dict[str, str]]:
         size = f"{mebibytes(model.size_bytes)} MiB, {number(model.bits_per_weight, 2)} bits/weight"
         if index and model.size_bytes < whole:
             size += f", {100 * (1 - model.size_bytes / whole):.0f} % smaller"
-        kind = {"not run": "failed", "not distinguishable": "same"}.get(word, word)
-        sentence = verdict_sentence(evaluation, index)
-        sentence = sentence[:1].upper() + sentence[1:] + "."
-        found.append({"label": model.label, "size": size, "kind": kind, "word": word, "sentence": sentence})
+        said, needed = verdict_parts(evaluation, index)
+        found.append(
+            {
+                "label": model.label,
+                "size": size,
+                "kind": {"not run": "failed", "not distinguishable": "same"}.get(word, word),
+                "word": word,
+                "said": f"{said}.",
+                "needed": f"{needed[:1].upper()}{needed[1:]}." if needed else "",
+            }
+        )
     return found
 
 

@@ -64,7 +64,8 @@ def audio_needed(difference: Difference, duration_s: float) -> str:
     if factor <= 1:
         return f"this much audio is enough to show a difference of {half}"
     needed = duration(duration_s * factor)
-    return f"to show a difference of {half} takes about {needed} of such audio, {factor:.1f} times as much"
+    times = f"{factor:.1f}" if factor < 10 else f"{factor:.0f}"
+    return f"showing a difference of {half} takes about {needed} of such audio, {times} times as much"
 
 
 def verdict_word(model: ModelResult, summary: Summary | None) -> str:
@@ -74,24 +75,30 @@ def verdict_word(model: ModelResult, summary: Summary | None) -> str:
     return summary.difference.verdict if summary.difference else "reference"
 
 
-def verdict_sentence(evaluation: Evaluation, index: int) -> str:
-    """Return what is to be said of one model against the reference, in words and figures."""
+def verdict_parts(evaluation: Evaluation, index: int) -> tuple[str, str]:
+    """Return what is to be said of one model against the reference, and how much audio would say more."""
     model, summary = evaluation.models[index], evaluation.summaries[index]
     if summary is None:
-        return f"not run: {model.failure}"
+        return model.failure, ""
     rate = f"{percent(summary.word_error_rate.estimate, 2)} % of words wrong"
     rate += f" ({interval(summary.word_error_rate)} %)"
     if summary.difference is None:
-        return f"the reference: {rate}"
+        return rate, ""
     found = summary.difference
     change = (
         f"{points(found.interval.estimate)} points against the reference "
-        f"({points(found.interval.low)} to {points(found.interval.high)})"
+        f"({points(found.interval.low)} to {points(found.interval.high)}); {rate}"
     )
-    needed = audio_needed(found, evaluation.data.duration_s)
-    if found.verdict == "not distinguishable":
-        return f"not distinguishable with this much audio: {rate}, {change}; {needed}"
-    return f"{found.verdict} than the reference: {rate}, {change}; {needed}"
+    return change, audio_needed(found, evaluation.data.duration_s)
+
+
+def verdict_sentence(evaluation: Evaluation, index: int) -> str:
+    """Return the verdict on one model as one sentence, for the terminal."""
+    word = verdict_word(evaluation.models[index], evaluation.summaries[index])
+    if word == "not distinguishable":
+        word += " with this much audio"
+    said, needed = verdict_parts(evaluation, index)
+    return f"{word}: {said}; {needed}" if needed else f"{word}: {said}"
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
@@ -100,7 +107,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
     runtimes = {model.runtime for model in evaluation.models if model.utterances}
     if len(runtimes) > 1:
         told.append(
-            f"The models were not all run by the same runtime ({', '.join(sorted(map(str, runtimes)))}): part of "
+            f"Not all models were run by the same runtime ({', '.join(sorted(map(str, runtimes)))}): part of "
             "a difference may be the runtime's."
         )
     if evaluation.data.problems:
@@ -117,5 +124,8 @@ def remarks(evaluation: Evaluation) -> list[str]:
         told.append(f"The runtime stopped early or failed on clips with {', '.join(stopped)}; see the list.")
     several = len([summary for summary in evaluation.summaries if summary and summary.difference])
     if several > 4:
-        told.append(f"{several} candidates were each judged at 95 %: one verdict in 20 is a false alarm.")
+        told.append(
+            f"{several} candidates were each judged at 95 %: of 20 that equal the reference, one would be called "
+            "different by chance."
+        )
     return told

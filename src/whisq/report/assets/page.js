@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const root = document.documentElement;
-  const state = { candidate: data.candidates[0] ?? 0, colour: "type", shown: 10, sort: { column: 5, down: false } };
+  const state = { candidate: data.chosen, colour: "type", shown: 10, sort: { column: 5, down: false } };
 
   // Small helpers for elements; text never goes through HTML.
   const element = (name, attributes = {}, ...children) => {
@@ -58,7 +58,7 @@
   addEventListener("afterprint", () => setTheme(before ?? root.dataset.theme));
 
   // Tensors: name, type, from, weights, MiB, dB, relative error.
-  const columns = ["tensor", "type", "from", "weights", "MiB", "signal to noise, dB", "relative error, %"];
+  const columns = ["tensor", "type", "from", "weights", "MiB", "SNR, dB", "error, %"];
   const decibels = (value) => (value === null ? "no difference" : value.toFixed(1));
   const cells = (row) => [row[0], row[1], row[2], row[3].toLocaleString("en"), row[4].toFixed(2), decibels(row[5]),
     row[6].toFixed(3)];
@@ -102,7 +102,7 @@
     table.replaceChildren(element("caption", { class: "sr" }, "The map as a table"), element("thead", {}, head), body);
     const outside = data.tensors[state.candidate].filter((row) => !row[0].includes(".blocks."));
     byId("map-outside").textContent = "Outside the blocks: " + outside.map((row) =>
-      `${row[0]} is ${row[1]} (${row[5] === null ? "no difference" : `${decibels(row[5])} dB`})`).join(", ") + ".";
+      `${row[0]} is ${row[1]} (${row[5] === null ? "as in the reference" : `${decibels(row[5])} dB`})`).join(", ") + ".";
   };
 
   // Transcripts.

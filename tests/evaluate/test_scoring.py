@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from whisq.evaluate.scoring import count_edits, normalize, repeated_words
 
-WORDS = st.lists(
-    st.sampled_from(["so", "my", "fellow", "americans", "ask", "not", "colour"]), max_size=25
-).map(" ".join)
+WORDS = st.lists(st.sampled_from(["so", "my", "fellow", "americans", "ask", "not", "colour"]), max_size=25).map(
+    " ".join
+)
 
 
 @given(st.lists(st.tuples(WORDS.filter(bool), WORDS), min_size=1, max_size=5))

@@ -70,9 +70,7 @@ def test_no_difference_stays_quiet() -> None:
     for trial in range(200):
         words = generator.integers(10, 30, size=60)
         one, other = generator.binomial(words, 0.1), generator.binomial(words, 0.1)
-        alarms += (
-            paired_difference(one, other, words, seed=trial, resamples=1000).verdict != "not distinguishable"
-        )
+        alarms += paired_difference(one, other, words, seed=trial, resamples=1000).verdict != "not distinguishable"
     assert alarms / 200 <= 0.08
 
 
@@ -92,8 +90,7 @@ def test_four_utterances_that_differ_are_too_few_for_a_verdict() -> None:
 def test_sign_flip_is_exact_where_it_can_be() -> None:
     values = [3, -1, 2, 2, 1]
     sums = [
-        abs(sum(s * v for s, v in zip(signs, values, strict=True)))
-        for signs in itertools.product((1, -1), repeat=5)
+        abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in itertools.product((1, -1), repeat=5)
     ]
     assert sign_flip_p_value(values) == sum(total >= 7 for total in sums) / 32
     many = np.random.default_rng(5).integers(-3, 4, size=60)
@@ -111,7 +108,5 @@ def test_utterances_needed_do_show_half_a_point() -> None:
 
     needed = paired_difference(*draw(400, 0.0), resamples=4000).utterances_needed
     assert needed is not None
-    found = [
-        paired_difference(*draw(needed, 0.005), seed=i, resamples=500).verdict == "worse" for i in range(60)
-    ]
+    found = [paired_difference(*draw(needed, 0.005), seed=i, resamples=500).verdict == "worse" for i in range(60)]
     assert 0.6 <= np.mean(found) <= 0.95

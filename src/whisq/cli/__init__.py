@@ -21,6 +21,8 @@ from whisq.errors import WhisqError
 
 COMMANDS = {
     "quantize": "make a smaller model, with a precision per tensor",
+    "evaluate": "measure what quantizing cost: word error rates, intervals, a report",
+    "report": "make an evaluation's HTML report again",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

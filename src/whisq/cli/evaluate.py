@@ -39,23 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", metavar="REFERENCE", help="the model to compare with, usually f16")
     parser.add_argument("candidates", metavar="CANDIDATE", nargs="*", help="models to compare with it")
     data = parser.add_argument_group("the data")
-    data.add_argument(
-        "--data", metavar="CLIPS", required=True, help="audio and what is said in it: see below"
-    )
+    data.add_argument("--data", metavar="CLIPS", required=True, help="audio and what is said in it: see below")
     data.add_argument("--limit", type=_count, metavar="N", help="take this many clips, drawn at random")
-    data.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the draw and the bootstrap (default: 0)"
-    )
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the bootstrap (default: 0)")
     data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
     data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
     how = parser.add_argument_group("how it is measured")
-    how.add_argument(
-        "--runtime", choices=("transcribe.cpp", "whisper.cpp"), help="default: what runs all the files"
-    )
+    how.add_argument("--runtime", choices=("transcribe.cpp", "whisper.cpp"), help="default: what runs all the files")
     how.add_argument("--threads", type=_count, metavar="N", help="of each model's process (default: up to 4)")
-    how.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="models run at the same time (default: 1)"
-    )
+    how.add_argument("--jobs", type=_count, default=1, metavar="N", help="models run at the same time (default: 1)")
     how.add_argument(
         "--temperature-fallback", action="store_true",
         help="let the runtime retry unlikely text at higher temperatures (default: greedy, repeatable)",
@@ -64,12 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inside", type=_count, nargs="?", const=20, default=0, metavar="N",
         help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
     )  # fmt: skip
-    how.add_argument(
-        "--device", default="cpu", metavar="NAME", help="of --inside: cpu or cuda (default: cpu)"
-    )
-    how.add_argument(
-        "--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache"
-    )
+    how.add_argument("--device", default="cpu", metavar="NAME", help="of --inside: cpu or cuda (default: cpu)")
+    how.add_argument("--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache")
     how.add_argument("--no-cache", action="store_true", help="measure everything now and keep nothing")
     output = parser.add_argument_group("what comes out")
     output.add_argument("--report", metavar="FILE", help="write an HTML report")
@@ -154,9 +142,7 @@ def _write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            f"{path}: {error.strerror or error}", hint="name a file that you can write"
-        ) from None
+        raise OutputError(f"{path}: {error.strerror or error}", hint="name a file that you can write") from None
 
 
 @contextmanager
@@ -202,6 +188,4 @@ class _Notes:
                 return
             self._told = now
             left_s = (now - self._started) * (total - done) / done
-            self._console.note(
-                f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left"
-            )
+            self._console.note(f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left")

@@ -53,9 +53,7 @@ def decode_audio(content: bytes) -> Samples:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(". ")
-        raise DataError(
-            f"not audio that libsndfile reads ({reason})", hint="use wav, flac, ogg or mp3"
-        ) from None
+        raise DataError(f"not audio that libsndfile reads ({reason})", hint="use wav, flac, ogg or mp3") from None
     mono = samples.mean(axis=1, dtype=np.float32)
     if mono.size == 0:
         raise DataError("holds no samples")

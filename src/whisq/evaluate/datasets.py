@@ -26,9 +26,7 @@ TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_t
 LANGUAGE_COLUMNS = ("language", "lang", "locale")
 """Columns by the field's habits (ours, AudioFolder's, NeMo's, Common Voice's). The first present counts."""
 
-_MANIFESTS = tuple(
-    f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
-)
+_MANIFESTS = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in (".csv", ".tsv", ".jsonl"))
 _DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
 _LANGUAGE = re.compile(r"([a-z]{2,3})([-_].*)?")
 
@@ -108,9 +106,7 @@ def _with_language(clip: Clip, default: str | None, problems: list[Problem]) -> 
         return replace(clip, language=default)
     match = _LANGUAGE.fullmatch(clip.language.strip().lower())
     if match is None:
-        problems.append(
-            Problem(clip.id, f"language {clip.language!r} is not a code such as en, de or es_419")
-        )
+        problems.append(Problem(clip.id, f"language {clip.language!r} is not a code such as en, de or es_419"))
         return clip
     return replace(clip, language=match.group(1))
 
@@ -161,8 +157,7 @@ def _folder(folder: Path) -> tuple[str, list[Clip], list[Problem]]:
         if file.with_suffix("") not in texts
     ]
     problems += [
-        Problem(f"{stem.relative_to(folder)}.txt", "no audio of the same name")
-        for stem in sorted(texts - stems)
+        Problem(f"{stem.relative_to(folder)}.txt", "no audio of the same name") for stem in sorted(texts - stems)
     ]
     clips = []
     for file in with_text:
@@ -175,9 +170,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {error.start})", hint="save the transcripts as UTF-8"
-        ) from None
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start})", hint="save the transcripts as UTF-8") from None
 
 
 def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
@@ -206,9 +199,7 @@ def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
                 f"found {', '.join(columns) or 'none'}; no column for {' and none for '.join(wanted)}",
             )
         )
-        raise data_error(
-            path, problems, hint="name the columns path and text, and language if there are several"
-        )
+        raise data_error(path, problems, hint="name the columns path and text, and language if there are several")
     clips = []
     for line, row in rows:
         name = str(row.get(audio) or "").strip()

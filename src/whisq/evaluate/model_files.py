@@ -79,9 +79,7 @@ def describe(path: str | Path, label: str, on_bytes: Callable[[int], None] = lam
 def labels_of(paths: Sequence[Path]) -> list[str]:
     """Return a short name for each path, as many folders before the stem as it takes to tell them apart."""
     for depth in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
-        labels = [
-            "/".join((*path.parts[-depth:-1], path.stem if path.suffix else path.name)) for path in paths
-        ]
+        labels = ["/".join((*path.parts[-depth:-1], path.stem if path.suffix else path.name)) for path in paths]
         if len(set(labels)) == len(labels):
             return labels
     return [str(path) for path in paths]

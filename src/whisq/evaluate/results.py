@@ -223,9 +223,7 @@ class Evaluation:
         except ImportError:
             from whisq.errors import MissingExtraError
 
-            raise MissingExtraError(
-                "to_dataframe needs pandas: not installed", hint="pip install pandas"
-            ) from None
+            raise MissingExtraError("to_dataframe needs pandas: not installed", hint="pip install pandas") from None
         rows = [
             {
                 "model": model.label,

@@ -102,8 +102,6 @@ def _model(model: dict[str, Any]) -> ModelResult:
     utterances = tuple(
         Utterance(edits=Edits(**utterance.pop("edits")), **utterance) for utterance in model.pop("utterances")
     )
-    inside = tuple(
-        InsideUtterance(divergences=tuple(one.pop("divergences")), **one) for one in model.pop("inside")
-    )
+    inside = tuple(InsideUtterance(divergences=tuple(one.pop("divergences")), **one) for one in model.pop("inside"))
     tensors = tuple(TensorError(**tensor) for tensor in model.pop("tensors"))
     return ModelResult(utterances=utterances, inside=inside, tensors=tensors, **model)

@@ -310,9 +310,7 @@ def _inside(
                     )
                 reply = worker.ask("run", path=str(clip.path), row=clip.row, language=clip.language)
                 cache.put(key, reply)
-            found.append(
-                InsideUtterance(clip=clip.id, **{**reply, "divergences": tuple(reply["divergences"])})
-            )
+            found.append(InsideUtterance(clip=clip.id, **{**reply, "divergences": tuple(reply["divergences"])}))
             advance(clip)
     finally:
         if worker is not None:

@@ -85,9 +85,7 @@ def _as_columns(*columns: npt.ArrayLike) -> Counts:
     return stacked
 
 
-def rate(
-    edits: npt.ArrayLike, units: npt.ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
+def rate(edits: npt.ArrayLike, units: npt.ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Return sum(edits) / sum(units) with its interval; one entry an utterance. NaN without units."""
     columns = _as_columns(edits, units)
     total = columns.sum(axis=0)

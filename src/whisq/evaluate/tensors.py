@@ -23,9 +23,7 @@ def tensor_errors(reference: str | Path, candidate: str | Path) -> tuple[TensorE
         if theirs.dims != ours.dims:
             return ()
         return tuple(
-            _error(theirs, ours, tensor)
-            for tensor in ours.tensors
-            if len(tensor.shape) > 1 and tensor.name in theirs
+            _error(theirs, ours, tensor) for tensor in ours.tensors if len(tensor.shape) > 1 and tensor.name in theirs
         )
 
 

@@ -242,7 +242,5 @@ def _merge(word: bytes, ranks: dict[bytes, int]) -> list[int]:
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     unknown = [part for part in parts if part not in ranks]
     if unknown:
-        raise FormatError(
-            f"the vocabulary has no token for {unknown[0]!r}", hint="is it a whole Whisper vocabulary?"
-        )
+        raise FormatError(f"the vocabulary has no token for {unknown[0]!r}", hint="is it a whole Whisper vocabulary?")
     return [ranks[part] for part in parts]

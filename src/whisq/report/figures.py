@@ -82,9 +82,7 @@ def spread(values: list[float], least: float) -> list[float]:
             continue
         centre = sum(values[i] for i in group) / len(group) if group else 0.0
         for position, member in enumerate(group):
-            placed[member] = (
-                centre + (position - (len(group) - 1) / 2) * least if len(group) > 1 else values[member]
-            )
+            placed[member] = centre + (position - (len(group) - 1) / 2) * least if len(group) > 1 else values[member]
         group = [index] if index is not None else []
     return placed
 
@@ -285,10 +283,7 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
     if not blocks:
         return None
     hover = [[_tensor_hover(cell) if cell else "" for cell in row] for row in grid]
-    short = [
-        role.replace("cross_attn.", "cross ").replace("attn.", "self ").replace("mlp.", "mlp ")
-        for role in roles
-    ]
+    short = [role.replace("cross_attn.", "cross ").replace("attn.", "self ").replace("mlp.", "mlp ") for role in roles]
     common = {
         "type": "heatmap",
         "x": short,
@@ -344,13 +339,8 @@ def _tone(kind: str) -> int:
 def _by_error(grid: list[list[TensorError | None]]) -> Figure:
     finite = [cell.snr_db for row in grid for cell in row if cell and cell.snr_db is not None]
     equal = max(finite, default=0.0)
-    values = [
-        [(equal if cell.snr_db is None else cell.snr_db) if cell else None for cell in row] for row in grid
-    ]
-    texts = [
-        [("=" if cell.snr_db is None else number(cell.snr_db, 0)) if cell else "" for cell in row]
-        for row in grid
-    ]
+    values = [[(equal if cell.snr_db is None else cell.snr_db) if cell else None for cell in row] for row in grid]
+    texts = [[("=" if cell.snr_db is None else number(cell.snr_db, 0)) if cell else "" for cell in row] for row in grid]
     return {
         "z": values,
         "text": texts,

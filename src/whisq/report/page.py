@@ -45,9 +45,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> int:
     try:
         Path(path).write_bytes(content)
     except OSError as error:
-        raise OutputError(
-            f"{path}: {error.strerror or error}", hint="name a file in a folder you can write"
-        ) from None
+        raise OutputError(f"{path}: {error.strerror or error}", hint="name a file in a folder you can write") from None
     return len(content)
 
 

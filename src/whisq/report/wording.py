@@ -112,13 +112,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.data.problems:
         count = len(evaluation.data.problems)
-        told.append(
-            f"{count} {'entry' if count == 1 else 'entries'} of the data could not be used; see the list."
-        )
+        told.append(f"{count} {'entry' if count == 1 else 'entries'} of the data could not be used; see the list.")
     if len(evaluation.data.clips) < 30:
-        told.append(
-            f"{len(evaluation.data.clips)} utterances are few: intervals from fewer than 30 are too narrow."
-        )
+        told.append(f"{len(evaluation.data.clips)} utterances are few: intervals from fewer than 30 are too narrow.")
     stopped = [model.label for model in evaluation.models if any(u.remark for u in model.utterances)]
     if stopped:
         told.append(f"The runtime stopped early or failed on clips with {', '.join(stopped)}; see the list.")

@@ -42,6 +42,7 @@ __all__ = [
     "TensorType",
     "WhisqError",
     "__version__",
+    "evaluate",
     "kernels",
     "load_recipe",
     "make_plan",
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from whisq import kernels
+    from whisq import evaluate, kernels
     from whisq.errors import WhisqError
     from whisq.execute import quantize
     from whisq.formats import open_model
@@ -70,6 +71,7 @@ def __getattr__(name: str) -> object:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
-    if name == "kernels":
-        return importlib.import_module("whisq.kernels")
+    if name in ("evaluate", "kernels"):
+        # The package whisq.evaluate can be called: it is the function of that name, too.
+        return importlib.import_module(f"whisq.{name}")
     raise AttributeError(f"module 'whisq' has no attribute {name!r}")

@@ -24,6 +24,8 @@ COMMANDS = {
     "convert": "put a model into another container, without quantizing it",
     "inspect": "tell what a model file holds, and what loads it",
     "compare": "tell how far two files of one model are apart, tensor by tensor",
+    "evaluate": "measure what quantizing cost: word error rates, intervals, a report",
+    "report": "make an evaluation's HTML report again",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

@@ -1,0 +1,191 @@
+"""``whisq evaluate``: what quantizing cost, in words that a model gets wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from whisq.cli.console import Console
+from whisq.errors import OutputError
+
+if TYPE_CHECKING:
+    from whisq.evaluate.run import Progress, Settings
+
+_EPILOG = """
+CLIPS is a folder in LibriSpeech's layout (*.trans.txt beside the audio), a .csv, .tsv or .jsonl manifest
+with columns path and text (and language), a folder of audio with a .txt of the same name beside each, or a
+Hugging Face dataset saved on disk. Audio may be wav, flac, ogg or mp3, of any rate, length and number of
+channels.
+
+  whisq evaluate base-f16.bin base-q5_0.bin base-balanced.bin --data dev-clean --report report.html --json
+  out.json
+
+Transcripts are cached as they come: a run that is interrupted goes on where it stopped when started again.
+"""
+
+_NOTE_EVERY_S = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("reference", metavar="REFERENCE", help="the model to compare with, usually f16")
+    parser.add_argument("candidates", metavar="CANDIDATE", nargs="*", help="models to compare with it")
+    data = parser.add_argument_group("the data")
+    data.add_argument("--data", metavar="CLIPS", required=True, help="audio and what is said in it: see below")
+    data.add_argument("--limit", type=_count, metavar="N", help="take this many clips, drawn at random")
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the bootstrap (default: 0)")
+    data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
+    data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
+    how = parser.add_argument_group("how it is measured")
+    how.add_argument("--runtime", choices=("transcribe.cpp", "whisper.cpp"), help="default: what runs all the files")
+    how.add_argument("--threads", type=_count, metavar="N", help="of each model's process (default: up to 4)")
+    how.add_argument("--jobs", type=_count, default=1, metavar="N", help="models run at the same time (default: 1)")
+    how.add_argument(
+        "--temperature-fallback", action="store_true",
+        help="let the runtime retry unlikely text at higher temperatures (default: greedy, repeatable)",
+    )  # fmt: skip
+    how.add_argument(
+        "--inside", type=_count, nargs="?", const=20, default=0, metavar="N",
+        help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
+    )  # fmt: skip
+    how.add_argument("--device", default="cpu", metavar="NAME", help="of --inside: cpu or cuda (default: cpu)")
+    how.add_argument("--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache")
+    how.add_argument("--no-cache", action="store_true", help="measure everything now and keep nothing")
+    output = parser.add_argument_group("what comes out")
+    output.add_argument("--report", metavar="FILE", help="write an HTML report")
+    output.add_argument("--json", metavar="FILE", help="write all results, for scripts and `whisq report`")
+    output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, expected 1 or more")
+    return int(text)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Evaluate; returns the exit code."""
+    check_writable(args.report, args.json)
+    from whisq.evaluate.results_json import to_json
+    from whisq.evaluate.run import evaluate
+    from whisq.report.tables import terminal_lines
+
+    if args.report:
+        from whisq.evaluate.audio import require_packages
+
+        require_packages("jinja2", "plotly", purpose="--report")
+    try:
+        with _progress(console) as progress:
+            evaluation = evaluate(
+                args.reference, args.candidates, args.data, settings=_settings(args), progress=progress
+            )
+    except KeyboardInterrupt:
+        kept = "nothing was kept" if args.no_cache else "the same command goes on from here"
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 130
+    for problem in evaluation.data.problems:
+        console.warn(f"left out: {problem}")
+    if args.json:
+        _write(args.json, to_json(evaluation))
+    if args.report:
+        from whisq.report.page import write_report
+
+        size_bytes = write_report(evaluation, args.report)
+        console.note(f"{args.report}: report of {size_bytes / (1 << 20):.1f} MiB")
+    for line in terminal_lines(evaluation):
+        console.data(line)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from whisq.evaluate.cache import default_cache_folder
+    from whisq.evaluate.run import Settings
+
+    cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
+    return Settings(
+        limit=args.limit,
+        seed=args.seed,
+        language=args.language,
+        runtime=args.runtime,
+        threads=args.threads,
+        jobs=args.jobs,
+        fallback=args.temperature_fallback,
+        inside=args.inside,
+        device=args.device,
+        skip_bad=args.skip_bad,
+        cache=cache,
+    )
+
+
+def check_writable(*paths: str | None) -> None:
+    """Raise ``OutputError`` listing every output that could not be written, before long work starts."""
+    wrong = []
+    for path in filter(None, paths):
+        where = Path(path)
+        if where.is_dir():
+            wrong.append(f"{path}: is a folder")
+        elif not where.absolute().parent.is_dir():
+            wrong.append(f"{path}: there is no folder {where.absolute().parent}")
+    if wrong:
+        raise OutputError("; ".join(wrong), hint="name files in folders that exist")
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}", hint="name a file that you can write") from None
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """Give what shows an evaluation's progress: bars on a terminal, a line a minute elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Notes(console)
+        return
+    with ExitStack() as stack:
+        yield _Bars(console, stack)
+
+
+class _Bars:
+    """One bar a stage, each with the time left."""
+
+    def __init__(self, console: Console, stack: ExitStack) -> None:
+        self._console, self._stack, self._lock = console, stack, Lock()
+        self._stage, self._shown = "", 0
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        with self._lock:
+            if stage != self._stage:
+                self._stack.close()
+                self._advance = self._stack.enter_context(self._console.progress(round(total), stage))
+                self._stage, self._shown = stage, 0
+            self._advance(round(done) - self._shown)
+            self._shown = round(done)
+
+
+class _Notes:
+    """A line a minute for logs, with the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._lock = console, Lock()
+        self._stage, self._started, self._told = "", 0.0, 0.0
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if stage != self._stage:
+                self._stage, self._started, self._told = stage, now, now
+            if now - self._told < _NOTE_EVERY_S or not done or done >= total:
+                return
+            self._told = now
+            left_s = (now - self._started) * (total - done) / done
+            self._console.note(f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left")

@@ -1,0 +1,74 @@
+"""Audio files to what Whisper hears: float32 samples, 16 kHz, one channel."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from whisq.errors import DataError, MissingExtraError
+
+SAMPLE_RATE = 16_000
+SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
+"""What a folder is searched for; libsndfile decides by content what it can read."""
+
+SILENT_PEAK = 1e-3
+"""Peak below which a clip counts as silent: -60 dBFS, 33 steps of 16-bit audio; a room's noise is above."""
+SHORTEST_S = 0.1
+"""whisper.cpp refuses audio shorter than this."""
+
+Samples = npt.NDArray[np.float32]
+
+
+def require_audio() -> None:
+    """Raise ``MissingExtraError`` unless soundfile and soxr can be imported."""
+    require_packages("soundfile", "soxr", purpose="reading audio")
+
+
+def require_packages(*names: str, purpose: str) -> None:
+    """Raise ``MissingExtraError`` naming every package of these that is not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{purpose} needs {', '.join(name.replace('_', '-') for name in missing)}: not installed",
+            hint="install the extra: pip install 'whisq[evaluate]'",
+        )
+
+
+def decode_audio(content: bytes) -> Samples:
+    """Return 16 kHz mono float32 samples of a wav, flac, ogg or mp3 file's content.
+
+    Channels are averaged, other rates resampled by soxr at its high quality. Raises ``DataError`` when it
+    is not audio, holds no samples, or holds NaN or infinity.
+    """
+    require_audio()
+    import soundfile
+    import soxr
+
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = str(error).rpartition(": ")[2].rstrip(". ")
+        raise DataError(f"not audio that libsndfile reads ({reason})", hint="use wav, flac, ogg or mp3") from None
+    mono = samples.mean(axis=1, dtype=np.float32)
+    if mono.size == 0:
+        raise DataError("holds no samples")
+    if not np.isfinite(mono).all():
+        raise DataError("holds samples that are NaN or infinite")
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def read_audio(path: str | Path) -> Samples:
+    """Return 16 kHz mono float32 samples of an audio file; raises ``DataError`` with its path."""
+    try:
+        return decode_audio(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}", hint="check the path") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}", hint=error.hint) from None

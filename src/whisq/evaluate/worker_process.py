@@ -1,0 +1,97 @@
+"""The parent's end of a worker process: requests out, replies in, and the reason when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Any
+
+from whisq.errors import RuntimeUnavailableError
+
+_NOISE = ("load_backend:", "sched buffer")
+_LAST_LINES = 3
+
+
+class WorkerError(RuntimeUnavailableError):
+    """The worker failed or died."""
+
+
+class WorkerRefusedError(WorkerError):
+    """The worker lives, and answered that it could not do what it was asked."""
+
+
+class WorkerProcess:
+    """A process that answers JSON lines; a context manager that ends it."""
+
+    def __init__(self, module: str) -> None:
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in close
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+        )
+
+    def ask(self, operation: str, **request: Any) -> dict[str, Any]:
+        """Return the reply to one request; raises ``WorkerError`` with the reason where it failed."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise WorkerError("the worker has no pipes")
+        try:
+            stdin.write(json.dumps({"operation": operation, **request}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(f"the runtime's process {self._how_it_ended()}{self._last_words()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "failed" in reply:
+            raise WorkerRefusedError(f"{reply['failed']}{self._last_words()}")
+        return reply
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait(timeout=60)
+        if code < 0:
+            return f"died of {signal.Signals(-code).name}"
+        return f"exited with code {code}"
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().splitlines()]
+        told = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
+        return f" ({' / '.join(told[-_LAST_LINES:])})" if told else ""
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._process.kill()
+        self.close()

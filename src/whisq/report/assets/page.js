@@ -1,0 +1,169 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const root = document.documentElement;
+  const state = { candidate: data.chosen, colour: "type", shown: 10, sort: { column: 5, down: false } };
+
+  // Small helpers for elements; text never goes through HTML.
+  const element = (name, attributes = {}, ...children) => {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  };
+
+  // Figures carry the names of CSS variables; put in what the theme says now.
+  const themed = (value) => {
+    if (typeof value === "string" && value.startsWith("var(")) {
+      return getComputedStyle(root).getPropertyValue(value.slice(4, -1)).trim();
+    }
+    if (Array.isArray(value)) return value.map(themed);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item)]));
+    }
+    return value;
+  };
+  const options = { displayModeBar: false, responsive: true };
+  const draw = (id, figure) => {
+    const place = byId(id);
+    if (!place || !figure) return;
+    const { data: traces, layout } = themed(figure);
+    Plotly.react(place, traces, layout, options);
+  };
+  const drawMap = () => {
+    const maps = data.figures.maps[state.candidate];
+    if (maps) draw("map-chart", maps[state.colour]);
+  };
+  const drawAll = () => {
+    for (const name of ["size", "difference", "speed", "inside"]) draw(`${name}-chart`, data.figures[name]);
+    drawMap();
+  };
+
+  // Theme: the system's until the button says otherwise; print is always light.
+  const setTheme = (theme) => {
+    root.dataset.theme = theme;
+    byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
+    drawAll();
+  };
+  byId("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) =>
+    setTheme(event.matches ? "dark" : "light"));
+  let before = null;
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    setTheme("light");
+    for (const details of document.querySelectorAll("details")) details.open = true;
+  });
+  addEventListener("afterprint", () => setTheme(before ?? root.dataset.theme));
+
+  // Tensors: name, type, from, weights, MiB, dB, relative error.
+  const columns = ["tensor", "type", "from", "weights", "MiB", "SNR, dB", "error, %"];
+  const decibels = (value) => (value === null ? "no difference" : value.toFixed(1));
+  const cells = (row) => [row[0], row[1], row[2], row[3].toLocaleString("en"), row[4].toFixed(2), decibels(row[5]),
+    row[6].toFixed(3)];
+  const drawTensors = () => {
+    const table = byId("tensor-table");
+    if (!table) return;
+    const { column, down } = state.sort;
+    const key = (row) => row[column] ?? Infinity;
+    const rows = [...data.tensors[state.candidate]].sort((a, b) => {
+      const order = typeof key(a) === "string" ? key(a).localeCompare(key(b), "en", { numeric: true }) : key(a) - key(b);
+      return (Number.isNaN(order) ? 0 : order) * (down ? -1 : 1);
+    });
+    const head = element("tr");
+    columns.forEach((name, index) => {
+      const button = element("button", { type: "button" }, name);
+      button.addEventListener("click", () => {
+        state.sort = { column: index, down: state.sort.column === index ? !state.sort.down : false };
+        drawTensors();
+        table.querySelectorAll("thead button")[index].focus();
+      });
+      const sorted = index === column ? (down ? "descending" : "ascending") : "none";
+      head.append(element("th", { scope: "col", "aria-sort": sorted }, button));
+    });
+    const body = element("tbody");
+    for (const row of rows) {
+      const [name, ...rest] = cells(row);
+      body.append(element("tr", {}, element("th", { scope: "row" }, name), ...rest.map((text) => element("td", {}, text))));
+    }
+    table.replaceChildren(element("caption", { class: "sr" }, "Every tensor"), element("thead", {}, head), body);
+  };
+  const drawMapTable = () => {
+    const table = byId("map-table");
+    const maps = data.figures.maps[state.candidate];
+    if (!table || !maps) return;
+    const { x, y, text } = maps.type.data[0];
+    const error = maps.error.data[0].text;
+    const head = element("tr", {}, element("th", { scope: "col" }, "block"), ...x.map((role) => element("th", { scope: "col" }, role)));
+    const body = element("tbody");
+    y.forEach((block, row) => body.append(element("tr", {}, element("th", { scope: "row" }, block), ...x.map((_, column) =>
+      element("td", {}, text[row][column] ? `${text[row][column]} · ${error[row][column] === "=" ? "equal" : `${error[row][column]} dB`}` : "")))));
+    table.replaceChildren(element("caption", { class: "sr" }, "The map as a table"), element("thead", {}, head), body);
+    const outside = data.tensors[state.candidate].filter((row) => !row[0].includes(".blocks."));
+    byId("map-outside").textContent = "Outside the blocks: " + outside.map((row) =>
+      `${row[0]} is ${row[1]} (${row[5] === null ? "as in the reference" : `${decibels(row[5])} dB`})`).join(", ") + ".";
+  };
+
+  // Transcripts.
+  const hidden = (text) => element("span", { class: "sr" }, text);
+  const marked = (marks, language) => {
+    const line = element("p", { lang: language });
+    for (const [kind, said, written] of marks) {
+      if (kind === "equal") line.append(`${said} `);
+      if (kind === "delete" || kind === "substitute") line.append(element("del", {}, hidden("left out: "), said), " ");
+      if (kind === "insert" || kind === "substitute") line.append(element("ins", {}, hidden("written: "), written), " ");
+    }
+    return line;
+  };
+  const errors = (count) => (count === 1 ? "1 error" : `${count} errors`);
+  const side = (label, model, language) => {
+    const loops = model.runaway ? `, ${model.runaway} of them repetition` : "";
+    const box = element("div", { class: "side" }, element("h4", {}, `${label}: ${errors(model.edits)}${loops}`));
+    box.append(marked(model.marks, language), element("p", { class: "raw", lang: language }, `“${model.text}”`));
+    if (model.remark) box.append(element("p", { class: "raw" }, `The runtime: ${model.remark}`));
+    return box;
+  };
+  const drawTranscripts = () => {
+    const chosen = state.candidate;
+    const only = byId("only-different")?.checked;
+    const harm = (record) => (record.models[chosen]?.edits ?? 0) - (record.models[0]?.edits ?? 0);
+    const most = (record) => Math.max(record.models[chosen]?.edits ?? 0, record.models[0]?.edits ?? 0);
+    const records = data.transcripts
+      .filter((record) => !only || record.models[chosen]?.text !== record.models[0]?.text)
+      .sort((a, b) => harm(b) - harm(a) || most(b) - most(a));
+    const list = byId("transcript-list");
+    list.replaceChildren(...records.slice(0, state.shown).map((record) => {
+      const sides = element("div", { class: "sides" });
+      sides.append(element("div", { class: "side" }, element("h4", {}, "Said"), element("p", { lang: record.language }, record.said)));
+      for (const index of new Set([0, chosen])) {
+        if (record.models[index]) sides.append(side(data.labels[index], record.models[index], record.language));
+      }
+      return element("article", {}, element("h3", {}, record.clip),
+        element("p", { class: "meta" }, `${record.duration_s} s, ${record.words} words, ${record.language}`), sides);
+    }));
+    const shown = Math.min(state.shown, records.length);
+    byId("transcript-count").textContent = `${shown} of ${records.length} utterances shown.`;
+    byId("more").hidden = shown >= records.length;
+  };
+
+  // Choices.
+  const drawCandidate = () => {
+    for (const place of document.querySelectorAll("[data-candidate]")) place.textContent = data.labels[state.candidate];
+    const maps = Boolean(data.figures.maps[state.candidate]);
+    for (const id of ["map", "tensors"]) if (byId(id)) byId(id).hidden = !maps;
+    if (maps) { drawMap(); drawMapTable(); drawTensors(); }
+    drawTranscripts();
+  };
+  byId("candidate")?.addEventListener("change", (event) => {
+    state.candidate = Number(event.target.value);
+    drawCandidate();
+  });
+  byId("map-colour")?.addEventListener("change", (event) => { state.colour = event.target.value; drawMap(); });
+  byId("only-different")?.addEventListener("change", () => { state.shown = 10; drawTranscripts(); });
+  byId("more").addEventListener("click", () => { state.shown += 20; drawTranscripts(); });
+
+  setTheme(root.dataset.theme);
+  drawCandidate();
+  root.dataset.ready = "true";
+})();

@@ -1,0 +1,355 @@
+"""The report's charts as plotly figures: plain dictionaries, drawn by plotly.js in the page.
+
+Colours are written as the page's CSS variables (``var(--ink)``); the page's script puts in what they are in
+the light or dark theme. Nothing here depends on a screen's width: the script sets that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whisq.evaluate.results import Evaluation, ModelResult, Summary, TensorError
+from whisq.report.wording import interval, mebibytes, number, percent, points, verdict_word
+from whisq.types import TYPES
+from whisq.whisper import MATRIX_ROLES
+
+Figure = dict[str, Any]
+
+_SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "star",
+    "cross",
+    "x",
+    "hexagon",
+    "triangle-down",
+    "bowtie",
+)
+_VERDICT_SYMBOLS = {"worse": "triangle-right", "better": "triangle-left"}
+_N_COLOURS = 8
+_INK, _MUTED, _GRID = "var(--ink)", "var(--muted)", "var(--line)"
+_CLOSE = 0.012
+"""Part of the axis within which two sizes would hide each other's interval."""
+
+
+def _layout(**extra: Any) -> Figure:
+    axis = {
+        "gridcolor": _GRID,
+        "linecolor": _MUTED,
+        "zeroline": False,
+        "automargin": True,
+        "fixedrange": True,
+    }
+    layout: Figure = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": _INK, "family": "system-ui, sans-serif", "size": 13},
+        "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
+        "hoverlabel": {
+            "bgcolor": "var(--paper)",
+            "bordercolor": _MUTED,
+            "font": {"color": _INK},
+            "align": "left",
+        },
+        "xaxis": dict(axis),
+        "yaxis": dict(axis),
+    }
+    for key, value in extra.items():
+        layout[key] = {**layout[key], **value} if isinstance(layout.get(key), dict) else value
+    return layout
+
+
+def colour_of(index: int) -> str:
+    """Return the CSS variable of a model's colour; the reference has the ink's."""
+    return _INK if index == 0 else f"var(--series-{(index - 1) % _N_COLOURS + 1})"
+
+
+def _ran(evaluation: Evaluation) -> list[tuple[int, ModelResult, Summary]]:
+    pairs = enumerate(zip(evaluation.models, evaluation.summaries, strict=True))
+    return [(index, model, summary) for index, (model, summary) in pairs if summary is not None]
+
+
+def spread(values: list[float], least: float) -> list[float]:
+    """Return the values with those nearer than ``least`` set apart around their mean, order kept."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    placed = list(values)
+    group: list[int] = []
+    for index in [*order, None]:
+        if index is not None and group and values[index] - values[group[-1]] < least:
+            group.append(index)
+            continue
+        centre = sum(values[i] for i in group) / len(group) if group else 0.0
+        for position, member in enumerate(group):
+            placed[member] = centre + (position - (len(group) - 1) / 2) * least if len(group) > 1 else values[member]
+        group = [index] if index is not None else []
+    return placed
+
+
+def size_figure(evaluation: Evaluation) -> Figure:
+    """Return size against word error rate with 95 % intervals, one marker a model."""
+    ran = _ran(evaluation)
+    sizes = [model.size_bytes / (1 << 20) for _, model, _ in ran]
+    span = max(sizes) - min(sizes) or max(sizes)
+    traces = []
+    for place, (index, model, summary) in zip(spread(sizes, _CLOSE * span), ran, strict=True):
+        found = summary.word_error_rate
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": model.label,
+                "x": [place],
+                "y": [100 * found.estimate],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [100 * (found.high - found.estimate)],
+                    "arrayminus": [100 * (found.estimate - found.low)],
+                    "color": colour_of(index),
+                    "thickness": 1.5,
+                    "width": 4,
+                },
+                "marker": {
+                    "size": 11,
+                    "color": colour_of(index),
+                    "symbol": _SYMBOLS[index % len(_SYMBOLS)],
+                },
+                "hovertemplate": (
+                    f"<b>{model.label}</b><br>{mebibytes(model.size_bytes)} MiB, "
+                    f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of "
+                    f"words wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
+                ),
+            }
+        )
+    return {
+        "data": traces,
+        "layout": _layout(
+            xaxis={"title": {"text": "size, MiB"}},
+            yaxis={"title": {"text": "word error rate, %"}, "rangemode": "tozero"},
+            legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+            height=420,
+        ),
+    }
+
+
+def difference_figure(evaluation: Evaluation) -> Figure | None:
+    """Return every candidate's paired difference to the reference, one row each; None without candidates."""
+    rows = [(i, model, summary.difference) for i, model, summary in _ran(evaluation) if summary.difference]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[1].size_bytes)
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [100 * found.interval.estimate for _, _, found in rows],
+        "y": [model.label for _, model, _ in rows],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (found.interval.high - found.interval.estimate) for _, _, found in rows],
+            "arrayminus": [100 * (found.interval.estimate - found.interval.low) for _, _, found in rows],
+            "color": _MUTED,
+            "thickness": 1.5,
+            "width": 5,
+        },
+        "marker": {
+            "size": 11,
+            "color": [f"var(--{found.verdict.split()[0]})" for _, _, found in rows],
+            "symbol": [_VERDICT_SYMBOLS.get(found.verdict, "circle") for _, _, found in rows],
+        },
+        "hovertemplate": [
+            f"<b>{model.label}</b><br>{points(found.interval.estimate)} points "
+            f"({points(found.interval.low)} to {points(found.interval.high)})<br>{found.verdict}, "
+            f"p = {found.p_value:.3f}<extra></extra>"
+            for _, model, found in rows
+        ],
+    }
+    return {
+        "data": [trace],
+        "layout": _layout(
+            xaxis={"title": {"text": "difference in word error rate, points (right is worse)"}},
+            yaxis={"showgrid": False, "type": "category"},
+            shapes=[
+                {
+                    "type": "line",
+                    "x0": 0,
+                    "x1": 0,
+                    "yref": "paper",
+                    "y0": 0,
+                    "y1": 1,
+                    "line": {"color": _INK, "width": 1},
+                }
+            ],
+            showlegend=False,
+            height=110 + 34 * len(rows),
+        ),
+    }
+
+
+def speed_figure(evaluation: Evaluation) -> Figure:
+    """Return real-time factor and peak memory as two rows of bars."""
+    rows = _ran(evaluation)[::-1]
+    labels = [model.label for _, model, _ in rows]
+    colours = [colour_of(index) for index, _, _ in rows]
+
+    def bars(values: list[float | None], axis: str, digits: int, unit: str) -> Figure:
+        return {
+            "type": "bar",
+            "orientation": "h",
+            "x": values,
+            "y": labels,
+            "xaxis": f"x{axis}",
+            "yaxis": f"y{axis}",
+            "marker": {"color": colours},
+            "text": [number(value, digits) for value in values],
+            "textposition": "auto",
+            "hovertemplate": f"<b>%{{y}}</b><br>%{{text}} {unit}<extra></extra>",
+        }
+
+    memory = [None if model.peak_bytes is None else model.peak_bytes / (1 << 20) for _, model, _ in rows]
+    figure = _layout(
+        xaxis={"title": {"text": "seconds of work for a second of audio"}, "rangemode": "tozero"},
+        yaxis={"showgrid": False, "type": "category"},
+        showlegend=False,
+        height=2 * (70 + 30 * len(rows)),
+    )
+    figure["xaxis2"] = {**figure["xaxis"], "title": {"text": "peak memory, MiB"}, "anchor": "y2"}
+    figure["yaxis2"] = {**figure["yaxis"], "anchor": "x2", "domain": [0, 0.4]}
+    figure["yaxis"]["domain"] = [0.58, 1]
+    speed = bars([summary.real_time_factor for _, _, summary in rows], "", 3, "s of work a second")
+    return {"data": [speed, bars(memory, "2", 0, "MiB")], "layout": figure}
+
+
+def inside_figure(evaluation: Evaluation) -> Figure | None:
+    """Return mean divergence with intervals, and its 99th percentile, on a log scale; None without any."""
+    rows = [(i, model, s) for i, model, s in _ran(evaluation) if s.divergence and s.divergence.estimate > 0]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[1].size_bytes)
+    labels = [model.label for _, model, _ in rows]
+    means = [s.divergence for _, _, s in rows if s.divergence]
+    mean = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "mean, 95 %",
+        "x": [found.estimate for found in means],
+        "y": labels,
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [found.high - found.estimate for found in means],
+            "arrayminus": [found.estimate - found.low for found in means],
+            "color": "var(--series-1)",
+            "width": 5,
+        },
+        "marker": {"size": 11, "color": "var(--series-1)"},
+        "hovertemplate": "<b>%{y}</b><br>mean %{x:.3g} nats<extra></extra>",
+    }
+    tail = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "99th percentile",
+        "x": [s.divergence_p99 for _, _, s in rows],
+        "y": labels,
+        "marker": {"size": 10, "color": "var(--series-2)", "symbol": "diamond-open"},
+        "hovertemplate": "<b>%{y}</b><br>99th percentile %{x:.3g} nats<extra></extra>",
+    }
+    title = {"text": "Kullback–Leibler divergence of the next token, nats"}
+    return {
+        "data": [mean, tail],
+        "layout": _layout(
+            xaxis={"type": "log", "title": title, "exponentformat": "power", "nticks": 6},
+            yaxis={"showgrid": False, "type": "category"},
+            legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+            height=140 + 34 * len(rows),
+        ),
+    }
+
+
+def _grid(tensors: tuple[TensorError, ...]) -> tuple[list[str], list[str], list[list[TensorError | None]]]:
+    """Return block names from the audio on, the roles in use, and the tensor in each cell."""
+    cells = {(t.stack, t.layer, t.role): t for t in tensors if t.layer is not None and t.role in MATRIX_ROLES}
+    blocks = sorted({key[:2] for key in cells}, key=lambda key: (key[0] != "encoder", key[1]))
+    roles = [role for role in MATRIX_ROLES if any(key[2] == role for key in cells)]
+    grid = [[cells.get((*block, role)) for role in roles] for block in blocks]
+    return [f"{stack} {layer}" for stack, layer in blocks], list(roles), grid
+
+
+def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
+    """Return the map of one model, blocks × roles, coloured by type and by error; None without tensors."""
+    blocks, roles, grid = _grid(tensors)
+    if not blocks:
+        return None
+    hover = [[_tensor_hover(cell) if cell else "" for cell in row] for row in grid]
+    short = [role.replace("cross_attn.", "cross ").replace("attn.", "self ").replace("mlp.", "mlp ") for role in roles]
+    common = {
+        "type": "heatmap",
+        "x": short,
+        "y": blocks,
+        "hovertext": hover,
+        "hoverinfo": "text",
+        "xgap": 2,
+        "ygap": 2,
+    }
+    layout = _layout(
+        xaxis={"side": "top", "tickangle": -45, "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
+        height=150 + 30 * len(blocks),
+    )
+    return {
+        "type": {"data": [common | _by_type(grid)], "layout": layout},
+        "error": {"data": [common | _by_error(grid)], "layout": layout},
+    }
+
+
+def _tensor_hover(tensor: TensorError) -> str:
+    snr = "no difference" if tensor.snr_db is None else f"{number(tensor.snr_db)} dB signal to noise"
+    return (
+        f"<b>{tensor.name}</b><br>{tensor.type}, {mebibytes(tensor.size_bytes, 2)} MiB<br>{snr}, "
+        f"{percent(tensor.relative_error, 2)} % relative error"
+    )
+
+
+def _by_type(grid: list[list[TensorError | None]]) -> Figure:
+    used = {cell.type for row in grid for cell in row if cell}
+    kinds = sorted(used, key=lambda name: (TYPES[name].bits_per_weight, name))
+    scale = []
+    for place, kind in enumerate(kinds):
+        colour = f"var(--type-{_tone(kind)})"
+        scale += [[place / len(kinds), colour], [(place + 1) / len(kinds), colour]]
+    return {
+        "z": [[kinds.index(cell.type) if cell else None for cell in row] for row in grid],
+        "text": [[cell.type if cell else "" for cell in row] for row in grid],
+        "texttemplate": "%{text}",
+        "zmin": -0.5,
+        "zmax": len(kinds) - 0.5,
+        "colorscale": scale,
+        "showscale": False,
+    }
+
+
+def _tone(kind: str) -> int:
+    """Return which of the eight tones, 1 for the fewest bits, a type is shown in."""
+    bits = TYPES[kind].bits_per_weight
+    return next((tone for tone, most in enumerate((3, 4, 4.5, 5, 6, 7, 9), 1) if bits <= most), 8)
+
+
+def _by_error(grid: list[list[TensorError | None]]) -> Figure:
+    finite = [cell.snr_db for row in grid for cell in row if cell and cell.snr_db is not None]
+    equal = max(finite, default=0.0)
+    values = [[(equal if cell.snr_db is None else cell.snr_db) if cell else None for cell in row] for row in grid]
+    texts = [[("=" if cell.snr_db is None else number(cell.snr_db, 0)) if cell else "" for cell in row] for row in grid]
+    return {
+        "z": values,
+        "text": texts,
+        "texttemplate": "%{text}",
+        "colorscale": [[0, "var(--heat-1)"], [0.5, "var(--heat-2)"], [1, "var(--heat-3)"]],
+        "colorbar": {
+            "title": {"text": "dB"},
+            "thickness": 10,
+            "outlinewidth": 0,
+            "tickfont": {"color": _INK},
+        },
+    }

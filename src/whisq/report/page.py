@@ -1,0 +1,204 @@
+"""The report: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import OutputError
+from whisq.evaluate.audio import require_packages
+from whisq.evaluate.results import Evaluation
+from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
+from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
+from whisq.report.transcripts import SHOWN, transcript_records
+from whisq.report.wording import duration, mebibytes, number, remarks, verdict_parts, verdict_word
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def render_report(evaluation: Evaluation) -> str:
+    """Return the report as an HTML text that needs nothing else when it is opened.
+
+    Raises ``MissingExtraError`` without jinja2, plotly and jiwer.
+    """
+    require_packages("jinja2", "plotly", "jiwer", "whisper_normalizer", purpose="making a report")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined)
+    template = environment.get_template("template.html.j2")
+    text: str = template.render(
+        **_context(evaluation),
+        style=Markup((_ASSETS / "style.css").read_text(encoding="utf-8")),
+        script=Markup((_ASSETS / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+        payload=Markup(_embedded_json(_payload(evaluation))),
+    )
+    return text
+
+
+def write_report(evaluation: Evaluation, path: str | Path) -> int:
+    """Write the report; returns its size in bytes. Raises ``OutputError``."""
+    content = render_report(evaluation).encode()
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}", hint="name a file in a folder you can write") from None
+    return len(content)
+
+
+def _embedded_json(value: Any) -> str:
+    """Return JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _payload(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "labels": [model.label for model in evaluation.models],
+        "chosen": _most_changed(evaluation),
+        "figures": {
+            "size": size_figure(evaluation),
+            "difference": difference_figure(evaluation),
+            "speed": speed_figure(evaluation),
+            "inside": inside_figure(evaluation),
+            "maps": [map_figures(model.tensors) for model in evaluation.models],
+        },
+        "tensors": [
+            [
+                [
+                    tensor.name,
+                    tensor.type,
+                    tensor.reference_type,
+                    tensor.n_weights,
+                    tensor.size_bytes / (1 << 20),
+                    tensor.snr_db,
+                    100 * tensor.relative_error,
+                ]
+                for tensor in model.tensors
+            ]
+            for model in evaluation.models
+        ],
+        "transcripts": transcript_records(evaluation),
+    }
+
+
+def _context(evaluation: Evaluation) -> dict[str, Any]:
+    candidates = [
+        {"index": index, "label": model.label, "chosen": index == _most_changed(evaluation)}
+        for index, model in enumerate(evaluation.models)
+        if index and model.utterances
+    ]
+    inside = inside_table(evaluation)
+    return {
+        "reference": evaluation.reference.label,
+        "lead": _lead(evaluation),
+        "verdicts": _verdicts(evaluation),
+        "remarks": remarks(evaluation),
+        "candidates": candidates,
+        "has_difference": bool(candidates),
+        "has_inside": inside is not None,
+        "has_maps": any(model.tensors for model in evaluation.models),
+        "accuracy": accuracy_table(evaluation),
+        "differences": difference_table(evaluation),
+        "speed": speed_table(evaluation),
+        "speed_note": _speed_note(evaluation),
+        "inside": inside,
+        "models": _models_table(evaluation),
+        "transcripts_left": max(0, len(evaluation.data.clips) - SHOWN),
+        "facts": _facts(evaluation),
+        "problems": [str(problem) for problem in evaluation.data.problems],
+        "stopped": [
+            f"{model.label}, {clip.id}: {utterance.remark}"
+            for model in evaluation.models
+            for clip, utterance in zip(evaluation.data.clips, model.utterances, strict=False)
+            if utterance.remark
+        ],
+        "provenance": evaluation.provenance,
+    }
+
+
+def _most_changed(evaluation: Evaluation) -> int:
+    """Return the candidate whose error rate moved most: where a reader has most to see."""
+    moved = {
+        index: abs(summary.difference.interval.estimate)
+        for index, summary in enumerate(evaluation.summaries)
+        if summary and summary.difference
+    }
+    return max(moved, key=lambda index: moved[index], default=0)
+
+
+def _lead(evaluation: Evaluation) -> str:
+    data = evaluation.data
+    languages = sorted({clip.language or "en" for clip in data.clips})
+    count = len(evaluation.candidates)
+    return (
+        f"{count} {'candidate' if count == 1 else 'candidates'} against {evaluation.reference.label}, on "
+        f"{len(data.clips)} utterances, {duration(data.duration_s)} of speech ({', '.join(languages)}), "
+        "transcribed by a real runtime."
+    )
+
+
+def _verdicts(evaluation: Evaluation) -> list[dict[str, str]]:
+    whole = evaluation.reference.size_bytes
+    found = []
+    for index, (model, summary) in enumerate(zip(evaluation.models, evaluation.summaries, strict=True)):
+        word = verdict_word(model, summary)
+        size = f"{mebibytes(model.size_bytes)} MiB, {number(model.bits_per_weight, 2)} bits/weight"
+        if index and model.size_bytes < whole:
+            size += f", {100 * (1 - model.size_bytes / whole):.0f} % smaller"
+        said, needed = verdict_parts(evaluation, index)
+        found.append(
+            {
+                "label": model.label,
+                "size": size,
+                "kind": {"not run": "failed", "not distinguishable": "same"}.get(word, word),
+                "word": word,
+                "said": f"{said}.",
+                "needed": f"{needed[:1].upper()}{needed[1:]}." if needed else "",
+            }
+        )
+    return found
+
+
+def _speed_note(evaluation: Evaluation) -> str:
+    threads, jobs = evaluation.settings.get("threads"), evaluation.settings.get("jobs")
+    note = (
+        f"Each model in a process of its own, on {evaluation.provenance.get('cpu', 'this machine')}, "
+        f"{threads} {'thread' if threads == 1 else 'threads'}. Peak memory is the whole process's, with the "
+        "pages of the mapped model file that were touched."
+    )
+    if jobs and int(jobs) > 1:
+        note += f" {jobs} models ran at the same time: compare speeds with caution."
+    return note
+
+
+def _models_table(evaluation: Evaluation) -> Table:
+    rows = [
+        (
+            model.label,
+            model.path,
+            f"{model.size_bytes:,}",
+            ", ".join(f"{count} × {name}" for name, count in model.types.items()),
+            f"{model.runtime} {model.runtime_version}" if model.runtime else model.failure,
+            model.sha256,
+        )
+        for model in evaluation.models
+    ]
+    return Table(("model", "file", "bytes", "matrices", "runtime", "SHA-256"), tuple(rows))
+
+
+def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    data, made, settings = evaluation.data, evaluation.provenance, evaluation.settings
+    packages = ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items())
+    chosen = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
+    return [
+        ("Data", f"{data.source} ({data.kind}), {len(data.clips)} utterances, {duration(data.duration_s)}"),
+        ("Hash of the data", data.sha256),
+        ("Settings", chosen),
+        ("Measured", f"{made.get('created')} with whisq {made.get('whisq')}, Python {made.get('python')}"),
+        ("Packages", packages),
+        ("Machine", f"{made.get('cpu')}, {made.get('platform')}"),
+    ]

@@ -1,0 +1,143 @@
+"""The results as rows of text: for the terminal and for the tables behind the report's charts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whisq.evaluate.results import Evaluation, ModelResult, Summary
+from whisq.report.wording import (
+    interval,
+    mebibytes,
+    number,
+    percent,
+    points,
+    remarks,
+    verdict_sentence,
+    verdict_word,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A heading for each column and rows of as many texts; the first column names the row."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def _rows(evaluation: Evaluation) -> list[tuple[ModelResult, Summary | None]]:
+    return list(zip(evaluation.models, evaluation.summaries, strict=True))
+
+
+def accuracy_table(evaluation: Evaluation) -> Table:
+    """Return sizes, error rates and their parts, in per cent of the words said."""
+    columns = (
+        "model", "MiB", "bits/weight", "WER %", "95 %", "sub", "del", "ins", "loops", "CER %", "same text %",
+    )  # fmt: skip
+    rows = []
+    for model, summary in _rows(evaluation):
+        row = [model.label, mebibytes(model.size_bytes), number(model.bits_per_weight, 2)]
+        if summary is None:
+            row += ["not run", *["–"] * 7]
+        else:
+            row += [
+                percent(summary.word_error_rate.estimate, 2),
+                interval(summary.word_error_rate),
+                percent(summary.substitutions),
+                percent(summary.deletions),
+                percent(summary.insertions),
+                percent(summary.runaway),
+                percent(summary.character_error_rate.estimate, 2),
+                percent(summary.exact_match, 0),
+            ]
+        rows.append(tuple(row))
+    return Table(columns, tuple(rows))
+
+
+def difference_table(evaluation: Evaluation) -> Table:
+    """Return paired differences to the reference in points, for words and characters."""
+    columns = ("model", "WER, points", "95 %", "p", "CER, points", "95 %", "verdict")
+    rows = []
+    for model, summary in _rows(evaluation)[1:]:
+        if summary is None or summary.difference is None or summary.character_difference is None:
+            rows.append((model.label, *["–"] * 5, "not run"))
+            continue
+        cells = []
+        for found in (summary.difference, summary.character_difference):
+            cells.append(points(found.interval.estimate))
+            cells.append(f"{points(found.interval.low)} to {points(found.interval.high)}")
+        p_value = summary.difference.p_value
+        probability = "< 0.001" if p_value < 0.001 else number(p_value, 3)
+        rows.append((model.label, *cells[:2], probability, *cells[2:], verdict_word(model, summary)))
+    return Table(columns, tuple(rows))
+
+
+def speed_table(evaluation: Evaluation) -> Table:
+    """Return load time, real-time factor (seconds of work for a second of audio) and peak memory."""
+    columns = ("model", "runtime", "load, s", "real-time factor", "peak memory, MiB", "of it before loading")
+    rows = [
+        (
+            model.label,
+            f"{model.runtime} {model.runtime_version}" if model.runtime else "none",
+            number(model.load_s, 2),
+            number(summary.real_time_factor if summary else None, 3),
+            mebibytes(model.peak_bytes, 0),
+            mebibytes(model.baseline_bytes, 0),
+        )
+        for model, summary in _rows(evaluation)
+    ]
+    return Table(columns, tuple(rows))
+
+
+def inside_table(evaluation: Evaluation) -> Table | None:
+    """Return the measures inside the model; None where none were made."""
+    columns = (
+        "model",
+        "KL mean",
+        "95 %",
+        "KL 99th percentile",
+        "same top token %",
+        "encoder error %",
+        "tokens",
+    )
+    rows = []
+    for model, summary in _rows(evaluation):
+        if summary is None or summary.divergence is None:
+            continue
+        found = summary.divergence
+        rows.append(
+            (
+                model.label,
+                number(found.estimate, 5),
+                f"{number(found.low, 5)} to {number(found.high, 5)}",
+                number(summary.divergence_p99, 4),
+                percent(summary.same_top, 2),
+                percent(summary.encoder_error, 2),
+                str(sum(len(one.divergences) for one in model.inside)),
+            )
+        )
+    return Table(columns, tuple(rows)) if rows else None
+
+
+def text_lines(table: Table) -> list[str]:
+    """Return the table for a terminal: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (table.columns, *table.rows)) for i in range(len(table.columns))]
+    lines = []
+    for row in (table.columns, *table.rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
+
+
+def terminal_lines(evaluation: Evaluation) -> list[str]:
+    """Return all that the terminal shows: tables, a verdict for each model, remarks."""
+    lines = []
+    for table in (accuracy_table(evaluation), speed_table(evaluation), inside_table(evaluation)):
+        if table is not None:
+            lines += [*text_lines(table), ""]
+    for index, model in enumerate(evaluation.models):
+        lines.append(f"{model.label}: {verdict_sentence(evaluation, index)}")
+    told = remarks(evaluation)
+    return [*lines, *([""] if told else []), *told]

@@ -1,0 +1,127 @@
+"""Figures as people read them, and the verdict on each model as a sentence."""
+
+from __future__ import annotations
+
+import math
+
+from whisq.evaluate.results import Evaluation, ModelResult, Summary
+from whisq.evaluate.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
+
+_MINUS = "−"
+
+
+def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
+    """Return a number with a real minus sign; a dash where there is none, no sign on what rounds to zero."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", _MINUS)
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """Return a fraction as a percentage without its sign of per cent."""
+    return number(None if fraction is None else 100 * fraction, digits)
+
+
+def points(fraction: float, *, sign: bool = True) -> str:
+    """Return a difference of rates in percentage points."""
+    return number(100 * fraction, 2, sign=sign)
+
+
+def interval(found: Interval, digits: int = 1) -> str:
+    """Return the bounds of an interval of rates in per cent."""
+    return f"{percent(found.low, digits)} to {percent(found.high, digits)}"
+
+
+def mebibytes(size_bytes: float | None, digits: int = 1) -> str:
+    """Return bytes as MiB."""
+    return number(None if size_bytes is None else size_bytes / (1 << 20), digits)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of audio or time: ``43 s``, ``8 min``, ``1 h 40 min``, ``31 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 600:
+        hours, rest = divmod(minutes, 60)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    return f"{minutes / 60:.0f} h"
+
+
+def audio_needed(difference: Difference, duration_s: float) -> str:
+    """Return what it would take to see half a point between these two models."""
+    half = f"{100 * DIFFERENCE_OF_INTEREST:g} points"
+    factor = difference.audio_factor
+    if factor is None:
+        return f"no utterance differs in its errors, so how much audio would show {half} cannot be said"
+    if factor <= 1:
+        return f"this much audio is enough to show a difference of {half}"
+    needed = duration(duration_s * factor)
+    times = f"{factor:.1f}" if factor < 10 else f"{factor:.0f}"
+    return f"showing a difference of {half} takes about {needed} of such audio, {times} times as much"
+
+
+def verdict_word(model: ModelResult, summary: Summary | None) -> str:
+    """Return the verdict: reference, worse, better, not distinguishable or not run."""
+    if summary is None:
+        return "not run"
+    return summary.difference.verdict if summary.difference else "reference"
+
+
+def verdict_parts(evaluation: Evaluation, index: int) -> tuple[str, str]:
+    """Return what is to be said of one model against the reference, and how much audio would say more."""
+    model, summary = evaluation.models[index], evaluation.summaries[index]
+    if summary is None:
+        return model.failure, ""
+    rate = f"{percent(summary.word_error_rate.estimate, 2)} % of words wrong"
+    rate += f" ({interval(summary.word_error_rate)} %)"
+    if summary.difference is None:
+        return rate, ""
+    found = summary.difference
+    change = (
+        f"{points(found.interval.estimate)} points against the reference "
+        f"({points(found.interval.low)} to {points(found.interval.high)}); {rate}"
+    )
+    return change, audio_needed(found, evaluation.data.duration_s)
+
+
+def verdict_sentence(evaluation: Evaluation, index: int) -> str:
+    """Return the verdict on one model as one sentence, for the terminal."""
+    word = verdict_word(evaluation.models[index], evaluation.summaries[index])
+    if word == "not distinguishable":
+        word += " with this much audio"
+    said, needed = verdict_parts(evaluation, index)
+    return f"{word}: {said}; {needed}" if needed else f"{word}: {said}"
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """Return what a reader should know before believing the figures."""
+    told = []
+    runtimes = {model.runtime for model in evaluation.models if model.utterances}
+    if len(runtimes) > 1:
+        told.append(
+            f"Not all models were run by the same runtime ({', '.join(sorted(map(str, runtimes)))}): part of "
+            "a difference may be the runtime's."
+        )
+    if evaluation.data.problems:
+        count = len(evaluation.data.problems)
+        told.append(f"{count} {'entry' if count == 1 else 'entries'} of the data could not be used; see the list.")
+    if len(evaluation.data.clips) < 30:
+        told.append(f"{len(evaluation.data.clips)} utterances are few: intervals from fewer than 30 are too narrow.")
+    stopped = [model.label for model in evaluation.models if any(u.remark for u in model.utterances)]
+    if stopped:
+        told.append(f"The runtime stopped early or failed on clips with {', '.join(stopped)}; see the list.")
+    several = len([summary for summary in evaluation.summaries if summary and summary.difference])
+    if several > 4:
+        told.append(
+            f"{several} candidates were each judged at 95 %: of 20 that equal the reference, one would be called "
+            "different by chance."
+        )
+    return told

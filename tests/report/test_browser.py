@@ -1,0 +1,222 @@
+"""The report in a real browser: drawn, quiet, offline, usable by keyboard and screen reader."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisq.evaluate.results import Evaluation
+from whisq.report.page import write_report
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+DRIVER = shutil.which("chromedriver")
+MISSING = [
+    name
+    for name, found in (
+        ("a Chromium browser (Debian: chromium)", CHROMIUM),
+        ("chromedriver (Debian: chromium-driver)", DRIVER),
+        ("selenium (PyPI)", find_spec("selenium")),
+    )
+    if not found
+]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the report is not opened: no {', no '.join(MISSING)}")
+
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+
+@pytest.fixture(scope="module")
+def report(made: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(made, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def opened(browser: Any, report: Path, *, width: int = 1280, theme: str = "light") -> Any:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [
+        {"name": "prefers-color-scheme", "value": theme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": features})
+    browser.get(report.as_uri())
+    until(browser, "return document.documentElement.dataset.ready === 'true'")
+    return browser
+
+
+def until(browser: Any, script: str, *arguments: object) -> Any:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if found := browser.execute_script(script, *arguments):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"never true: {script}")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_drawn_without_errors_requests_or_sideways_scrolling(
+    browser: Any, report: Path, width: int, theme: str
+) -> None:
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    opened(browser, report, width=width, theme=theme)
+    assert browser.execute_script("return document.documentElement.dataset.theme") == theme
+    for chart in ("size", "difference", "inside", "speed", "map"):
+        drawn = "`#${arguments[0]}-chart .main-svg path, #${arguments[0]}-chart image`"
+        marks = browser.execute_script(f"return document.querySelectorAll({drawn}).length", chart)
+        assert marks > 2, chart
+    overflow = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert overflow <= 0
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    requests = [
+        entry["message"]
+        for entry in browser.get_log("performance")
+        if "Network.requestWillBeSent" in entry["message"] and '"url":"http' in entry["message"]
+    ]
+    assert requests == []
+
+
+def test_hover_tells_the_numbers_of_a_tensor(browser: Any, report: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    opened(browser, report)
+    chart = browser.find_element("id", "map-chart")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    plot = chart.find_element("css selector", ".nsewdrag")
+    width, height = plot.size["width"], plot.size["height"]
+    # The cell of encoder block 0's first role: half a cell from the upper left corner.
+    ActionChains(browser).move_to_element_with_offset(
+        plot, int(-width / 2 + width / 20), int(-height / 2 + height / 12)
+    ).perform()
+    told = until(browser, "return document.querySelector('#map-chart .hovertext')?.textContent")
+    assert "encoder.blocks.0.attn.query.weight" in told
+    assert "q4_0" in told
+    assert "dB signal to noise" in told
+
+
+def test_the_map_can_be_coloured_by_error(browser: Any, report: Path) -> None:
+    opened(browser, report)
+    texts = "return [...document.querySelectorAll('#map-chart text')].map(t => t.textContent).join(' ')"
+    assert "q4_0" in browser.execute_script(texts)
+    choice = browser.find_element("css selector", "input[value='error']")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", choice)
+    choice.click()
+    until(browser, "return document.querySelector('#map-chart .colorbar') !== null")
+    assert "q4_0" not in browser.execute_script(texts)
+
+
+def column(browser: Any, number: int) -> list[str]:
+    cells = (
+        "return [...document.querySelectorAll(`#tensor-table tbody tr`)].map(r => r.children[arguments[0]].textContent)"
+    )
+    found: list[str] = browser.execute_script(cells, number)
+    return found
+
+
+def test_tensors_stand_worst_first_and_sort_by_keyboard(browser: Any, report: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened(browser, report)
+    values = [float(text) for text in column(browser, 5) if text != "no difference"]
+    assert len(values) > 40
+    assert values == sorted(values)
+    heads = "#tensor-table thead button"
+    sorted_by = (
+        "return [...document.querySelectorAll('#tensor-table th[aria-sort]')].map(h => h.getAttribute('aria-sort'))"
+    )
+    browser.find_elements("css selector", heads)[0].send_keys(Keys.ENTER)
+    assert browser.execute_script(sorted_by)[0] == "ascending"
+    names = column(browser, 0)
+    assert names[0] == "decoder.blocks.0.attn.key.weight"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert browser.execute_script(sorted_by)[0] == "descending"
+    assert column(browser, 0) == names[::-1]
+
+
+def test_choosing_another_candidate_changes_map_tensors_and_transcripts(browser: Any, report: Path) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    opened(browser, report)
+    assert browser.find_element("css selector", "[data-candidate]").text == "harmed"
+    Select(browser.find_element("id", "candidate")).select_by_visible_text("same")
+    assert {*column(browser, 1)} == {"q8_0", "f16"}
+    heads = [head.text for head in browser.find_elements("css selector", "article:first-child h4")]
+    assert heads[0] == "Said"
+    assert heads[2].startswith("same: ")
+
+
+def test_transcripts_mark_differences_and_show_more(browser: Any, report: Path) -> None:
+    opened(browser, report)
+    first = browser.find_element("css selector", "#transcript-list article")
+    assert first.find_element("tag name", "h3").text == "clip-3"
+    assert len(first.find_elements("tag name", "del")) > 0
+    assert "thank you thank you" in first.find_elements("tag name", "ins")[-1].text
+    assert "of them repetition" in first.text
+    count = "return document.querySelectorAll('#transcript-list article').length"
+    assert browser.execute_script(count) == 10
+    more = browser.find_element("id", "more")
+    browser.execute_script("arguments[0].click()", more)
+    assert browser.execute_script(count) == 30
+    # Words of a transcript are words: markup in them is not made into elements.
+    assert not browser.find_elements("css selector", "#transcript-list b")
+
+
+def test_theme_button_turns_everything_dark(browser: Any, report: Path) -> None:
+    opened(browser, report)
+    ink = "return getComputedStyle(document.querySelector('#size-chart .xtick text')).fill"
+    light = browser.execute_script(ink)
+    browser.find_element("id", "theme").click()
+    assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
+    until(browser, f"return ({ink.removeprefix('return ')}) !== arguments[0]", light)
+
+
+def test_print_is_light_and_shows_the_tables(browser: Any, report: Path) -> None:
+    opened(browser, report, theme="dark")
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return document.documentElement.dataset.theme") == "light"
+    assert browser.execute_script("return [...document.querySelectorAll('details')].every(d => d.open)")
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    assert len(printed["data"]) > 50_000
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_no_serious_accessibility_fault(browser: Any, report: Path, width: int, theme: str) -> None:
+    axe = find_spec("axe_core_python")
+    if axe is None or axe.origin is None:
+        pytest.skip("accessibility is not checked: no axe-core-python (PyPI)")
+    opened(browser, report, width=width, theme=theme)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    browser.execute_script((Path(axe.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = browser.execute_async_script("axe.run(document).then(arguments[arguments.length - 1])")
+    assert len(found["passes"]) > 15
+    serious = [
+        (fault["id"], fault["impact"], [node["html"][:120] for node in fault["nodes"][:3]])
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert serious == []

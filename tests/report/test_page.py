@@ -1,0 +1,102 @@
+"""The page as text: whole, self-contained, safe against what transcripts may hold."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from whisq.errors import DataError, OutputError
+from whisq.evaluate import to_json
+from whisq.evaluate.results import Evaluation
+from whisq.report.page import render_report, write_report
+
+
+@pytest.fixture(scope="module")
+def page(made: Evaluation) -> str:
+    return render_report(made)
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
+    parsed = _Page()
+    parsed.feed(page)
+    for tag, attributes in parsed.tags:
+        for name in ("src", "srcset", "action", "poster"):
+            assert name not in attributes, (tag, attributes)
+        if "href" in attributes:
+            assert attributes["href"].startswith(("#", "data:")), attributes
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_verdicts_and_tables_are_in_the_text_without_script(page: str, made: Evaluation) -> None:
+    text = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    for model in made.models:
+        assert model.label in text
+    assert "not distinguishable" in text
+    assert "it does not take q2_K" in text
+    assert "gone.wav: audio missing" in text
+    assert made.data.sha256 in text
+
+
+def test_embedded_data_is_json_and_cannot_end_its_script(page: str) -> None:
+    content = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1)
+    assert "<" not in content
+    data = json.loads(content)
+    assert data["transcripts"][0]["clip"] == "clip-3"
+
+
+def test_labels_are_escaped(made: Evaluation) -> None:
+    nasty = replace(made.models[1], label="<img src=x onerror=alert(1)>", failure="")
+    page = render_report(replace(made, models=(made.models[0], nasty)))
+    assert "<img" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_a_reference_alone_makes_a_page(made: Evaluation) -> None:
+    page = render_report(replace(made, models=made.models[:1]))
+    assert 'id="candidate"' not in page
+    assert 'id="map"' not in page
+
+
+def test_report_command_makes_it_again(made: Evaluation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from whisq.cli import main
+
+    results = tmp_path / "results.json"
+    results.write_text(to_json(made), encoding="utf-8")
+    assert main(["report", str(results)]) == 0
+    assert (tmp_path / "results.html").read_text(encoding="utf-8") == render_report(made)
+    assert "results.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not an evaluation's results"),
+        ('{"schema": "whisq-evaluation", "schema_version": 99}', "schema version 99, expected 1"),
+        ('{"schema": "whisq-evaluation", "schema_version": 1}', "damaged results"),
+    ],
+)
+def test_report_of_something_else(tmp_path: Path, content: str, told: str) -> None:
+    from whisq.evaluate import read_results
+
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DataError, match=told):
+        read_results(tmp_path / "x.json")
+
+
+def test_report_that_cannot_be_written(made: Evaluation, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file"):
+        write_report(made, tmp_path / "no" / "report.html")

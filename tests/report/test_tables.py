@@ -1,0 +1,125 @@
+"""Words and figures for people."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from whisq.evaluate.results import Evaluation
+from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure, spread
+from whisq.report.tables import accuracy_table, difference_table, inside_table, speed_table, terminal_lines
+from whisq.report.transcripts import marked_words, transcript_records, worst_order
+from whisq.report.wording import audio_needed, duration, number, verdict_sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.25, "1.2"), (-3.0, "−3.0"), (-0.04, "0.0"), (None, "–"), (math.nan, "–"), (math.inf, "∞")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_signed_numbers() -> None:
+    assert [number(value, 2, sign=True) for value in (0.5, -0.5, 0.001)] == ["+0.50", "−0.50", "0.00"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(43, "43 s"), (495, "8 min"), (3600, "1 h"), (6000, "1 h 40 min"), (111_600, "31 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_every_model_has_its_verdict_in_words(made: Evaluation) -> None:
+    sentences = [verdict_sentence(made, index) for index in range(4)]
+    assert sentences[0].startswith("reference: ")
+    assert sentences[1].startswith("not distinguishable with this much audio: ")
+    assert "showing a difference of 0.5 points takes about" in sentences[1]
+    assert sentences[2].startswith("worse: +")
+    assert sentences[3] == "not run: transcribe.cpp: it does not take q2_K"
+
+
+def test_audio_needed_in_its_three_cases(made: Evaluation) -> None:
+    found = made.summaries[1].difference
+    assert "cannot be said" in audio_needed(replace(found, utterances_needed=None), 100)
+    assert "this much audio is enough" in audio_needed(replace(found, utterances_needed=10), 100)
+    assert "about 5 min of such audio, 3.0 times" in audio_needed(replace(found, utterances_needed=120), 100)
+
+
+def test_tables_have_a_row_for_each_model(made: Evaluation) -> None:
+    accuracy = accuracy_table(made)
+    assert [row[0] for row in accuracy.rows] == ["reference", "same", "harmed", "broken"]
+    assert accuracy.rows[3][3] == "not run"
+    for table in (accuracy, difference_table(made), speed_table(made), inside_table(made)):
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert difference_table(made).rows[1][-1] == "worse"
+
+
+def test_terminal_text_is_aligned_and_tells_what_to_beware_of(made: Evaluation) -> None:
+    lines = terminal_lines(made)
+    assert len(lines[0]) == len(lines[2])
+    told = "\n".join(lines)
+    assert "harmed: worse: +" in told
+    assert "1 entry of the data could not be used" in told
+    assert "stopped early or failed on clips with" in told
+
+
+def test_loops_are_counted_apart(made: Evaluation) -> None:
+    assert made.models[2].total("runaway") >= 20
+    assert made.models[1].total("runaway") == 0
+
+
+def test_worst_utterance_is_the_most_harmed(made: Evaluation) -> None:
+    order = worst_order(made)
+    assert order[0] == 3
+    assert sorted(order) == list(range(40))
+    assert transcript_records(made)[0]["clip"] == "clip-3"
+
+
+def test_marks_spell_out_both_texts() -> None:
+    marks = marked_words("a b c d", "a x c d e")
+    assert marks == [("equal", "a", "a"), ("substitute", "b", "x"), ("equal", "c d", "c d"), ("insert", "", "e")]
+    assert " ".join(said for _, said, _ in marks if said) == "a b c d"
+
+
+def test_figures_are_plotlys(made: Evaluation) -> None:
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    maps = map_figures(made.models[2].tensors)
+    for figure in (
+        size_figure(made), difference_figure(made), speed_figure(made), inside_figure(made), *maps.values(),
+    ):  # fmt: skip
+        plain = {"data": _plain(figure["data"]), "layout": _plain(figure["layout"])}
+        graph_objects.Figure(plain)
+
+
+def _plain(value: object) -> object:
+    """Return the value with the page's colour variables as colours."""
+    if isinstance(value, str) and value.startswith("var("):
+        return "#123456"
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def test_size_figure_shows_intervals_of_the_rates(made: Evaluation) -> None:
+    trace = size_figure(made)["data"][2]
+    found = made.summaries[2].word_error_rate
+    assert trace["name"] == "harmed"
+    assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(100 * found.high)
+    assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(100 * found.low)
+
+
+def test_map_has_every_block_and_role(made: Evaluation) -> None:
+    by_type = map_figures(made.models[2].tensors)["type"]["data"][0]
+    assert by_type["y"] == [f"{stack} {n}" for stack in ("encoder", "decoder") for n in range(3)]
+    assert len(by_type["x"]) == 10
+    assert by_type["text"][0][4:8] == [""] * 4
+    assert by_type["text"][5] == ["q5_0"] * 10
+    assert map_figures(()) is None
+
+
+def test_markers_of_equal_size_are_set_apart() -> None:
+    placed = spread([50.0, 84.6, 84.6, 90.0], 1.0)
+    assert placed == [50.0, 84.1, 85.1, 90.0]

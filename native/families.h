@@ -15,6 +15,7 @@ GroupKernel iq4_kernel(int type);
 extern const Kernels kernels;
 
 bool quantize(const Job& job, Tally& tally);
+bool feedback(const FeedbackJob& job);
 bool dequantize(const uint8_t* source, int type, float* destination, int64_t n_weights);
 
 }  // namespace whisq::WHISQ_ISA

@@ -38,11 +38,27 @@ struct Job {
     const float* importance;  // n_columns values, or null
 };
 
+// Rounding with error feedback; sizes of the outputs are in the comments. Types with blocks of 32 have one unit a
+// block and no integers; types with super-blocks of 256 have one unit a super-block, and integers for each sub-block.
+struct FeedbackJob {
+    const float* weights;  // [n_rows, n_columns]
+    const float* factor;   // [n_columns, n_columns] upper triangular, unit diagonal
+    const float* gain;     // [n_columns]
+    int type;
+    int64_t n_rows, n_columns;
+    int8_t* levels;          // [n_rows, n_columns] stored integers
+    float* units;            // [n_rows, units]
+    float* minimum_units;    // [n_rows, units] offset of a ranged block, or unit of the sub-blocks' minimums
+    float* scale_integers;   // [n_rows, sub-blocks]
+    float* minimum_integers; // [n_rows, sub-blocks]
+};
+
 struct Kernels {
     const char* name;
     // True when the job's types are known; the caller has checked sizes.
     bool (*quantize)(const Job&, Tally&);
     bool (*dequantize)(const uint8_t* source, int type, float* destination, int64_t n_weights);
+    bool (*feedback)(const FeedbackJob&);
 };
 
 inline int block_size(int type) {

@@ -156,6 +156,6 @@ bool quantize(const Job& job, Tally& tally) {
 #define WHISQ_NAME_OF(isa) #isa
 #define WHISQ_NAME(isa) WHISQ_NAME_OF(isa)
 
-const Kernels kernels{WHISQ_NAME(WHISQ_ISA), quantize, dequantize};
+const Kernels kernels{WHISQ_NAME(WHISQ_ISA), quantize, dequantize, feedback};
 
 }  // namespace whisq::WHISQ_ISA

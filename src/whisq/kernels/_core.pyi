@@ -16,3 +16,16 @@ def quantize(
     importance: Buffer | None,
 ) -> tuple[int, int, int]: ...
 def dequantize(isa: str, source: Buffer, type: int, destination: Buffer) -> None: ...
+def feedback(
+    isa: str,
+    weights: Buffer,
+    factor: Buffer,
+    gain: Buffer,
+    type: int,
+    n_columns: int,
+    levels: Buffer,
+    units: Buffer,
+    minimum_units: Buffer,
+    scale_integers: Buffer,
+    minimum_integers: Buffer,
+) -> None: ...

@@ -54,19 +54,17 @@ def factor_of(second_moment: NDArray[np.floating], damping: float = DAMPING) -> 
         raise CalibrationError("a second moment is not finite, or has a negative diagonal")
     mean = float(diagonal.mean())
     if mean == 0:
-        raise CalibrationError("a second moment is all zero", hint="the layer was never active: calibrate on more audio")
+        raise CalibrationError("a second moment is all zero", hint="the layer was never active: use more audio")
     moment[np.diag_indices_from(moment)] += damping * mean
     try:
-        # H reversed = L Lᵀ makes H = U Uᵀ with U upper, so H⁻¹ = U⁻ᵀ U⁻¹; its upper factor is that of the reverse order.
+        # H reversed = L Lᵀ makes H = U Uᵀ with U upper, so H⁻¹ = U⁻ᵀ U⁻¹, whose upper factor is U⁻¹.
         lower = cholesky(moment[::-1, ::-1], lower=True, check_finite=False)
         inverse = solve_triangular(lower, np.eye(len(moment)), lower=True, check_finite=False)
     except LinAlgError as error:
         raise CalibrationError(f"a second moment is singular: {error}", hint="raise the damping") from None
     upper = inverse[::-1, ::-1]
     diagonal = np.diag(upper)
-    return Factor(
-        np.ascontiguousarray(upper / diagonal[:, None], np.float32), (1 / diagonal**2).astype(np.float32)
-    )
+    return Factor(np.ascontiguousarray(upper / diagonal[:, None], np.float32), (1 / diagonal**2).astype(np.float32))
 
 
 def quantize_with_feedback(

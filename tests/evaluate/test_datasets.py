@@ -65,6 +65,14 @@ def test_manifests(tmp_path: Path, name: str, content: str) -> None:
     assert [(clip.text, clip.language) for clip in clips] == [("one, two", "en"), ("zwei", "de")]
 
 
+def test_clips_of_absolute_paths_are_named_without_their_common_folder(tmp_path: Path) -> None:
+    for name in ("one/a.wav", "two/b.wav"):
+        tone(tmp_path / "speech" / name)
+    rows = [f"{tmp_path}/speech/{name},words" for name in ("one/a.wav", "two/b.wav")]
+    (tmp_path / "m.csv").write_text("path,text\n" + "\n".join(rows) + "\n")
+    assert [clip.id for clip in load_clips(tmp_path / "m.csv").clips] == ["one/a.wav", "two/b.wav"]
+
+
 def test_a_folder_with_a_manifest_in_it_is_that_manifest(tmp_path: Path) -> None:
     tone(tmp_path / "clips" / "a.wav")
     (tmp_path / "manifest.csv").write_text("path,text\nclips/a.wav,one\n")

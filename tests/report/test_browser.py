@@ -98,6 +98,22 @@ def test_drawn_without_errors_requests_or_sideways_scrolling(
     assert requests == []
 
 
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_no_text_of_a_chart_is_cut_off(browser: Any, report: Path, width: int) -> None:
+    opened(browser, report, width=width)
+    cut = browser.execute_script(
+        """return [...document.querySelectorAll('.chart')].flatMap(chart => {
+            const frame = chart.getBoundingClientRect();
+            return [...chart.querySelectorAll('text')].filter(text => {
+                const box = text.getBoundingClientRect();
+                return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
+                    || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
+            }).map(text => `${chart.id}: ${text.textContent}`);
+        })"""
+    )
+    assert cut == []
+
+
 def test_hover_tells_the_numbers_of_a_tensor(browser: Any, report: Path) -> None:
     from selenium.webdriver import ActionChains
 

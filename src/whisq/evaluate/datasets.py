@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -201,14 +202,28 @@ def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
         )
         raise data_error(path, problems, hint="name the columns path and text, and language if there are several")
     clips = []
+    shared = _shared_folder([str(row.get(audio) or "").strip() for _, row in rows])
     for line, row in rows:
         name = str(row.get(audio) or "").strip()
         if not name:
             problems.append(Problem(f"line {line}", f"no audio path in column {audio}"))
             continue
         said = str(row.get(language) or "") if language else ""
-        clips.append(Clip(name, _beside(path.parent, name), str(row.get(text) or "").strip(), said or None))
+        clips.append(
+            Clip(name.removeprefix(shared), _beside(path.parent, name), str(row.get(text) or "").strip(), said or None)
+        )
     return f"{suffix[1:]} manifest", clips, problems
+
+
+def _shared_folder(names: list[str]) -> str:
+    """Return the folder, with its separator, that all of these absolute paths begin with; empty for others.
+
+    Clips are named without it: where data lies on one machine belongs into no report.
+    """
+    if not names or not all(Path(name).is_absolute() for name in names):
+        return ""
+    folder = os.path.commonpath([str(Path(name).parent) for name in names])
+    return folder if folder.endswith(os.sep) else folder + os.sep
 
 
 def _beside(folder: Path, name: str) -> Path:

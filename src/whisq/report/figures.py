@@ -260,12 +260,18 @@ def inside_figure(evaluation: Evaluation) -> Figure | None:
     return {
         "data": [mean, tail],
         "layout": _layout(
-            xaxis={"type": "log", "title": title, "exponentformat": "power", "nticks": 6},
+            xaxis={"type": "log", "title": title, "exponentformat": "none", "dtick": _log_step(rows)},
             yaxis={"showgrid": False, "type": "category"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
             height=140 + 34 * len(rows),
         ),
     }
+
+
+def _log_step(rows: list[tuple[int, ModelResult, Summary]]) -> float | str:
+    """Return plotly's step between ticks: decades, or 1, 2 and 5 in each where there are not two."""
+    values = [value for _, _, s in rows if s.divergence for value in (s.divergence.low, s.divergence_p99) if value]
+    return 1 if max(values, default=1.0) > 100 * min(values, default=1.0) else "D2"
 
 
 def _grid(tensors: tuple[TensorError, ...]) -> tuple[list[str], list[str], list[list[TensorError | None]]]:

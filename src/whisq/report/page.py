@@ -96,7 +96,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "reference": evaluation.reference.label,
         "lead": _lead(evaluation),
         "verdicts": _verdicts(evaluation),
-        "remarks": remarks(evaluation),
+        "remarks": [_tied(remark) for remark in remarks(evaluation)],
         "candidates": candidates,
         "has_difference": bool(candidates),
         "has_inside": inside is not None,
@@ -153,14 +153,19 @@ def _verdicts(evaluation: Evaluation) -> list[dict[str, str]]:
         found.append(
             {
                 "label": model.label,
-                "size": size,
+                "size": _tied(size),
                 "kind": {"not run": "failed", "not distinguishable": "same"}.get(word, word),
                 "word": word,
-                "said": f"{said}.",
+                "said": _tied(f"{said}."),
                 "needed": f"{needed[:1].upper()}{needed[1:]}." if needed else "",
             }
         )
     return found
+
+
+def _tied(text: str) -> str:
+    """Return the text with no line break between a number and its sign of per cent."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _speed_note(evaluation: Evaluation) -> str:

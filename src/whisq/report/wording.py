@@ -89,6 +89,8 @@ def verdict_parts(evaluation: Evaluation, index: int) -> tuple[str, str]:
         f"{points(found.interval.estimate)} points against the reference "
         f"({points(found.interval.low)} to {points(found.interval.high)}); {rate}"
     )
+    if found.verdict == "not distinguishable" and not found.interval.low <= 0 <= found.interval.high:
+        change += f"; the interval leaves out zero, but the sign-flip test does not (p = {number(found.p_value, 2)})"
     return change, audio_needed(found, evaluation.data.duration_s)
 
 
@@ -114,7 +116,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
         count = len(evaluation.data.problems)
         told.append(f"{count} {'entry' if count == 1 else 'entries'} of the data could not be used; see the list.")
     if len(evaluation.data.clips) < 30:
-        told.append(f"{len(evaluation.data.clips)} utterances are few: intervals from fewer than 30 are too narrow.")
+        count = len(evaluation.data.clips)
+        few = "1 utterance is" if count == 1 else f"{count} utterances are"
+        told.append(f"{few} few: intervals from fewer than 30 are too narrow.")
     stopped = [model.label for model in evaluation.models if any(u.remark for u in model.utterances)]
     if stopped:
         told.append(f"The runtime stopped early or failed on clips with {', '.join(stopped)}; see the list.")

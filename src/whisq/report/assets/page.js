@@ -25,10 +25,20 @@
     return value;
   };
   const options = { displayModeBar: false, responsive: true };
+  // On a phone, axis titles take several lines, and the entries of a legend a line each.
+  const narrow = matchMedia("(max-width: 46rem)");
+  const fitted = (layout, traces) => {
+    for (const axis of [layout.xaxis, layout.xaxis2]) {
+      if (axis?.title) axis.title.text = axis.title.text.match(/.{1,24}(?= |$)/g).map((line) => line.trim()).join("<br>");
+    }
+    if (layout.legend) layout.height += 18 * traces.length;
+    return layout;
+  };
   const draw = (id, figure) => {
     const place = byId(id);
     if (!place || !figure) return;
     const { data: traces, layout } = themed(figure);
+    if (narrow.matches) fitted(layout, traces);
     Plotly.react(place, traces, layout, options);
   };
   const drawMap = () => {
@@ -43,10 +53,11 @@
   // Theme: the system's until the button says otherwise; print is always light.
   const setTheme = (theme) => {
     root.dataset.theme = theme;
-    byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
+    byId("theme").textContent = theme === "dark" ? "Light theme" : "Dark theme";
     drawAll();
   };
   byId("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+  narrow.addEventListener("change", () => drawAll());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) =>
     setTheme(event.matches ? "dark" : "light"));
   let before = null;

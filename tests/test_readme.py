@@ -40,14 +40,41 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def measurable(folder, tiny_en_bin, speech_wav, tmp_path_factory, monkeypatch):
+    """What examples that transcribe need: real weights under the usual name, and clips with texts."""
+    from whisq.demo import SENTENCE
+
+    (folder / "model-f16.bin").unlink()
+    (folder / "model-f16.bin").symlink_to(tiny_en_bin)
+    rows = []
+    for name in ("morning", "noon", "evening"):
+        clip = folder / "clips" / f"{name}.wav"
+        clip.parent.mkdir(exist_ok=True)
+        clip.write_bytes(speech_wav.read_bytes())
+        clip.with_suffix(".txt").write_text(SENTENCE)
+        rows.append(f'clips/{name}.wav,"{SENTENCE}",en\n')
+    (folder / "clips.csv").write_text("path,text,language\n" + "".join(rows))
+    # One cache for all examples: they say the same clip to the same models.
+    monkeypatch.setenv("WHISQ_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    return folder
+
+
+def prepare(request, body):
+    if "evaluate" in body:
+        request.getfixturevalue("measurable")
+
+
 @pytest.mark.parametrize("body", blocks("bash"))
-def test_shell_examples(folder, body):
+def test_shell_examples(folder, body, request):
+    prepare(request, body)
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", body], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("body", blocks("python"))
-def test_python_examples(folder, body):
+def test_python_examples(folder, body, request):
+    prepare(request, body)
     done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from whisq.errors import DataError, OutputError
 from whisq.evaluate import to_json
 from whisq.evaluate.results import Evaluation
 from whisq.report.page import render_report, write_report
+from whisq.report.tables import markdown_text
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,8 @@ def test_report_command_makes_it_again(made: Evaluation, tmp_path: Path, capsys:
     results.write_text(to_json(made), encoding="utf-8")
     assert main(["report", str(results)]) == 0
     assert (tmp_path / "results.html").read_text(encoding="utf-8") == render_report(made)
+    assert main(["report", str(results), str(tmp_path / "tables.md")]) == 0
+    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == markdown_text(made)
     assert "results.html" in capsys.readouterr().out
 
 

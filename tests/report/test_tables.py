@@ -7,7 +7,16 @@ import pytest
 
 from whisq.evaluate.results import Evaluation
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure, spread
-from whisq.report.tables import accuracy_table, difference_table, inside_table, speed_table, terminal_lines
+from whisq.report.tables import (
+    Table,
+    accuracy_table,
+    difference_table,
+    inside_table,
+    markdown_lines,
+    markdown_text,
+    speed_table,
+    terminal_lines,
+)
 from whisq.report.transcripts import marked_words, transcript_records, worst_order
 from whisq.report.wording import audio_needed, duration, number, verdict_sentence
 
@@ -55,6 +64,27 @@ def test_tables_have_a_row_for_each_model(made: Evaluation) -> None:
     for table in (accuracy, difference_table(made), speed_table(made), inside_table(made)):
         assert {len(row) for row in table.rows} == {len(table.columns)}
     assert difference_table(made).rows[1][-1] == "worse"
+
+
+def test_markdown_has_every_figure_of_the_tables_and_the_verdicts(made: Evaluation) -> None:
+    text = markdown_text(made)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    for table in (accuracy_table(made), difference_table(made), speed_table(made), inside_table(made)):
+        assert list(table.columns) in rows
+        assert all(list(row) in rows for row in table.rows)
+    assert "- **harmed**: worse: +" in text
+    assert markdown_lines(Table(("a", "b"), (("x|y", "1"),))) == ["| a | b |", "| --- | --: |", "| x\\|y | 1 |"]
+
+
+def test_an_interval_that_the_sign_flip_test_does_not_confirm_is_explained(made: Evaluation) -> None:
+    model, summary = made.models[2], made.summaries[2]
+    assert summary is not None
+    assert summary.difference is not None
+    unsure = replace(summary.difference, verdict="not distinguishable", p_value=0.06)
+    again = replace(made, models=(made.models[0], model))
+    again.__dict__["summaries"] = (made.summaries[0], replace(summary, difference=unsure))
+    assert "the interval leaves out zero, but the sign-flip test does not (p = 0.06)" in verdict_sentence(again, 1)
+    assert "sign-flip" not in verdict_sentence(made, 2)
 
 
 def test_terminal_text_is_aligned_and_tells_what_to_beware_of(made: Evaluation) -> None:

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for problem in evaluation.data.problems:
         console.warn(f"left out: {problem}")
     if args.json:
-        _write(args.json, to_json(evaluation))
+        write_text(args.json, to_json(evaluation))
     if args.report:
         from whisq.report.page import write_report
 
@@ -138,7 +138,8 @@ def check_writable(*paths: str | None) -> None:
         raise OutputError("; ".join(wrong), hint="name files in folders that exist")
 
 
-def _write(path: str, text: str) -> None:
+def write_text(path: str, text: str) -> None:
+    """Write a file in UTF-8; raises ``OutputError``."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:

@@ -117,6 +117,12 @@ class Choice:
     reason: str = ""
 
 
+def _more_runtimes(forced: RuntimeName | None) -> str:
+    if forced:
+        return f"let another runtime be chosen (without --runtime {forced})"
+    return "install the extra with pip install 'whisq[evaluate]'"
+
+
 def choose_runtimes(files: Sequence[ModelFile], forced: RuntimeName | None = None) -> list[Choice]:
     """Return the runtime for every file: one that runs them all if there is one, so that only weights differ.
 
@@ -139,6 +145,6 @@ def choose_runtimes(files: Sequence[ModelFile], forced: RuntimeName | None = Non
     if choices[0].runtime is None:
         raise RuntimeUnavailableError(
             f"{files[0].path}: no installed runtime can run the reference: {choices[0].reason}",
-            hint="install the extra with pip install 'whisq[evaluate]', or take an f16 .bin as the reference",
+            hint=f"{_more_runtimes(forced)}, or take an f16 .bin as the reference",
         )
     return choices

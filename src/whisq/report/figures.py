@@ -296,6 +296,7 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
         "y": blocks,
         "hovertext": hover,
         "hoverinfo": "text",
+        "textfont": {"color": "var(--on-cell)"},
         "xgap": 2,
         "ygap": 2,
     }
@@ -346,7 +347,7 @@ def _by_error(grid: list[list[TensorError | None]]) -> Figure:
     finite = [cell.snr_db for row in grid for cell in row if cell and cell.snr_db is not None]
     equal = max(finite, default=0.0)
     values = [[(equal if cell.snr_db is None else cell.snr_db) if cell else None for cell in row] for row in grid]
-    texts = [[("=" if cell.snr_db is None else number(cell.snr_db, 0)) if cell else "" for cell in row] for row in grid]
+    texts = [[("=" if cell.snr_db is None else number(cell.snr_db)) if cell else "" for cell in row] for row in grid]
     return {
         "z": values,
         "text": texts,

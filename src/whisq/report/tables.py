@@ -131,6 +131,32 @@ def text_lines(table: Table) -> list[str]:
     return lines
 
 
+def markdown_lines(table: Table) -> list[str]:
+    """Return the table in Markdown: the first column to the left, the others to the right."""
+    rules = ("---", *["--:"] * (len(table.columns) - 1))
+    rows = (table.columns, rules, *table.rows)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def markdown_text(evaluation: Evaluation) -> str:
+    """Return all tables with a heading each, a verdict for each model and remarks, in Markdown."""
+    titled = (
+        ("Sizes and error rates", accuracy_table(evaluation)),
+        ("Differences to the reference, same clips", difference_table(evaluation)),
+        ("Inside the model", inside_table(evaluation)),
+        ("Speed and memory", speed_table(evaluation)),
+    )
+    lines = []
+    for title, table in titled:
+        if table is not None and table.rows:
+            lines += [f"### {title}", "", *markdown_lines(table), ""]
+    lines += ["### Verdicts", ""]
+    for index, model in enumerate(evaluation.models):
+        lines.append(f"- **{model.label}**: {verdict_sentence(evaluation, index)}")
+    told = remarks(evaluation)
+    return "\n".join([*lines, *([""] if told else []), *told]) + "\n"
+
+
 def terminal_lines(evaluation: Evaluation) -> list[str]:
     """Return all that the terminal shows: tables, a verdict for each model, remarks."""
     lines = []

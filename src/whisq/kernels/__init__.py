@@ -173,6 +173,24 @@ def dequantize(
     return result
 
 
+def dequantize_into(
+    data: Buffer,
+    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    destination: Buffer,
+    *,
+    isa: str | None = None,
+) -> None:
+    """Dequantize whole blocks into a writable buffer of f32, on this thread, with the GIL released.
+
+    Raises ``KernelError`` when sizes do not fit.
+    """
+    kind = parse_type(type)
+    try:
+        _core.dequantize(_usable_isa(isa) if isa else active_isa(), data, kind.ggml_type, destination)
+    except (ValueError, BufferError) as error:
+        raise KernelError(f"{kind}: {error}") from None
+
+
 def _source_type(source: NDArray[Any], named: str | TensorType | None) -> TensorType:
     found = {"float32": F32, "float16": F16}.get(source.dtype.name)
     if named is not None and parse_type(named) is BF16 and source.dtype.name == "uint16":

@@ -42,6 +42,14 @@ N_FFT_BINS = 201
 """Rows of the spectrum that the mel filters weigh: n_fft 400 at 16 kHz."""
 
 
+LARGEST_SIZES = {
+    "n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_audio_state": 1 << 14, "n_audio_head": 1 << 8,
+    "n_audio_layer": 1 << 8, "n_text_ctx": 1 << 16, "n_text_state": 1 << 14, "n_text_head": 1 << 8,
+    "n_text_layer": 1 << 8, "n_mels": 1 << 10,
+}  # fmt: skip
+"""What a reader takes for a model's sizes: far above any released one's, far below what a damaged file may claim."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dimensions:
     """The eleven sizes that fix a Whisper model's shapes, named as in OpenAI's ``ModelDimensions``."""

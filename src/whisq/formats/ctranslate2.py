@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from whisq.errors import FormatError
-from whisq.formats.tokenizer_json import read_json, read_tokenizer, token_bytes
+from whisq.formats.tokenizer_json import (
+    check_vocabulary,
+    read_json,
+    read_text,
+    read_tokenizer,
+    token_bytes,
+)
 from whisq.mel import mel_filters
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import BF16, F16, F32
-from whisq.whisper import Dimensions, TensorSpec, expected_tensors
+from whisq.whisper import LARGEST_SIZES, Dimensions, TensorSpec, expected_tensors
 
 NAMES = ("ctranslate2",)
 
@@ -27,6 +33,7 @@ _INT8, _INT16, _INT32 = 1, 2, 3
 _TYPE_BYTES = {0: 4, _INT8: 1, _INT16: 2, _INT32: 4, 4: 2, 5: 2}
 _NAME_OF_SPEC = "WhisperSpec"
 _MOST_VARIABLES = 1 << 14
+_MOST_DIGITS = 5
 
 
 def detect(path: Path) -> bool:
@@ -198,16 +205,20 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
     audio_ctx, audio_state = shape("encoder/position_encodings/encodings", 2)
     text_ctx, _ = shape("decoder/position_encodings/encodings", 2)
     _, n_mels, _ = shape("encoder/conv1/weight", 3)
-    return Dimensions(
+    dims = Dimensions(
         n_vocab, audio_ctx, audio_state, n_heads("encoder", audio_state), n_layers("encoder"),
         text_ctx, text_state, n_heads("decoder", text_state), n_layers("decoder"), n_mels,
     )  # fmt: skip
+    wrong = [f"{name} = {size}" for name, size in asdict(dims).items() if not 0 < size <= LARGEST_SIZES[name]]
+    if wrong:
+        raise FormatError(f"{file.path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+    return dims
 
 
 def _layer_of(name: str, side: str) -> str | None:
     parts = name.split("/")
     number = parts[1].removeprefix("layer_") if len(parts) > 2 and parts[0] == side else ""
-    return number if number.isdecimal() else None
+    return number if number.isdecimal() and len(number) <= _MOST_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,11 +335,15 @@ def _integer_decoder(
 
 def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
     if (path / "tokenizer.json").is_file():
-        return read_tokenizer(path / "tokenizer.json")
+        tokenizer = read_tokenizer(path / "tokenizer.json")
+        check_vocabulary(path, tokenizer, dims)
+        return tokenizer
     for name in ("vocabulary.json", "vocabulary.txt"):
         listing = path / name
         if listing.is_file():
-            words = read_json(listing) if name.endswith("json") else listing.read_text("utf-8").split("\n")
+            words = read_json(listing) if name.endswith("json") else read_text(listing).split("\n")
+            if not isinstance(words, list):
+                raise FormatError(f"{listing}: is no list of tokens", hint="the file is damaged")
             # Special tokens come after the text tokens; the loader of a .bin fills them in by itself.
             texts = [word for word in words[: dims.n_vocab] if isinstance(word, str) and word]
             first_special = next((i for i, word in enumerate(texts) if word.startswith("<|")), len(texts))

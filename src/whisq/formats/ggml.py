@@ -16,7 +16,7 @@ from whisq.errors import FormatError
 from whisq.formats import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
-from whisq.whisper import N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
+from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
 NAMES = ("bin",)
 MAGIC = 0x67676D6C
@@ -29,11 +29,6 @@ _HEADER_FIELDS = (
     "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
 )  # fmt: skip
 # Twice and more of the largest published Whisper: a size beyond these is damage, not a model.
-_LIMITS = {
-    "n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_audio_state": 1 << 14, "n_audio_head": 1 << 8,
-    "n_audio_layer": 1 << 8,
-    "n_text_ctx": 1 << 16, "n_text_state": 1 << 14, "n_text_head": 1 << 8, "n_text_layer": 1 << 8, "n_mels": 1 << 10,
-}  # fmt: skip
 _LONGEST_NAME = 128
 _LONGEST_TOKEN = 1 << 12
 
@@ -112,7 +107,7 @@ def _parse(path: Path, file: MappedFile) -> Model:
 def _dimensions(cursor: _Cursor) -> tuple[Dimensions, int]:
     values = _HEADER.unpack(cursor.take(_HEADER.size, "the header"))
     sizes = dict(zip(_HEADER_FIELDS, values[:10], strict=True))
-    wrong = [f"{name} = {size}" for name, size in sizes.items() if not 0 < size <= _LIMITS[name]]
+    wrong = [f"{name} = {size}" for name, size in sizes.items() if not 0 < size <= LARGEST_SIZES[name]]
     if wrong:
         raise FormatError(
             f"{cursor.path}: the header holds impossible dimensions: {', '.join(wrong)}",

@@ -27,13 +27,12 @@ from whisq.formats.gguf_container import (
 from whisq.formats.gguf_metadata import CONTROL, VOCABULARY_COUNT_KEY, metadata_of
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F32, TYPES, TensorType, type_from_ggml
-from whisq.whisper import N_FFT_BINS, Dimensions, TensorSpec, expected_tensors, name_in_dialect
+from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors, name_in_dialect
 
 NAMES = ("gguf",)
 
 _FILTERS, _WINDOW = "frontend.mel_filterbank", "frontend.window"
 _WINDOW_LENGTH = 400
-_MOST = 1 << 20
 _SIZE_KEYS = {
     "n_vocab": "decoder.vocab_size",
     "n_audio_ctx": "encoder.max_source_positions",
@@ -46,7 +45,6 @@ _SIZE_KEYS = {
     "n_text_layer": "decoder.n_layers",
     "n_mels": "encoder.num_mel_bins",
 }
-_MOST_LAYERS, _MOST_WIDTH = 1 << 8, 1 << 14
 _LEFT_OUT = {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"}
 
 
@@ -109,12 +107,10 @@ def _dimensions(path: Path, metadata: Mapping[str, Any]) -> Dimensions:
             f"{path}: the metadata lack {', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}",
             hint="whisq reads transcribe.cpp's Whisper GGUFs; other projects' have other keys",
         )
-    limits = {"layer": _MOST_LAYERS, "head": _MOST_LAYERS, "state": _MOST_WIDTH}
     sizes, wrong = {}, []
     for name, key in keys.items():
         value = metadata[key]
-        most = limits.get(name.rpartition("_")[2], _MOST)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIZES[name]:
             wrong.append(f"{key} = {value!r}"[:100])
         else:
             sizes[name] = value
@@ -192,6 +188,8 @@ def _checked_type(path: Path, stored: StoredTensor, spec: TensorSpec) -> TensorT
 def _tokenizer(path: Path, metadata: Mapping[str, Any], dims: Dimensions) -> Tokenizer:
     texts = _texts(path, metadata, "tokenizer.ggml.tokens")
     types = metadata.get("tokenizer.ggml.token_type", ())
+    if not isinstance(types, tuple):
+        raise FormatError(f"{path}: tokenizer.ggml.token_type is no array", hint="the file is damaged")
     if not texts or len(texts) > dims.n_vocab:
         raise FormatError(
             f"{path}: tokenizer.ggml.tokens has {len(texts)} tokens, expected 1 to {dims.n_vocab}",

@@ -61,14 +61,20 @@ def _fetch_weights(repository: str, revision: str | None) -> None:
             return
         listing = _fetch_if_there(repository, index, revision) if index else None
         if listing is not None:
-            shards = set(read_json(listing).get("weight_map", {}).values())
-            for shard in sorted(str(name) for name in shards):
+            for shard in _shards_named(read_json(listing)):
                 fetch(repository, shard, revision)
             return
     raise FormatError(
         f"{repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
         hint="name one file of the repository instead: owner/name/file.bin",
     )
+
+
+def _shards_named(index: Any) -> list[str]:
+    """Return the files that an index names; the reader says what is wrong with one that names none."""
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    return sorted({name for name in names if isinstance(name, str) and Path(name).name == name})
 
 
 def _fetch_if_there(repository: str, name: str, revision: str | None) -> Path | None:

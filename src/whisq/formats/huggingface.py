@@ -16,26 +16,26 @@ from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
 from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.stored import StoredArray, left_over, refs_of
-from whisq.formats.tokenizer_json import read_json, read_tokenizer
+from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_tokenizer
 from whisq.mel import mel_filters
 from whisq.model import MappedFile, Model, Tokenizer
-from whisq.whisper import N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
+from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
 
 NAMES = ("huggingface",)
 
 _TORCH_SINGLE, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _EMBEDDING, _PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 _SIZE_KEYS = {
-    "n_vocab": ("vocab_size", 1 << 20),
-    "n_audio_ctx": ("max_source_positions", 1 << 16),
-    "n_audio_state": ("d_model", 1 << 14),
-    "n_audio_head": ("encoder_attention_heads", 1 << 8),
-    "n_audio_layer": ("encoder_layers", 1 << 8),
-    "n_text_ctx": ("max_target_positions", 1 << 16),
-    "n_text_state": ("d_model", 1 << 14),
-    "n_text_head": ("decoder_attention_heads", 1 << 8),
-    "n_text_layer": ("decoder_layers", 1 << 8),
-    "n_mels": ("num_mel_bins", 1 << 10),
+    "n_vocab": "vocab_size",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_text_ctx": "max_target_positions",
+    "n_text_state": "d_model",
+    "n_text_head": "decoder_attention_heads",
+    "n_text_layer": "decoder_layers",
+    "n_mels": "num_mel_bins",
 }
 _COMPARED_BYTES = 1 << 22
 
@@ -123,9 +123,9 @@ def _config(path: Path) -> dict[str, Any]:
 def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
     sizes: dict[str, int] = {}
     wrong: list[str] = []
-    for name, (key, most) in _SIZE_KEYS.items():
+    for name, key in _SIZE_KEYS.items():
         value = config.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIZES[name]:
             sizes[name] = value
         elif f"{key} is" not in " ".join(wrong):
             wrong.append(f"{key} is {'missing' if value is None else repr(value)[:40]}")
@@ -242,11 +242,7 @@ def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
             f"{path}: no tokenizer.json and no vocab.json",
             hint="copy the tokenizer from the model it was trained from",
         )
-    if len(tokenizer.tokens) > dims.n_vocab:
-        raise FormatError(
-            f"{path}: the tokenizer has {len(tokenizer.tokens)} tokens, config.json allows {dims.n_vocab}",
-            hint="tokenizer and weights come from different models",
-        )
+    check_vocabulary(path, tokenizer, dims)
     return tokenizer
 
 

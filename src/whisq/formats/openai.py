@@ -15,18 +15,13 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import torch_zip
 from whisq.formats.stored import StoredArray, left_over, refs_of
-from whisq.formats.tokenizer_json import read_tokenizer
+from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
 from whisq.mel import mel_filters
 from whisq.model import MappedFile, Model, Tokenizer
-from whisq.whisper import Dimensions, expected_tensors
+from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
 
 NAMES = ("openai",)
 
-_MOST = {
-    "n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_audio_state": 1 << 14, "n_audio_head": 1 << 8,
-    "n_audio_layer": 1 << 8, "n_text_ctx": 1 << 16, "n_text_state": 1 << 14, "n_text_head": 1 << 8,
-    "n_text_layer": 1 << 8, "n_mels": 1 << 10,
-}  # fmt: skip
 _UNUSED = ("decoder.mask", "alignment_heads")
 _MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"
 
@@ -83,13 +78,18 @@ def _dimensions(path: Path, saved: Any) -> Dimensions:
             hint="OpenAI's checkpoints have both; for transformers' weights name the folder that has config.json",
         )
     wrong = [
-        f"{name} is {stated.get(name)!r}"[:60]
-        for name, most in _MOST.items()
+        f"{name} is {_shown(stated.get(name))}"
+        for name, most in LARGEST_SIZES.items()
         if not isinstance(stated.get(name), int) or not 0 < stated[name] <= most
     ]
     if wrong:
         raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
-    return Dimensions(**{name: stated[name] for name in _MOST})
+    return Dimensions(**{name: stated[name] for name in LARGEST_SIZES})
+
+
+def _shown(value: object) -> str:
+    # Python refuses to print a number of thousands of digits.
+    return hex(value)[:40] if isinstance(value, int) and value.bit_length() > 64 else repr(value)[:40]
 
 
 def _state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,9 @@ def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
     """Return a vocabulary that fits, and where it is from when that is not beside the file."""
     name = "multilingual.tiktoken" if dims.is_multilingual else "gpt2.tiktoken"
     if (path.parent / "tokenizer.json").is_file():
-        return read_tokenizer(path.parent / "tokenizer.json"), ""
+        tokenizer = read_tokenizer(path.parent / "tokenizer.json")
+        check_vocabulary(path, tokenizer, dims)
+        return tokenizer, ""
     if (path.parent / name).is_file():
         return _read_ranks(path.parent / name), ""
     installed = importlib.util.find_spec("whisper")

@@ -96,10 +96,10 @@ def shards_of(folder: Path, index_name: str = INDEX) -> tuple[list[Path], dict[s
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index}: has no weight_map", hint="the index is damaged: download it again")
-    names = list(dict.fromkeys(weight_map.values()))
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
             raise FormatError(f"{index}: names the shard {name!r}", hint="a shard must be a file beside its index")
+    names = list(dict.fromkeys(weight_map.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise FormatError(

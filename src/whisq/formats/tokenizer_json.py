@@ -9,6 +9,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.model import Tokenizer
+from whisq.whisper import Dimensions
 
 
 @cache
@@ -44,7 +45,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
         merges = document["model"].get("merges", [])
         pairs = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
         added = {entry["content"]: int(entry["id"]) for entry in document.get("added_tokens", [])}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # JSON can spell half a surrogate pair, which no container can store.
+        "".join([*pairs, *added]).encode("utf-8")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}",
             hint="expected model.vocab, model.merges and added_tokens, as transformers writes them",
@@ -59,11 +62,31 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def read_json(path: Path) -> Any:
     """Return a JSON document; raises ``FormatError`` when it is missing or is none."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not valid JSON: {error}", hint="the file is damaged") from None
+
+
+def read_text(path: Path) -> str:
+    """Return a text file; raises ``FormatError`` when it is missing, unreadable or not UTF-8."""
+    try:
+        return path.read_text("utf-8")
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file", hint="copy it from where the model came from") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON: {error}", hint="the file is damaged") from None
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path}: not UTF-8: {error.reason} at byte {error.start}", hint="the file is damaged"
+        ) from None
+
+
+def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None:
+    """Raise ``FormatError`` for a tokenizer with more tokens than the embedding has rows."""
+    if len(tokenizer.tokens) > dims.n_vocab:
+        raise FormatError(
+            f"{path}: the tokenizer has {len(tokenizer.tokens)} tokens, the model {dims.n_vocab}",
+            hint="tokenizer and weights come from different models",
+        )

@@ -6,6 +6,9 @@
 namespace whisq::WHISQ_ISA {
 namespace {
 
+// Searches of neighbouring sub-blocks that are taken side by side.
+constexpr int kSideBySide = 2;
+
 F mean_square(const F* x, float factor) {
     F sum = F{};
     for (int j = 0; j < 256; ++j) sum += x[j] * x[j];
@@ -68,18 +71,23 @@ void put_two_bits(const Group& g, const I* l, int offset) {
 
 void quantize_q2_k(const Group& g) {
     ScaleMin found[16];
-    F scales[16], mins[16], sums[16], w[16];
-    const F mean = g.has_importance ? mean_square(g.x, 1.f) : F{};
-    for (int j = 0; j < 16; ++j) {
-        const F* x = g.x + 16 * j;
-        if (g.has_importance) {
-            importance_weights(g, mean, 16 * j, 16, w);
-            sums[j] = sum_of(w, 16);
-            found[j] = search_scale_min(x, w, {16, 3, -0.9f, 0.05f, 36, false});
-        } else {
-            for (int i = 0; i < 16; ++i) w[i] = absolute(x[i]);
-            found[j] = search_scale_min(x, w, {16, 3, -0.5f, 0.1f, 15, true});
+    F scales[16], mins[16], sums[16], w[256];
+    if (g.has_importance) {
+        const F mean = mean_square(g.x, 1.f);
+        for (int j = 0; j < 16; ++j) {
+            importance_weights(g, mean, 16 * j, 16, w + 16 * j);
+            sums[j] = sum_of(w + 16 * j, 16);
         }
+        for (int j = 0; j < 16; j += kSideBySide)
+            search_scales_min<false, 16, kSideBySide>(g.x + 16 * j, w + 16 * j, {16, 3, -0.9f, 0.05f, 36, false},
+                                                      found + j);
+    } else {
+        for (int i = 0; i < 256; ++i) w[i] = absolute(g.x[i]);
+        for (int j = 0; j < 16; j += kSideBySide)
+            search_scales_min<true, 16, kSideBySide>(g.x + 16 * j, w + 16 * j, {16, 3, -0.5f, 0.1f, 15, true},
+                                                     found + j);
+    }
+    for (int j = 0; j < 16; ++j) {
         scales[j] = found[j].scale;
         mins[j] = found[j].minimum;
     }
@@ -249,21 +257,23 @@ void quantize_q45_k(const Group& g) {
     constexpr MinSearch kPlain{32, kMost, kBits == 4 ? -1.f : -0.5f, 0.1f, kBits == 4 ? 20 : 15, false};
     constexpr MinSearch kWeighted{32, kMost, -0.9f, 0.05f, 36, false};
     ScaleMin found[8];
-    F scales[8], mins[8], sums[8], w[32];
+    F scales[8], mins[8], sums[8], w[256];
     const F mean = g.has_importance ? mean_square(g.x, 2.f) : F{};
     for (int j = 0; j < 8; ++j) {
-        const F* x = g.x + 32 * j;
         if (g.has_importance) {
-            importance_weights(g, mean, 32 * j, 32, w);
-            sums[j] = sum_of(w, 32);
-            found[j] = search_scale_min(x, w, kWeighted);
+            importance_weights(g, mean, 32 * j, 32, w + 32 * j);
+            sums[j] = sum_of(w + 32 * j, 32);
         } else {
             F sum = F{};
-            for (int i = 0; i < 32; ++i) sum += x[i] * x[i];
+            for (int i = 32 * j; i < 32 * j + 32; ++i) sum += g.x[i] * g.x[i];
             const F average = square_root(sum / 32.f);
-            for (int i = 0; i < 32; ++i) w[i] = average + absolute(x[i]);
-            found[j] = search_scale_min(x, w, kPlain);
+            for (int i = 32 * j; i < 32 * j + 32; ++i) w[i] = average + absolute(g.x[i]);
         }
+    }
+    for (int j = 0; j < 8; j += kSideBySide)
+        search_scales_min<false, 32, kSideBySide>(g.x + 32 * j, w + 32 * j, g.has_importance ? kWeighted : kPlain,
+                                                  found + j);
+    for (int j = 0; j < 8; ++j) {
         scales[j] = found[j].scale;
         mins[j] = found[j].minimum;
     }

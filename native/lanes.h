@@ -29,8 +29,31 @@ inline F select(I mask, F yes, F no) { return mask ? yes : no; }
 inline I select(I mask, I yes, I no) { return mask ? yes : no; }
 
 // As C's (a < b ? a : b): where an operand is NaN the second is taken.
-inline F minimum(F a, F b) { return a < b ? a : b; }
-inline F maximum(F a, F b) { return a > b ? a : b; }
+// The compilers do not all see the instruction in that expression.
+inline F minimum(F a, F b) {
+#if defined(__AVX512F__) && WHISQ_LANES == 16
+    return (F)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__) && WHISQ_LANES == 8
+    return (F)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__) && WHISQ_LANES == 4
+    return (F)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
+inline F maximum(F a, F b) {
+#if defined(__AVX512F__) && WHISQ_LANES == 16
+    return (F)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__) && WHISQ_LANES == 8
+    return (F)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__) && WHISQ_LANES == 4
+    return (F)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
 inline I minimum(I a, I b) { return a < b ? a : b; }
 inline I maximum(I a, I b) { return a > b ? a : b; }
 

@@ -43,42 +43,59 @@ inline F rounded(F value, int low, int high) {
     return to_float(nearest(value, low, high));
 }
 
-template <bool kTame>
-Scale search_scale_as(const F* x, const F* w, int n, int n_max, const Extreme& extreme, I is_zero) {
-    F wx[32];
-    for (int i = 0; i < n; ++i) wx[i] = w[i] * x[i];
-    auto sums = [&](F inverse, F& sum_lx, F& sum_l2) {
-        sum_lx = sum_l2 = F{};
-        for (int i = 0; i < n; ++i) {
-            const F l = rounded<kTame>(inverse * x[i], -n_max, n_max - 1);
-            sum_lx += wx[i] * l;
-            sum_l2 += w[i] * l * l;
+// How many candidates one pass over a block takes: their sums do not wait for each other, and have to fit in registers.
+constexpr int kCandidates = kLanes == 16 ? 4 : 2;
+
+template <bool kTame, int kSize>
+Scale search_scale_as(const F* x, const F* w, int n_max, const Extreme& extreme, I is_zero) {
+    constexpr int kTries = 19, kPasses = (kTries + kCandidates - 1) / kCandidates;
+    F wx[kSize], inverse[kPasses * kCandidates], sum_lx[kPasses * kCandidates], sum_l2[kPasses * kCandidates];
+    for (int i = 0; i < kSize; ++i) wx[i] = w[i] * x[i];
+    for (int pass = 0; pass < kPasses; ++pass) {
+        F factor[kCandidates], lx[kCandidates], l2[kCandidates];
+        for (int k = 0; k < kCandidates; ++k) {
+            // ggml's order: the plain scale first, then -9 to 9 tenths around it.
+            const int number = pass * kCandidates + k, step = number == 0 ? 0 : number <= 9 ? number - 10 : number - 9;
+            factor[k] = splat(-((float)n_max + 0.1f * (float)step)) / extreme.value;
+            lx[k] = l2[k] = F{};
         }
-    };
-    F inverse = -splat((float)n_max) / extreme.value, sum_lx, sum_l2;
-    sums(inverse, sum_lx, sum_l2);
-    F scale = select(sum_l2 != 0.f, sum_lx / sum_l2, F{});
-    F best = scale * sum_lx, best_inverse = inverse;
-    for (int step = -9; step <= 9; ++step) {
-        if (step == 0) continue;
-        inverse = splat(-((float)n_max + 0.1f * (float)step)) / extreme.value;
-        sums(inverse, sum_lx, sum_l2);
-        const I better = (sum_l2 > 0.f) & (sum_lx * sum_lx > best * sum_l2);
-        if (!any(better)) continue;
-        scale = select(better, sum_lx / sum_l2, scale);
-        best = select(better, scale * sum_lx, best);
-        best_inverse = select(better, inverse, best_inverse);
+        for (int i = 0; i < kSize; ++i) {
+            for (int k = 0; k < kCandidates; ++k) {
+                const F l = rounded<kTame>(factor[k] * x[i], -n_max, n_max - 1);
+                lx[k] += wx[i] * l;
+                l2[k] += w[i] * l * l;
+            }
+        }
+        for (int k = 0; k < kCandidates; ++k) {
+            inverse[pass * kCandidates + k] = factor[k];
+            sum_lx[pass * kCandidates + k] = lx[k];
+            sum_l2[pass * kCandidates + k] = l2[k];
+        }
+    }
+    F scale = select(sum_l2[0] != 0.f, sum_lx[0] / sum_l2[0], F{});
+    F best = scale * sum_lx[0], best_inverse = inverse[0];
+    for (int number = 1; number < kTries; ++number) {
+        const F lx = sum_lx[number], l2 = sum_l2[number];
+        const I better = (l2 > 0.f) & (lx * lx > best * l2);
+        scale = select(better, lx / l2, scale);
+        best = select(better, scale * lx, best);
+        best_inverse = select(better, inverse[number], best_inverse);
     }
     return {select(is_zero, F{}, scale), best_inverse, is_zero};
 }
 
-// Weighted search for a symmetric scale over n <= 32 elements; w are the weights.
-inline Scale search_scale(const F* x, const F* w, int n, int n_max) {
-    const Extreme extreme = extreme_of(x, n);
+template <int kSize>
+Scale search_scale_of(const F* x, const F* w, int n_max) {
+    const Extreme extreme = extreme_of(x, kSize);
     const I is_zero = extreme.magnitude < kGroupEpsilon;
     const I is_wild = ~((extreme.magnitude >= kGroupEpsilon) & (extreme.magnitude < 1e30f)) & ~is_zero;
-    if (any(is_wild)) return search_scale_as<false>(x, w, n, n_max, extreme, is_zero);
-    return search_scale_as<true>(x, w, n, n_max, extreme, is_zero);
+    if (any(is_wild)) return search_scale_as<false, kSize>(x, w, n_max, extreme, is_zero);
+    return search_scale_as<true, kSize>(x, w, n_max, extreme, is_zero);
+}
+
+// Weighted search for a symmetric scale over n elements, 16 or 32; w are the weights.
+inline Scale search_scale(const F* x, const F* w, int n, int n_max) {
+    return n == 16 ? search_scale_of<16>(x, w, n_max) : search_scale_of<32>(x, w, n_max);
 }
 
 // A scale and a minimum: x ~ scale * l - minimum, l in [0, n_max].
@@ -99,83 +116,137 @@ struct MinSearch {
     bool absolute_error;
 };
 
-template <bool kTame, bool kAbsolute>
-ScaleMin search_scale_min_as(const F* x, const F* w, const MinSearch& s, F low, F high, F sum_w, F sum_x, I is_flat) {
-    F l[32];
-    const float n_max = (float)s.n_max;
-    auto weighted_error = [&](F scale, F minimum) {
-        F error = F{};
-        for (int i = 0; i < s.n; ++i) {
-            const F difference = scale * l[i] + minimum - x[i];
-            error += w[i] * (kAbsolute ? absolute(difference) : difference * difference);
-        }
-        return error;
-    };
-    ScaleMin found{};
-    F minimum = low, inverse = n_max / (high - low);
-    F scale = 1.f / inverse;
-    for (int i = 0; i < s.n; ++i) l[i] = rounded<kTame>(inverse * (x[i] - minimum), 0, s.n_max);
-    F best = weighted_error(scale, minimum);
-    found.inverse = inverse;
-    found.base = minimum;
-    for (int step = 0; step <= s.n_steps; ++step) {
-        inverse = splat(s.from + s.step * (float)step + n_max) / (high - minimum);
-        if constexpr (kTame) {
-            // A minimum that moved may have left values too far out for the fast rounding.
-            const F reach = absolute(inverse) * maximum(absolute(low - minimum), absolute(high - minimum));
-            if (any(~(reach < 2e6f) & ~is_flat))
-                return search_scale_min_as<false, kAbsolute>(x, w, s, low, high, sum_w, sum_x, is_flat);
-        }
-        F sum_l = F{}, sum_l2 = F{}, sum_xl = F{};
-        for (int i = 0; i < s.n; ++i) {
-            l[i] = rounded<kTame>(inverse * (x[i] - minimum), 0, s.n_max);
-            const F wl = w[i] * l[i];
-            sum_l += wl;
-            sum_l2 += wl * l[i];
-            sum_xl += wl * x[i];
-        }
-        const F determinant = sum_w * sum_l2 - sum_l * sum_l;
-        F this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-        F this_minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
-        const I above = this_minimum > 0.f;
-        this_scale = select(above, sum_xl / sum_l2, this_scale);
-        this_minimum = select(above, F{}, this_minimum);
-        const F error = weighted_error(this_scale, this_minimum);
-        const I better = (determinant > 0.f) & (error < best) & ~is_flat;
-        if (!any(better)) continue;
-        found.inverse = select(better, inverse, found.inverse);
-        found.base = select(better, minimum, found.base);
-        best = select(better, error, best);
-        scale = select(better, this_scale, scale);
-        minimum = select(better, this_minimum, minimum);
-    }
-    found.scale = select(is_flat, F{}, scale);
-    found.minimum = -minimum;
-    found.is_flat = is_flat;
-    return found;
-}
+// What a search for a scale and a minimum knows of a block before it tries anything.
+struct SearchRange {
+    F low, high, sum_w, sum_x;
+    I is_flat;
+    bool tame;
+};
 
-// Weighted search for a scale and a minimum over s.n <= 32 elements.
-inline ScaleMin search_scale_min(const F* x, const F* w, const MinSearch& s) {
+template <int kSize>
+SearchRange range_for_search(const F* x, const F* w) {
     F low = x[0], high = x[0], sum_w = w[0], sum_x = sum_w * x[0];
-    for (int i = 1; i < s.n; ++i) {
-        low = select(x[i] < low, x[i], low);
-        high = select(x[i] > high, x[i], high);
+    for (int i = 1; i < kSize; ++i) {
+        low = minimum(x[i], low);
+        high = maximum(x[i], high);
         sum_w += w[i];
         sum_x += w[i] * x[i];
     }
     low = select(low > 0.f, F{}, low);
     const I is_flat = high == low;
-    const F spread = high - low;
     // The tries move the minimum, and with it the range: below this spread an inverse could overflow.
-    const I is_tame = (spread > 1e-25f) & (high < 1e30f) & (low > -1e30f);
-    const bool tame = !any(~(is_tame | is_flat));
-    if (s.absolute_error) {
-        return tame ? search_scale_min_as<true, true>(x, w, s, low, high, sum_w, sum_x, is_flat)
-                    : search_scale_min_as<false, true>(x, w, s, low, high, sum_w, sum_x, is_flat);
+    const I is_tame = (high - low > 1e-25f) & (high < 1e30f) & (low > -1e30f);
+    return {low, high, sum_w, sum_x, is_flat, !any(~(is_tame | is_flat))};
+}
+
+// Integers of one try, and the sums that give its scale and minimum.
+template <bool kTame, int kSize>
+void try_integers(const F* x, const F* w, F inverse, F minimum, int n_max, F* l, F* sums) {
+    F sum_l = F{}, sum_l2 = F{}, sum_xl = F{};
+    for (int i = 0; i < kSize; ++i) {
+        l[i] = rounded<kTame>(inverse * (x[i] - minimum), 0, n_max);
+        const F wl = w[i] * l[i];
+        sum_l += wl;
+        sum_l2 += wl * l[i];
+        sum_xl += wl * x[i];
     }
-    return tame ? search_scale_min_as<true, false>(x, w, s, low, high, sum_w, sum_x, is_flat)
-                : search_scale_min_as<false, false>(x, w, s, low, high, sum_w, sum_x, is_flat);
+    sums[0] = sum_l;
+    sums[1] = sum_l2;
+    sums[2] = sum_xl;
+}
+
+template <bool kAbsolute>
+F error_at(F x, F w, F scale, F minimum, F l) {
+    const F difference = scale * l + minimum - x;
+    return w * (kAbsolute ? absolute(difference) : difference * difference);
+}
+
+// Searches of kBlocks neighbouring blocks side by side, so that the additions of one fill the waits of another.
+template <bool kTame, bool kAbsolute, int kSize, int kBlocks>
+void search_scale_min_as(const F* x, const F* w, const MinSearch& s, const SearchRange* range, ScaleMin* found) {
+    F l[kBlocks][kSize], inverse[kBlocks], base[kBlocks], scale[kBlocks], best[kBlocks], error[kBlocks];
+    const float n_max = (float)s.n_max;
+    auto weigh = [&](const F* by_scale, const F* by_minimum) {
+        F sum[kBlocks], a[kBlocks], b[kBlocks];
+        for (int k = 0; k < kBlocks; ++k) sum[k] = F{}, a[k] = by_scale[k], b[k] = by_minimum[k];
+        for (int i = 0; i < kSize; ++i)
+            for (int k = 0; k < kBlocks; ++k)
+                sum[k] += error_at<kAbsolute>(x[k * kSize + i], w[k * kSize + i], a[k], b[k], l[k][i]);
+        for (int k = 0; k < kBlocks; ++k) error[k] = sum[k];
+    };
+    for (int k = 0; k < kBlocks; ++k) {
+        base[k] = range[k].low;
+        inverse[k] = n_max / (range[k].high - range[k].low);
+        scale[k] = 1.f / inverse[k];
+        for (int i = 0; i < kSize; ++i) l[k][i] = rounded<kTame>(inverse[k] * (x[k * kSize + i] - base[k]), 0, s.n_max);
+        found[k] = {F{}, F{}, inverse[k], base[k], range[k].is_flat};
+    }
+    weigh(scale, base);
+    for (int k = 0; k < kBlocks; ++k) best[k] = error[k];
+    for (int step = 0; step <= s.n_steps; ++step) {
+        F sums[kBlocks][3], determinant[kBlocks], this_scale[kBlocks], this_minimum[kBlocks];
+        I too_far = I{};
+        for (int k = 0; k < kBlocks; ++k) {
+            const F low = range[k].low, high = range[k].high;
+            inverse[k] = splat(s.from + s.step * (float)step + n_max) / (high - base[k]);
+            // A minimum that moved may have left values too far out for the fast rounding.
+            const F reach = absolute(inverse[k]) * maximum(absolute(low - base[k]), absolute(high - base[k]));
+            too_far |= ~(reach < 2e6f) & ~range[k].is_flat;
+        }
+        if (kTame && any(too_far)) return search_scale_min_as<false, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
+        for (int k = 0; k < kBlocks; ++k)
+            try_integers<kTame, kSize>(x + k * kSize, w + k * kSize, inverse[k], base[k], s.n_max, l[k], sums[k]);
+        for (int k = 0; k < kBlocks; ++k) {
+            const F sum_l = sums[k][0], sum_l2 = sums[k][1], sum_xl = sums[k][2];
+            const F sum_w = range[k].sum_w, sum_x = range[k].sum_x;
+            determinant[k] = sum_w * sum_l2 - sum_l * sum_l;
+            this_scale[k] = (sum_w * sum_xl - sum_x * sum_l) / determinant[k];
+            this_minimum[k] = (sum_l2 * sum_x - sum_l * sum_xl) / determinant[k];
+            const I above = this_minimum[k] > 0.f;
+            this_scale[k] = select(above, sum_xl / sum_l2, this_scale[k]);
+            this_minimum[k] = select(above, F{}, this_minimum[k]);
+        }
+        weigh(this_scale, this_minimum);
+        for (int k = 0; k < kBlocks; ++k) {
+            const I better = (determinant[k] > 0.f) & (error[k] < best[k]) & ~range[k].is_flat;
+            found[k].inverse = select(better, inverse[k], found[k].inverse);
+            found[k].base = select(better, base[k], found[k].base);
+            best[k] = select(better, error[k], best[k]);
+            scale[k] = select(better, this_scale[k], scale[k]);
+            base[k] = select(better, this_minimum[k], base[k]);
+        }
+    }
+    for (int k = 0; k < kBlocks; ++k) {
+        found[k].scale = select(range[k].is_flat, F{}, scale[k]);
+        found[k].minimum = -base[k];
+    }
+}
+
+// Weighted searches for a scale and a minimum over kBlocks blocks of kSize elements, one after another in x and w.
+template <bool kAbsolute, int kSize, int kBlocks>
+void search_scales_min(const F* x, const F* w, const MinSearch& s, ScaleMin* found) {
+    SearchRange range[kBlocks];
+    bool tame = true;
+    for (int k = 0; k < kBlocks; ++k) {
+        range[k] = range_for_search<kSize>(x + k * kSize, w + k * kSize);
+        tame &= range[k].tame;
+    }
+    if (tame)
+        search_scale_min_as<true, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
+    else
+        search_scale_min_as<false, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
+}
+
+// The same for one block of s.n elements, 16 or 32.
+inline ScaleMin search_scale_min(const F* x, const F* w, const MinSearch& s) {
+    ScaleMin found;
+    if (s.n == 16)
+        s.absolute_error ? search_scales_min<true, 16, 1>(x, w, s, &found)
+                         : search_scales_min<false, 16, 1>(x, w, s, &found);
+    else
+        s.absolute_error ? search_scales_min<true, 32, 1>(x, w, s, &found)
+                         : search_scales_min<false, 32, 1>(x, w, s, &found);
+    return found;
 }
 
 // Quantize the n <= 16 scales of a super-block, none negative, to integers in [0, n_max]; returns their unit.

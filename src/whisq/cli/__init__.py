@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "tell how far two files of one model are apart, tensor by tensor",
     "evaluate": "measure what quantizing cost: word error rates, intervals, a report",
     "report": "make an evaluation's HTML report again",
+    "calibrate": "hear some audio once, so that quantizing knows each layer's inputs",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

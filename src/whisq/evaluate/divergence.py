@@ -38,7 +38,7 @@ LONGEST_TEXT = 224
 
 
 @dataclass(slots=True)
-class _Network:
+class Network:
     """One model in torch."""
 
     model: Model
@@ -87,8 +87,8 @@ class DivergenceWorker:
     """Compares two models clip by clip."""
 
     def __init__(self) -> None:
-        self._reference: _Network | None = None
-        self._candidate: _Network | None = None
+        self._reference: Network | None = None
+        self._candidate: Network | None = None
 
     def load(self, reference: str, candidate: str, threads: int, device: str) -> dict[str, Any]:
         """Load both models in float32."""
@@ -100,9 +100,9 @@ class DivergenceWorker:
         self._candidate = self._open(candidate, device)
         return {}
 
-    def _open(self, path: str, device: str) -> _Network:
+    def _open(self, path: str, device: str) -> Network:
         model = open_model(path)
-        return _Network(model, load_torch_whisper(model, device=device))
+        return Network(model, load_torch_whisper(model, device=device))
 
     def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:
         """Return the divergences of all tokens of a clip, and the encoder's error."""

@@ -1,0 +1,158 @@
+"""``whisq calibrate``: hear some audio once, so that quantizing knows what every layer's inputs are like."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisq.cli.console import Console
+from whisq.errors import DataError, OutputError
+
+if TYPE_CHECKING:
+    from whisq.calibration import Calibration
+    from whisq.collect.run import Progress
+
+_EPILOG = """
+CLIPS is what `whisq evaluate` takes: a folder in LibriSpeech's layout, a manifest, a folder of audio with texts, a
+saved dataset. 40 clips are enough; take the languages and the kind of speech that the model will hear.
+
+  whisq calibrate base-f16.bin --data train-clips -o base.calib
+  whisq calibrate base-f16.bin --data german-clips -o more.calib
+  whisq calibrate base-f16.bin --merge base.calib --merge more.calib -o both.calib
+
+A run that is interrupted goes on with the layer it was in when started again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the calibration to write (.calib)")
+    data = parser.add_argument_group("the data")
+    data.add_argument("--data", metavar="CLIPS", help="audio, and what is said in it where that is known")
+    data.add_argument("--limit", type=_count, metavar="N", help="take this many clips, drawn at random")
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
+    data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
+    data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
+    data.add_argument("--own-text", action="store_true", help="show the decoder the model's own text, no transcripts")
+    data.add_argument("--merge", metavar="FILE", action="append", default=[], help="add this calibration; repeatable")
+    how = parser.add_argument_group("how it runs")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    how.add_argument("--threads", type=_count, metavar="N", help="default: torch's own choice")
+    how.add_argument("--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache")
+    how.add_argument("--no-cache", action="store_true", help="keep nothing of an interrupted run")
+    out = parser.add_argument_group("what else comes out")
+    out.add_argument("--imatrix-out", metavar="FILE", help="write the importance as llama.cpp's imatrix GGUF, too")
+    out.add_argument(
+        "--imatrix-names", choices=("canonical", "transcribe.cpp", "huggingface"), default="canonical",
+        help="how tensors are named in it (default: canonical)",
+    )  # fmt: skip
+    out.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, expected 1 or more")
+    return int(text)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Calibrate; returns the exit code."""
+    output = Path(args.output)
+    if not args.data and not args.merge:
+        raise DataError("neither --data nor --merge says what to calibrate on", hint="add --data CLIPS")
+    for path in filter(None, (args.output, args.imatrix_out)):
+        if not Path(path).resolve().parent.is_dir():
+            raise OutputError(f"{path}: there is no directory {Path(path).resolve().parent}", hint="create it")
+    from whisq.formats import open_model
+
+    with open_model(args.model) as model:
+        from whisq.calibration import merge, read_calibration
+
+        parts = [read_calibration(path) for path in args.merge]
+        for part in parts:
+            part.check_fits(model)
+        if args.data:
+            try:
+                found = _collect(args, console, output)
+            except KeyboardInterrupt:
+                kept = "nothing was kept" if args.no_cache else "the same command goes on from here"
+                print(f"interrupted: {kept}", file=sys.stderr)
+                return 130
+            parts.insert(0, found)
+        if len(parts) > 1 or not args.data:
+            merge(output, parts)
+        calibration = read_calibration(output)
+        if args.imatrix_out:
+            from whisq.calibration.imatrix import write_imatrix
+
+            write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names)
+    for line in heard_lines(calibration):
+        console.data(line)
+    return 0
+
+
+def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
+    from whisq.collect import Settings, calibrate
+    from whisq.evaluate.cache import default_cache_folder
+
+    cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
+    settings = Settings(
+        args.limit, args.seed, args.language, args.own_text, args.device, args.threads, args.skip_bad, cache
+    )
+    with stages(console) as progress:
+        return calibrate(args.model, args.data, output, settings=settings, progress=progress)
+
+
+@contextmanager
+def stages(console: Console) -> Iterator[Progress]:
+    """Give what shows one bar for each thing being done, one after the other."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        shown: dict[str, tuple[ExitStack, list[float]]] = {}
+
+        def progress(label: str, done: float, total: float) -> None:
+            if label not in shown:
+                for bar, _ in shown.values():
+                    bar.close()
+                inner = stack.enter_context(ExitStack())
+                advance = inner.enter_context(console.progress(1000, label))
+                shown[label] = (inner, [0.0])
+                advances[label] = advance
+            position = shown[label][1]
+            now = round(1000 * done / total) if total else 1000
+            advances[label](int(now - position[0]))
+            position[0] = now
+
+        advances: dict[str, object] = {}
+        yield progress
+
+
+def heard_lines(calibration: Calibration) -> Iterator[str]:
+    """Yield what a calibration heard, and which inputs have columns that were never active."""
+    heard = calibration.heard
+    spoken = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in heard.get("languages", {}).items())
+    yield (
+        f"heard: {heard.get('seconds', 0):.0f} s of audio in {heard.get('windows', 0)} windows of"
+        f" {heard.get('clips', 0)} clips, {heard.get('tokens', 0)} tokens ({spoken})"
+    )
+    inactive = {}
+    for name in calibration.counts:
+        count = calibration.moments(name).n_inactive
+        if count:
+            inactive[name] = count
+    if not inactive:
+        yield f"covers: {len(calibration.counts)} inputs, every column active"
+    else:
+        total = sum(inactive.values())
+        yield f"covers: {len(calibration.counts)} inputs; {total} columns in {len(inactive)} of them were never active:"
+        yield from (f"  {name}: {count}" for name, count in inactive.items())
+    size = calibration.path.stat().st_size / (1 << 20)
+    yield f"wrote {calibration.path} ({size:.1f} MB)"

@@ -1,0 +1,146 @@
+"""What an unfinished calibration has so far: in memory, or in a folder that outlives an interrupted run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whisq.calibration import Moments
+from whisq.calibration.calibration import pack_triangle, unpack_triangle
+from whisq.errors import OutputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Kept:
+    """Moments by input, the number of finished layers, and all windows' hidden states after the last of them.
+
+    A layer counts as finished only when its moments and states are on disk: ``stage`` is written last.
+    """
+
+    def __init__(self, cache: Path | None, key: str) -> None:
+        self._folder = cache / "calibrate" / key if cache is not None else None
+        self._memory: dict[str, Moments] = {}
+        self._texts: dict[str, list[int]] = {}
+        self._attention: dict[int, list[torch.Tensor]] = {}
+        self.stage = 0
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            state = self._folder / "state.json"
+            if state.exists():
+                self.stage = int(json.loads(state.read_text())["stage"])
+            texts = self._folder / "texts.json"
+            if texts.exists():
+                self._texts = json.loads(texts.read_text())
+        except (OSError, ValueError, KeyError) as error:
+            raise OutputError(
+                f"{self._folder}: the cache cannot be used: {error}",
+                hint="name another folder with --cache, or none with --no-cache",
+            ) from None
+
+    def put(self, name: str, moments: Moments) -> None:
+        """Keep the moments of one input."""
+        if self._folder is None:
+            self._memory[name] = moments
+            return
+        if moments.second_moment is None or moments.mean is None:
+            raise ValueError(f"{name}: moments without second moments")
+        triangle = pack_triangle(moments.second_moment)
+        np.savez(self._folder / f"{name}.npz", n=moments.n_rows, mean=moments.mean, triangle=triangle)
+
+    def load(self, name: str) -> Moments:
+        """Return the moments of one input."""
+        if self._folder is None:
+            return self._memory[name]
+        with np.load(self._folder / f"{name}.npz") as file:
+            mean = file["mean"]
+            second = unpack_triangle(file["triangle"], len(mean))
+            return Moments(int(file["n"]), np.diag(second).copy(), mean, second)
+
+    def counts(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the number of vectors of each input that is there, in the order of ``names``."""
+        if self._folder is None:
+            return {name: self._memory[name].n_rows for name in names if name in self._memory}
+        found = {}
+        for name in names:
+            path = self._folder / f"{name}.npz"
+            if path.exists():
+                with np.load(path) as file:
+                    found[name] = int(file["n"])
+        return found
+
+    def finish(self, stage: int, hidden: list[torch.Tensor]) -> None:
+        """Keep the states after a finished layer."""
+        self.stage = stage
+        if self._folder is None:
+            return
+        temporary = self._folder / "hidden.part.npz"
+        np.savez(temporary, *[states.cpu().numpy() for states in hidden])
+        temporary.replace(self._folder / f"hidden-{stage}.npz")
+        (self._folder / "state.part").write_text(json.dumps({"stage": stage}))
+        (self._folder / "state.part").replace(self._folder / "state.json")
+
+    def hidden(self, device: str) -> list[torch.Tensor]:
+        """Return the states after the last finished layer."""
+        return self.encoded(self.stage, device)
+
+    def encoded(self, stage: int, device: str) -> list[torch.Tensor]:
+        """Return the states after a given stage."""
+        import torch
+
+        if self._folder is None:
+            raise ValueError("nothing was kept")
+        with np.load(self._folder / f"hidden-{stage}.npz") as file:
+            return [torch.from_numpy(file[name]).to(device) for name in file.files]
+
+    def forget_states(self, stage: int) -> None:
+        """Let go of the states after a stage that will not be needed again."""
+        if self._folder is not None:
+            (self._folder / f"hidden-{stage}.npz").unlink(missing_ok=True)
+
+    def put_attention(self, layer: int, received: list[torch.Tensor]) -> None:
+        """Keep the attention that each window's frames received in one decoder layer."""
+        if self._folder is None:
+            self._attention[layer] = received
+        else:
+            np.savez(self._folder / f"attention-{layer}.npz", *[window.cpu().numpy() for window in received])
+
+    def attention(self, n_layers: int) -> list[torch.Tensor]:
+        """Return the attention that each window's frames received in all decoder layers together."""
+        import torch
+
+        total: list[torch.Tensor] = []
+        for layer in range(n_layers):
+            if self._folder is None:
+                received = self._attention[layer]
+            else:
+                with np.load(self._folder / f"attention-{layer}.npz") as file:
+                    received = [torch.from_numpy(file[name]) for name in file.files]
+            total = [a + b for a, b in zip(total, received, strict=True)] if total else received
+        return total
+
+    def text(self, key: str) -> list[int]:
+        """Return the tokens that the model wrote for a window, empty when it has not yet."""
+        return self._texts.get(key, [])
+
+    def put_texts(self, texts: Mapping[str, list[int]]) -> None:
+        """Keep the tokens of windows."""
+        self._texts.update(texts)
+        if self._folder is not None:
+            (self._folder / "texts.part").write_text(json.dumps(self._texts))
+            (self._folder / "texts.part").replace(self._folder / "texts.json")
+
+    def remove(self) -> None:
+        """Delete what was kept: the calibration is whole."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+

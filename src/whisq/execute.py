@@ -16,12 +16,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisq import kernels
 from whisq.errors import OutputError, WeightError
+from whisq.methods import Rounder
 from whisq.plan import Assignment, Plan
-from whisq.types import BF16, F32
+from whisq.types import BF16, F32, TensorType
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+F16_MAX = 65504.0
 _CHUNK_WEIGHTS = 1 << 19
 """Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
 
@@ -176,6 +183,8 @@ class _Worker:
         self.lock = threading.Lock()
         self.stopped = False
         self.buffers = threading.local()
+        self.rounder = Rounder(plan.calibration) if plan.calibration is not None else None
+        self.shifts: dict[str, NDArray[np.float32]] = {}
 
     def do(self, assignment: Assignment, offset: int, start: int, stop: int) -> None:
         """Read, compute and write rows ``start:stop`` of a tensor whose data begins at ``offset``."""
@@ -200,26 +209,78 @@ class _Worker:
         if source_type.is_quantized:
             weights = kernels.dequantize(source, source_type, (stop - start, tensor.n_columns))
             source, source_type = weights.data.cast("B"), F32
+        if assignment.method == "feedback":
+            return self._feedback(assignment, source, source_type, start, stop)
+        importance = self._importance(assignment)
         size = (stop - start) * kind.row_bytes(tensor.n_columns)
         buffer = getattr(self.buffers, "output", None)
         if buffer is None or len(buffer) < size:
             buffer = self.buffers.output = bytearray(size)
-        tally = kernels.quantize_rows(source, source_type, memoryview(buffer)[:size], kind, tensor.n_columns, None)
+        tally = kernels.quantize_rows(
+            source, source_type, memoryview(buffer)[:size], kind, tensor.n_columns, importance
+        )
+        self._count(tensor.name, tally, kind)
+        shift = self.shifts.get(tensor.name)
+        if shift is not None:
+            return _shifted(memoryview(buffer)[:size], shift[start:stop] if tensor.n_rows > 1 else shift)
+        return buffer
+
+    def _count(self, name: str, tally: kernels.Tally, kind: TensorType) -> None:
         overflow = 0 if kind in (F32, BF16) else tally.overflow
         if tally.nan or tally.infinite or overflow:
             with self.lock:
-                bad = self.bad.setdefault(tensor.name, _Bad())
+                bad = self.bad.setdefault(name, _Bad())
                 bad.nan += tally.nan
                 bad.infinite += tally.infinite
                 bad.overflow += overflow
-        return buffer
+
+    def _importance(self, assignment: Assignment) -> NDArray[np.float32] | None:
+        if assignment.method != "importance" or self.rounder is None:
+            return None
+        return self.rounder.importance(assignment.tensor.name)
+
+    def _feedback(
+        self, assignment: Assignment, source: memoryview, source_type: TensorType, start: int, stop: int
+    ) -> bytearray:
+        """Round rows with feedback, and keep what that takes from the layer's mean output for its bias."""
+        import numpy as np
+
+        tensor, kind = assignment.tensor, assignment.type
+        shape = (stop - start, tensor.n_columns)
+        weights = kernels.dequantize(source, source_type, shape)
+        finite = np.isfinite(weights)
+        nan = int(np.isnan(weights).sum())
+        overflow = int((np.abs(weights[finite]) > F16_MAX).sum())
+        self._count(tensor.name, kernels.Tally(nan, int((~finite).sum()) - nan, overflow), kind)
+        if tensor.name in self.bad or self.rounder is None:
+            return bytearray(shape[0] * kind.row_bytes(tensor.n_columns))
+        blocks = self.rounder.round(tensor.name, weights, kind, "feedback")
+        bias = tensor.name.removesuffix("weight") + "bias"
+        if bias in self.model:
+            shift = self.rounder.bias_shift(tensor.name, weights, kernels.dequantize(blocks.data, kind, shape))
+            if shift is not None:
+                with self.lock:
+                    whole = self.shifts.setdefault(bias, np.zeros(tensor.n_rows, np.float32))
+                    whole[start:stop] = shift
+        return bytearray(blocks.tobytes())
 
 
 def _write_tensors(
     plan: Plan, descriptor: int, threads: int, progress: Callable[[int], None] | None, target: Path
 ) -> None:
     worker = _Worker(plan, descriptor, progress, target)
-    work = _pieces(plan)
+    pieces = list(_pieces(plan))
+    # A bias takes up what feedback shifted in its matrix: such biases come when all matrices are done.
+    fed = {a.tensor.name.removesuffix("weight") + "bias" for a in plan.assignments if a.method == "feedback"}
+    for work in (
+        [piece for piece in pieces if piece[0].tensor.name not in fed],
+        [piece for piece in pieces if piece[0].tensor.name in fed],
+    ):
+        _do_all(worker, work, threads)
+    _refuse_bad(plan, worker)
+
+
+def _do_all(worker: _Worker, work: list[tuple[Assignment, int, int, int]], threads: int) -> None:
     if threads == 1:
         for piece in work:
             worker.do(*piece)
@@ -234,6 +295,9 @@ def _write_tensors(
                 worker.stopped = True
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _refuse_bad(plan: Plan, worker: _Worker) -> None:
     if worker.bad:
         order = [a.tensor.name for a in plan.assignments if a.tensor.name in worker.bad]
         listed = "\n".join(f"  {name}: {worker.bad[name]}" for name in order)
@@ -243,6 +307,12 @@ def _write_tensors(
             if any(bad.nan or bad.infinite for bad in worker.bad.values())
             else "keep the tensor in f32 (--keep-f32, or a rule =f32), or rescale the model",
         )
+
+
+def _shifted(bias: memoryview, shift: NDArray[np.float32]) -> bytearray:
+    import numpy as np
+
+    return bytearray((np.frombuffer(bias, "<f4") + shift).astype("<f4").tobytes())
 
 
 def _pieces(plan: Plan) -> Iterator[tuple[Assignment, int, int, int]]:

@@ -65,6 +65,8 @@ def method_for(tensor: str, type: TensorType, asked: Method, calibration: Calibr
     source = input_of(tensor)
     if source is None or source not in calibration.counts:
         return Chosen("ggml", f"{calibration.path.name} does not cover it")
+    if calibration.counts[source] == 0 or source in calibration.idle:
+        return Chosen("ggml", "its input was never active in the calibration")
     if asked == "importance" and type.name in WITHOUT_IMPORTANCE:
         return Chosen("ggml", f"{type} does not use importance")
     return Chosen(asked)

@@ -7,11 +7,13 @@ obeys a plan and decides nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from whisq.calibration import Calibration
 from whisq.errors import PlanError
 from whisq.formats import ContainerName, Layout, Output, layout
+from whisq.methods import Method, method_for
 from whisq.model import Model, TensorRef
 from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe
@@ -27,7 +29,8 @@ class Assignment:
 
     ``why`` is "rule" or "default" for matrices that the recipe decided, "protected" for what is never quantized,
     "kept" for norms, biases and conv kernels. ``asked`` is the type that the rule or default named; it differs from
-    ``type`` where the rows did not fit it. ``match`` says under which name the rule matched. Sizes are in bytes.
+    ``type`` where the rows did not fit it. ``match`` says under which name the rule matched. ``method`` is how it is
+    rounded, ``note`` why that is not the method asked for. Sizes are in bytes.
     """
 
     tensor: TensorRef
@@ -36,6 +39,8 @@ class Assignment:
     asked: TensorType | None = None
     rule: int | None = None
     match: Match | None = None
+    method: Method = "ggml"
+    note: str = ""
 
     @property
     def is_quantized_here(self) -> bool:
@@ -82,6 +87,8 @@ class Plan:
     verdicts: tuple[Verdict, ...]
     findings: tuple[Finding, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    method: Method = "ggml"
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -115,21 +122,27 @@ def make_plan(
     keep_f32: bool = False,
     allow_requantize: bool = False,
     provenance: dict[str, Any] | None = None,
+    calibration: Calibration | None = None,
+    method: Method = "ggml",
 ) -> Plan:
     """Return what a recipe does to a model.
 
     ``target`` is a runtime's name that must load the result. ``keep_f32`` keeps conv kernels and kept matrices of an
-    f32 source as they are. ``allow_requantize`` permits a source that holds quantized matrices.
+    f32 source as they are. ``allow_requantize`` permits a source that holds quantized matrices. ``method`` says how
+    matrices are rounded; all but "ggml" need a ``calibration`` of this model.
 
-    Raises ``PlanError`` for a refused target, misfits under ``on_misfit = "error"``, and requantizing.
+    Raises ``PlanError`` for a refused target, misfits under ``on_misfit = "error"``, requantizing, and a method
+    without what it needs; ``CalibrationError`` for a calibration of another model.
     """
     runtime = _runtime(target)
+    if calibration is not None:
+        calibration.check_fits(model)
     if not allow_requantize:
         _refuse_requantizing(model)
     decided = [_decide(tensor, model, recipe) for tensor in model.tensors]
     if recipe.on_misfit == "error":
         _refuse_misfits(decided, recipe)
-    assignments = _store_the_rest(decided, keep_f32)
+    assignments = [_with_method(a, method, calibration) for a in _store_the_rest(decided, keep_f32)]
     outputs = [Output(a.tensor, a.type) for a in assignments]
     verdict_list = verdicts(container, [(o.tensor.spec, o.type) for o in outputs])
     if runtime is not None:
@@ -141,8 +154,16 @@ def make_plan(
     ]
     findings = findings_of(recipe, model.dims, finished, model.size_bytes, arrangement.size_bytes)
     return Plan(
-        model, recipe, container, tuple(assignments), arrangement, verdict_list, tuple(findings), provenance or {}
-    )
+        model, recipe, container, tuple(assignments), arrangement, verdict_list, tuple(findings), provenance or {},
+        calibration, method,
+    )  # fmt: skip
+
+
+def _with_method(a: Assignment, method: Method, calibration: Calibration | None) -> Assignment:
+    if not a.is_quantized_here:
+        return a
+    chosen = method_for(a.tensor.name, a.type, method, calibration)
+    return replace(a, method=chosen.method, note=chosen.note)
 
 
 def _runtime(target: str | None) -> str | None:

@@ -17,6 +17,7 @@ from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
 from whisq.model import Model
 
 if TYPE_CHECKING:
+    from whisq.calibration import Calibration
     from whisq.plan import Plan
     from whisq.recipe import Recipe
 
@@ -24,8 +25,12 @@ _HASHED_BYTES = 1 << 22
 _MOST_SIDECAR_BYTES = 1 << 24
 
 
-def provenance_of(model: Model, recipe: Recipe | None = None) -> dict[str, Any]:
+def provenance_of(
+    model: Model, recipe: Recipe | None = None, method: str = "ggml", calibration: Calibration | None = None
+) -> dict[str, Any]:
     """Return where a file made from ``model`` comes from: the source's name and SHA-256, and the recipe as TOML.
+
+    With a method other than ggml's own, that and what its calibration heard are in it, too.
 
     The source is read once, from end to end.
     """
@@ -35,6 +40,12 @@ def provenance_of(model: Model, recipe: Recipe | None = None) -> dict[str, Any]:
         from whisq.recipe import save_recipe
 
         stated["recipe"] = save_recipe(recipe)
+    if calibration is not None and method != "ggml":
+        heard = calibration.heard
+        stated["method"] = method
+        stated["calibration"] = {"name": calibration.path.name} | {
+            key: heard[key] for key in ("data", "data_sha256", "seconds", "tokens") if key in heard
+        }
     return stated
 
 
@@ -88,7 +99,7 @@ def stated_provenance(model: Model) -> dict[str, Any]:
         except (OSError, ValueError, RecursionError):
             return stated
         if isinstance(document, Mapping) and "version" in document:
-            for key in ("version", "source", "recipe", "quantize"):
+            for key in ("version", "source", "recipe", "quantize", "method", "calibration"):
                 _flatten(f"whisq.{key}", document.get(key), stated)
     return stated
 

@@ -61,6 +61,11 @@ class Calibration:
     load_probes: Callable[[], Probes | None] = field(repr=False, default=lambda: None)
     has_second_moments: bool = True
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Inputs that were zero throughout: their moments are singular."""
+        return frozenset(self.heard.get("idle", ()))
+
     def moments(self, name: str) -> Moments:
         """Return the moments of an input; raises ``CalibrationError`` when it is not covered."""
         if name not in self.counts:
@@ -128,7 +133,13 @@ def write_calibration(
     """
     import numpy as np
 
-    document = {**heard, "counts": {name: count for name, _, count in moments}}
+    inactive = {name: load(name).n_inactive for name, _, _ in moments}
+    document = {
+        **heard,
+        "counts": {name: count for name, _, count in moments},
+        "inactive": {name: count for name, count in inactive.items() if count},
+        "idle": [name for name, width, _ in moments if inactive[name] == width],
+    }
     entries: list[Entry] = []
     for name, width, _ in moments:
 
@@ -178,7 +189,11 @@ def read_calibration(path: str | Path) -> Calibration:
                     hint=_AGAIN,
                 )
     return Calibration(
-        where, document, document["counts"], _Loader(where, widths, document["counts"]), lambda: _probes(where, document)
+        where,
+        document,
+        document["counts"],
+        _Loader(where, widths, document["counts"]),
+        lambda: _probes(where, document),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,10 @@ saved dataset. 40 clips are enough; take the languages and the kind of speech th
 
 A run that is interrupted goes on with the layer it was in when started again.
 """
+
+
+_STEPS = 1000
+"""Steps of a progress bar."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,22 +120,19 @@ def stages(console: Console) -> Iterator[Progress]:
     from contextlib import ExitStack
 
     with ExitStack() as stack:
-        shown: dict[str, tuple[ExitStack, list[float]]] = {}
+        bars: dict[str, tuple[ExitStack, Callable[[int], None]]] = {}
+        shown: dict[str, int] = {}
 
         def progress(label: str, done: float, total: float) -> None:
-            if label not in shown:
-                for bar, _ in shown.values():
+            if label not in bars:
+                for bar, _ in bars.values():
                     bar.close()
                 inner = stack.enter_context(ExitStack())
-                advance = inner.enter_context(console.progress(1000, label))
-                shown[label] = (inner, [0.0])
-                advances[label] = advance
-            position = shown[label][1]
-            now = round(1000 * done / total) if total else 1000
-            advances[label](int(now - position[0]))
-            position[0] = now
+                bars[label] = (inner, inner.enter_context(console.progress(_STEPS, label)))
+            now = round(_STEPS * done / total) if total else _STEPS
+            bars[label][1](now - shown.get(label, 0))
+            shown[label] = now
 
-        advances: dict[str, object] = {}
         yield progress
 
 
@@ -143,11 +144,7 @@ def heard_lines(calibration: Calibration) -> Iterator[str]:
         f"heard: {heard.get('seconds', 0):.0f} s of audio in {heard.get('windows', 0)} windows of"
         f" {heard.get('clips', 0)} clips, {heard.get('tokens', 0)} tokens ({spoken})"
     )
-    inactive = {}
-    for name in calibration.counts:
-        count = calibration.moments(name).n_inactive
-        if count:
-            inactive[name] = count
+    inactive = heard.get("inactive", {})
     if not inactive:
         yield f"covers: {len(calibration.counts)} inputs, every column active"
     else:

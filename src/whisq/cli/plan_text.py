@@ -29,6 +29,10 @@ def _line(a: Assignment, width: int) -> str:
         parts.append(f"matched pattern -> {a.type}" if a.why == "rule" else f"default -> {a.type}")
         if a.is_fallback:
             parts.append(f"({a.asked} does not fit)")
+        if a.method != "ggml":
+            parts.append(f"with {a.method}")
+        if a.note:
+            parts.append(f"({a.note})")
         if a.match is not None and a.match.dialect not in (None, "canonical"):
             parts.append(f"(as {a.match.name})")
     elif a.type is not a.tensor.type:
@@ -53,6 +57,7 @@ def summary_lines(plan: Plan, output: str, duration_s: float | None) -> Iterator
     yield from _rules(plan)
     yield from _protected(plan)
     yield from _fallbacks(plan)
+    yield from _methods(plan)
     yield from _loads(plan)
     if duration_s is None:
         yield f"dry run: nothing was written; {output} would have {after} bytes"
@@ -110,6 +115,15 @@ def _fallbacks(plan: Plan) -> Iterator[str]:
         yield f"  {asked} -> {got}: {count} tensors, whose rows of {columns} are not a multiple of 256"
 
 
+def _methods(plan: Plan) -> Iterator[str]:
+    if plan.method == "ggml":
+        return
+    counts = Counter((a.method, a.note) for a in plan.assignments if a.is_quantized_here)
+    yield f"method {plan.method}:"
+    for (method, note), count in counts.items():
+        yield f"  {method}: {count} tensors" + (f" ({note})" if note else "")
+
+
 def _loads(plan: Plan) -> Iterator[str]:
     yield "loads in:"
     for verdict in plan.verdicts:
@@ -130,6 +144,7 @@ def plan_as_json(plan: Plan, output: str, duration_s: float | None) -> dict[str,
         "size_after_bytes": plan.size_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "default": plan.recipe.default.name,
+        "method": plan.method,
         "rules": [{"rule": str(rule), "origin": rule.origin, "reason": rule.reason} for rule in plan.recipe.rules],
         "warnings": [{"code": f.code, "rule": f.rule, "message": f.message, "hint": f.hint} for f in plan.findings],
         "runtimes": [{"runtime": v.runtime, "loads": v.loads, "reasons": list(v.reasons)} for v in plan.verdicts],
@@ -143,6 +158,8 @@ def plan_as_json(plan: Plan, output: str, duration_s: float | None) -> dict[str,
                 "rule": a.rule,
                 "asked": a.asked.name if a.asked is not None else None,
                 "reason": a.reason,
+                "method": a.method,
+                "note": a.note,
                 "size_before_bytes": a.size_before,
                 "size_after_bytes": a.size_after,
             }

@@ -11,6 +11,8 @@ from whisq.cli.console import Console
 from whisq.errors import OutputError, PlanError, RecipeError
 
 if TYPE_CHECKING:
+    from whisq.calibration import Calibration
+    from whisq.methods import Method
     from whisq.plan import Plan
     from whisq.recipe import Recipe
 
@@ -40,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--allow-requantize", action="store_true", help="take a source that is already quantized")
     rules.add_argument("--target", metavar="RUNTIME", help="refuse what this runtime does not load: whisper.cpp, …")
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
+    rules.add_argument(
+        "--calibration", metavar="FILE", help="what `whisq calibrate` wrote, or an imatrix GGUF of another tool"
+    )
+    rules.add_argument(
+        "--method", choices=("ggml", "importance", "feedback"),
+        help="how matrices are rounded (default: ggml; with a calibration, the best that it allows)",
+    )  # fmt: skip
     runs = parser.add_argument_group("how it runs")
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
     runs.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
@@ -65,6 +74,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     recipe = recipe_from(args)
     container = container_of(Path(args.output), args.format)
+    calibration, method = calibration_from(args)
     with open_model(args.input) as model:
         plan = make_plan(
             model,
@@ -73,7 +83,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
             target=args.target,
             keep_f32=args.keep_f32,
             allow_requantize=args.allow_requantize,
-            provenance=provenance_of(model, recipe) if container == "gguf" or args.sidecar else None,
+            provenance=provenance_of(model, recipe, method, calibration)
+            if container == "gguf" or args.sidecar
+            else None,
+            calibration=calibration,
+            method=method,
         )
         _warn(plan, console, strict=args.strict)
         if not args.dry_run:
@@ -93,6 +107,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 write_sidecar(plan, args.output)
         _conclude(args, console, plan, written.duration_s if written else None)
     return 0
+
+
+def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:
+    """Return the calibration that the arguments name, and the method: the best it allows unless one is asked for."""
+    if args.calibration is None:
+        return None, args.method or "ggml"
+    from whisq.calibration import read_calibration
+
+    calibration = read_calibration(args.calibration)
+    return calibration, args.method or ("feedback" if calibration.has_second_moments else "importance")
 
 
 def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:

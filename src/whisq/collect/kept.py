@@ -142,5 +142,3 @@ class Kept:
         """Delete what was kept: the calibration is whole."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-

@@ -191,7 +191,9 @@ class _Collector:
         for layer in range(dims.n_text_layer):
             stage = dims.n_audio_layer + layer
             if stage >= done:
-                hidden = hidden or (self.kept.hidden(self.device) if done > dims.n_audio_layer else self._start_decoder())
+                hidden = hidden or (
+                    self.kept.hidden(self.device) if done > dims.n_audio_layer else self._start_decoder()
+                )
                 hidden = self._layer("decoder", layer, hidden, encoded)
                 if layer + 1 == dims.n_text_layer:
                     self._end_decoder(hidden, encoded)

@@ -5,8 +5,6 @@
 // damped inverse second moment, H^-1 = U^T U, with every row divided by its diagonal; `gain` is 1 / diagonal^2, so that
 // an error e of column j costs gain[j] * e^2 after the best correction by later columns. The scale of a block is
 // chosen when the feedback reaches it, by running the feedback through the block for every candidate.
-#include <memory>
-
 #include "families.h"
 #include "search.h"
 
@@ -179,15 +177,26 @@ struct Panel {
 
 Levels levels_of(int type) {
     switch (type) {
-        case kQ4_0: return {-8, 7, false};
-        case kQ5_0: return {-16, 15, false};
-        case kQ8_0: return {-127, 127, false};
-        case kQ4_1: case kQ4_K: return {0, 15, false};
-        case kQ5_1: case kQ5_K: return {0, 31, false};
-        case kQ2_K: return {0, 3, false};
-        case kQ3_K: return {-4, 3, false};
-        case kQ6_K: return {-32, 31, false};
-        default: return {0, 15, true};
+        case kQ4_0:
+            return {-8, 7, false};
+        case kQ5_0:
+            return {-16, 15, false};
+        case kQ8_0:
+            return {-127, 127, false};
+        case kQ4_1:
+        case kQ4_K:
+            return {0, 15, false};
+        case kQ5_1:
+        case kQ5_K:
+            return {0, 31, false};
+        case kQ2_K:
+            return {0, 3, false};
+        case kQ3_K:
+            return {-4, 3, false};
+        case kQ6_K:
+            return {-32, 31, false};
+        default:
+            return {0, 15, true};
     }
 }
 
@@ -209,18 +218,23 @@ void plain_blocks(const Panel& panel, const Sink& sink, int type) {
 
 // What a super-block type does with its sub-blocks' scales.
 struct SuperLayout {
-    int n_sub, sub;            // sub-blocks, and weights in each
+    int n_sub, sub;             // sub-blocks, and weights in each
     int scale_low, scale_high;  // integers of a scale
     bool has_minimum;
 };
 
 SuperLayout super_layout(int type) {
     switch (type) {
-        case kQ2_K: return {16, 16, 0, 15, true};
-        case kQ3_K: return {16, 16, -32, 31, false};
-        case kQ6_K: return {16, 16, -128, 127, false};
-        case kIQ4_XS: return {8, 32, -32, 31, false};
-        default: return {8, 32, 0, 63, true};
+        case kQ2_K:
+            return {16, 16, 0, 15, true};
+        case kQ3_K:
+            return {16, 16, -32, 31, false};
+        case kQ6_K:
+            return {16, 16, -128, 127, false};
+        case kIQ4_XS:
+            return {8, 32, -32, 31, false};
+        default:
+            return {8, 32, 0, 63, true};
     }
 }
 
@@ -311,18 +325,27 @@ void super_blocks(const Panel& panel, const Sink& sink, int type) {
     }
 }
 
+// A group of rows, column by column. Not a unique_ptr: that would drop the vectors' alignment.
+struct Columns {
+    F* data;
+    explicit Columns(int64_t n) : data(new F[n]) {}
+    ~Columns() { delete[] data; }
+    Columns(const Columns&) = delete;
+    Columns& operator=(const Columns&) = delete;
+};
+
 }  // namespace
 
 bool feedback(const FeedbackJob& job) {
     const int size = block_size(job.type);
     if (size < 32) return false;
-    std::unique_ptr<F[]> columns(new F[job.n_columns]);
+    const Columns columns(job.n_columns);
     for (int64_t row = 0; row < job.n_rows; row += kLanes) {
         const int n_lanes = (int)(job.n_rows - row < kLanes ? job.n_rows - row : kLanes);
         for (int64_t c = 0; c < job.n_columns; ++c)
             for (int lane = 0; lane < kLanes; ++lane)
-                columns[c][lane] = job.weights[(row + (lane < n_lanes ? lane : 0)) * job.n_columns + c];
-        const Panel panel{job, columns.get()};
+                columns.data[c][lane] = job.weights[(row + (lane < n_lanes ? lane : 0)) * job.n_columns + c];
+        const Panel panel{job, columns.data};
         const Sink sink{job, row, n_lanes};
         if (size == 32)
             plain_blocks(panel, sink, job.type);

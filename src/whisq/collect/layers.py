@@ -113,8 +113,9 @@ def watched_attention(module: Any) -> Iterator[Callable[[], torch.Tensor]]:
 
 
 def encoder_start(model: Model, mel: torch.Tensor) -> torch.Tensor:
-    """Return what the first encoder layer sees, ``[windows, frames, width]``, of log-mels ``[windows, n_mels, 2 frames]``.
+    """Return what the first encoder layer sees, ``[windows, frames, width]``.
 
+    ``mel`` holds log-mel spectra ``[windows, n_mels, 2 × frames]``.
     There may be fewer frames than the model's context: the positions are then the first ones.
     """
     from torch.nn.functional import conv1d, gelu

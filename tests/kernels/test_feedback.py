@@ -1,0 +1,139 @@
+"""Rounding with error feedback: against a plain numpy version, its own promise, and ggml's reading of the blocks."""
+
+import gguf
+import numpy as np
+import pytest
+
+from whisq import kernels
+from whisq.errors import CalibrationError, KernelError
+from whisq.kernels.feedback import Factor, factor_of, feedback_parts, quantize_with_feedback
+from whisq.types import TYPES, parse_type
+
+KINDS = [kind for kind in TYPES.values() if kind.is_quantized]
+ISAS = kernels.available_isas()
+
+
+def correlated(columns: int, seed: int = 0) -> np.ndarray:
+    """The second moment of inputs that share a few directions, as real layers' do."""
+    generator = np.random.default_rng(seed)
+    shared = generator.normal(size=(columns // 4, columns))
+    inputs = generator.normal(size=(4 * columns, columns // 4)) @ shared + generator.normal(size=(4 * columns, columns))
+    return inputs.T @ inputs / len(inputs)
+
+
+def some_weights(rows: int, columns: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=0.05, size=(rows, columns)).astype(np.float32)
+
+
+def weighted_error(weights: np.ndarray, decoded: np.ndarray, second: np.ndarray) -> float:
+    difference = weights.astype(np.float64) - decoded
+    return float(np.einsum("ri,ij,rj->", difference, second, difference))
+
+
+def plain_feedback(weights: np.ndarray, factor: Factor, scale: np.ndarray, low: int, high: int) -> np.ndarray:
+    """The loop over columns as it is in the paper, in float32, with the blocks' scales given. Returns the integers."""
+    w = weights.copy()
+    levels = np.zeros(w.shape, np.int64)
+    for column in range(w.shape[1]):
+        step = scale[:, column // 32]
+        inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step != 0)
+        chosen = np.clip(np.rint(w[:, column] * inverse), low, high)
+        levels[:, column] = chosen
+        error = w[:, column] - step * chosen
+        w[:, column + 1 :] -= error[:, None] * factor.upper[column, column + 1 :]
+    return levels
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("q4_0", -8, 7), ("q5_0", -16, 15), ("q8_0", -127, 127)])
+def test_integers_are_those_of_a_plain_loop_over_columns(name, low, high):
+    weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
+    parts = feedback_parts(weights, parse_type(name), factor)
+    expected = plain_feedback(weights, factor, parts.unit.reshape(40, 4), low, high)
+    assert np.array_equal(parts.levels.reshape(40, 128) + low, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_weighted_error_is_below_that_of_plain_rounding(kind):
+    second, weights = correlated(256), some_weights(32, 256)
+    fed = kernels.dequantize(quantize_with_feedback(weights, kind, factor_of(second, 0.001)).data, kind, (32, 256))
+    plain = kernels.dequantize(kernels.quantize(weights, kind).data, kind, (32, 256))
+    assert weighted_error(weights, fed, second) < 0.8 * weighted_error(weights, plain, second)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q5_0", "q8_0"])
+def test_no_row_is_worse_than_rounding_to_nearest_with_its_scales(name):
+    kind, second, weights = parse_type(name), correlated(256, 5), some_weights(64, 256, 6)
+    parts = feedback_parts(weights, kind, factor_of(second, 0.001))
+    fed = kernels.dequantize(quantize_with_feedback(weights, kind, factor_of(second, 0.001)).data, kind, (64, 256))
+    scale = np.repeat(parts.unit.reshape(64, -1), 32, axis=1)
+    half = {"q4_0": 8, "q5_0": 16, "q8_0": 128}[name]
+    nearest = scale * np.clip(np.rint(weights / scale), -half, half - 1)
+    for row in range(64):
+        mine = weighted_error(weights[row : row + 1], fed[row : row + 1], second)
+        assert mine <= weighted_error(weights[row : row + 1], nearest[row : row + 1], second)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+def test_same_bytes_on_every_instruction_set_and_with_any_number_of_threads(kind, isa):
+    weights, factor = some_weights(37, 512), factor_of(correlated(512))
+    expected = quantize_with_feedback(weights, kind, factor, isa=ISAS[0])
+    assert np.array_equal(quantize_with_feedback(weights, kind, factor, isa=isa, threads=3), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_gguf_reads_from_the_blocks_what_we_do(kind):
+    blocks = quantize_with_feedback(some_weights(8, 512), kind, factor_of(correlated(512)))
+    theirs = gguf.dequantize(blocks, gguf.GGMLQuantizationType(kind.ggml_type))
+    assert np.array_equal(theirs, kernels.dequantize(blocks.data, kind, (8, 512)))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e-7, 1000.0])
+def test_odd_weights_stay_finite(kind, value):
+    # llama.cpp #3010: all-zero super-blocks, scales that are zero or subnormal in f16.
+    weights = np.full((4, 256), value, np.float32)
+    blocks = quantize_with_feedback(weights, kind, factor_of(correlated(256)))
+    decoded = kernels.dequantize(blocks.data, kind, (4, 256))
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded - weights).max() <= max(0.6 * abs(value), 1e-6)
+
+
+def test_the_factor_is_one_cholesky_factor_of_the_inverse():
+    # A slice of the inverse is not what is left of it after the first columns: the remaining columns' own inverse is.
+    second = correlated(64)
+    factor = factor_of(second, 0.01)
+    damped = second + 0.01 * np.mean(np.diag(second)) * np.eye(64)
+    for column in (0, 17, 40):
+        left = np.linalg.inv(damped[column:, column:])
+        assert np.allclose(factor.upper[column, column:], left[0] / left[0, 0], rtol=1e-4, atol=1e-5)
+        assert factor.gain[column] == pytest.approx(1 / left[0, 0], rel=1e-4)
+        sliced = np.linalg.inv(damped)[column:, column:]
+        if column:
+            assert not np.allclose(sliced[0] / sliced[0, 0], left[0] / left[0, 0], atol=1e-3)
+
+
+def test_fewer_vectors_than_columns_are_enough():
+    inputs = np.random.default_rng(0).normal(size=(20, 128))
+    factor = factor_of(inputs.T @ inputs / 20)
+    assert np.isfinite(factor.upper).all()
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        (np.zeros((32, 32)), "all zero"),
+        (np.full((32, 32), np.nan), "not finite"),
+        (-np.eye(32), "negative diagonal"),
+        (np.ones((32, 16)), "expected a square"),
+        (np.ones((2, 2)) * [[1, 5], [5, 1]], "singular"),
+    ],
+)
+def test_moments_that_cannot_be_used_are_refused(moment, said):
+    with pytest.raises(CalibrationError, match=said):
+        factor_of(moment)
+
+
+def test_rows_that_do_not_fit_are_refused():
+    with pytest.raises(KernelError, match="do not fit"):
+        quantize_with_feedback(some_weights(2, 64), "q4_K", factor_of(correlated(64)))

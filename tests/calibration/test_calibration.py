@@ -1,0 +1,140 @@
+"""Calibration files: what is written is read, what is damaged or of another model is refused."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from builders import TINY, WIDE, model_bytes
+from calibration_builders import moments_of, write
+
+import whisq
+from whisq.calibration import input_of, inputs_of, merge, read_calibration
+from whisq.calibration.calibration import pack_triangle, unpack_triangle
+from whisq.calibration.imatrix import write_imatrix
+from whisq.errors import CalibrationError
+from whisq.whisper import expected_tensors
+
+
+def test_queries_keys_and_values_share_an_input() -> None:
+    assert input_of("encoder.blocks.3.attn.value.weight") == "encoder.blocks.3.attn.query"
+    assert input_of("decoder.blocks.5.cross_attn.value.weight") == "decoder.blocks.0.cross_attn.key"
+    assert input_of("decoder.blocks.5.cross_attn.query.weight") == "decoder.blocks.5.cross_attn.query"
+    assert input_of("encoder.conv1.weight") is None
+    assert input_of("encoder.blocks.0.attn.query.bias") is None
+
+
+def test_every_matrix_has_an_input_as_wide_as_its_rows() -> None:
+    widths = inputs_of(TINY)
+    for spec in expected_tensors(TINY).values():
+        if spec.is_matrix:
+            assert widths[input_of(spec.name)] == spec.shape[1]
+
+
+def test_a_triangle_holds_the_whole_matrix() -> None:
+    matrix = moments_of(37, 1).second_moment
+    assert np.array_equal(unpack_triangle(pack_triangle(matrix), 37), matrix)
+
+
+def test_moments_survive_the_file(tmp_path: Path) -> None:
+    made = write(tmp_path / "a.calib")
+    read = read_calibration(tmp_path / "a.calib")
+    assert list(read.counts) == list(made)
+    for name, expected in made.items():
+        found = read.moments(name)
+        assert found.n_rows == 500
+        assert np.array_equal(found.second_moment, expected.second_moment)
+        assert np.array_equal(found.mean, expected.mean)
+        assert np.array_equal(found.squares, expected.squares)
+
+
+def test_merging_is_as_if_all_had_been_heard_at_once(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.calib", seed=0, seconds=3), write(tmp_path / "b.calib", seed=99, seconds=4)
+    merge(tmp_path / "c.calib", [read_calibration(tmp_path / "a.calib"), read_calibration(tmp_path / "b.calib")])
+    both = read_calibration(tmp_path / "c.calib")
+    assert both.heard["seconds"] == 7
+    for name in first:
+        found = both.moments(name)
+        assert found.n_rows == 1000
+        expected = (first[name].second_moment + second[name].second_moment) / 2
+        np.testing.assert_allclose(found.second_moment, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_calibrations_of_different_models_are_not_merged(tmp_path: Path) -> None:
+    write(tmp_path / "a.calib")
+    write(tmp_path / "b.calib", model_sha256="y")
+    parts = [read_calibration(tmp_path / name) for name in ("a.calib", "b.calib")]
+    with pytest.raises(CalibrationError, match="different models"):
+        merge(tmp_path / "c.calib", parts)
+    assert not (tmp_path / "c.calib").exists()
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.calib", TINY)
+    whole = (tmp_path / "a.calib").read_bytes()
+    for size in [*range(0, 64), *range(64, len(whole), max(1, len(whole) // 40))]:
+        (tmp_path / "b.calib").write_bytes(whole[:size])
+        with pytest.raises(CalibrationError):
+            read_calibration(tmp_path / "b.calib")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 64, b"not a calibration at all"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.calib").write_bytes(content)
+    with pytest.raises(CalibrationError) as caught:
+        read_calibration(tmp_path / "a.calib")
+    assert "a.calib" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="No such file"):
+        read_calibration(tmp_path / "none.calib")
+
+
+def test_a_calibration_of_another_shape_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.calib", TINY)
+    (tmp_path / "wide.bin").write_bytes(model_bytes(WIDE))
+    with whisq.open_model(tmp_path / "wide.bin") as model, pytest.raises(CalibrationError, match="another model"):
+        read_calibration(tmp_path / "a.calib").check_fits(model)
+
+
+@pytest.mark.parametrize("dialect", ["canonical", "transcribe.cpp", "huggingface"])
+def test_imatrix_round_trip_in_every_dialect(tmp_path: Path, dialect) -> None:
+    made = write(tmp_path / "a.calib")
+    write_imatrix(tmp_path / "a.gguf", read_calibration(tmp_path / "a.calib"), WIDE, dialect)
+    back = read_calibration(tmp_path / "a.gguf")
+    assert not back.has_second_moments
+    assert set(back.counts) == set(made)
+    for name, moments in made.items():
+        np.testing.assert_allclose(back.moments(name).squares, moments.squares, rtol=1e-6)
+
+
+def test_imatrix_has_llama_cpps_layout(tmp_path: Path) -> None:
+    made = write(tmp_path / "a.calib")
+    write_imatrix(tmp_path / "a.gguf", read_calibration(tmp_path / "a.calib"), WIDE)
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    assert reader.get_field("general.type").contents() == "imatrix"
+    assert reader.get_field("imatrix.datasets").contents() == ["clips"]
+    assert reader.get_field("imatrix.chunk_count") is not None
+    assert reader.get_field("imatrix.chunk_size") is not None
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    name = "encoder.blocks.0.mlp.2.weight"
+    assert list(tensors[f"{name}.in_sum2"].shape) == [1024, 1]
+    assert list(tensors[f"{name}.counts"].shape) == [1, 1]
+    assert tensors[f"{name}.counts"].data.reshape(-1)[0] == 500
+    sums = tensors[f"{name}.in_sum2"].data.reshape(-1)
+    np.testing.assert_allclose(sums, 500 * made["encoder.blocks.0.mlp.2"].squares, rtol=1e-6)
+
+
+def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_string("general.type", "imatrix")
+    writer.add_tensor("blk.0.ffn_up.weight.in_sum2", np.ones((1, 8), np.float32))
+    writer.add_tensor("blk.0.ffn_up.weight.counts", np.ones((1, 1), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CalibrationError, match="no matrix of a Whisper"):
+        read_calibration(tmp_path / "a.gguf")

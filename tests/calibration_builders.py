@@ -1,0 +1,28 @@
+"""Calibrations of models that were never run: moments of random inputs."""
+
+from pathlib import Path
+
+import numpy as np
+from builders import WIDE
+
+from whisq.calibration import Moments, inputs_of, write_calibration
+
+
+def moments_of(width: int, seed: int, n_rows: int = 500, idle: slice | None = None) -> Moments:
+    x = np.random.default_rng(seed).normal(0.3, 1, size=(n_rows, width)).astype(np.float32)
+    if idle is not None:
+        x[:, idle] = 0
+    second = (x.T @ x / n_rows).astype(np.float32)
+    second = np.triu(second) + np.triu(second, 1).T
+    return Moments(n_rows, np.diag(second).copy(), x.mean(0), second)
+
+
+def write(path: Path, dims=WIDE, leave_out=(), idle=(), seed: int = 0, **heard):
+    widths = {name: width for name, width in inputs_of(dims).items() if name not in leave_out}
+    made = {
+        name: moments_of(width, seed + i, idle=slice(None) if name in idle else None)
+        for i, (name, width) in enumerate(widths.items())
+    }
+    listed = [(name, width, 500) for name, width in widths.items()]
+    write_calibration(path, {"data": ["clips"], "model_sha256": "x", **heard}, listed, made.__getitem__, None)
+    return made

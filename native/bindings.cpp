@@ -110,8 +110,8 @@ NB_MODULE(_core, m) {
     m.def("instruction_sets", &instruction_sets);
     m.def("quantize", &quantize, nb::arg("isa"), nb::arg("source"), nb::arg("source_type"), nb::arg("destination"),
           nb::arg("type"), nb::arg("n_columns"), nb::arg("importance").none());
-    m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"), nb::arg("type"),
-          nb::arg("n_columns"), nb::arg("levels"), nb::arg("units"), nb::arg("minimum_units"),
+    m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"),
+          nb::arg("type"), nb::arg("n_columns"), nb::arg("levels"), nb::arg("units"), nb::arg("minimum_units"),
           nb::arg("scale_integers"), nb::arg("minimum_integers"));
     m.def("dequantize", &dequantize, nb::arg("isa"), nb::arg("source"), nb::arg("type"), nb::arg("destination"));
 }

@@ -32,8 +32,11 @@ inline F load_halves(const uint16_t* source) {
 #elif defined(__F16C__) && WHISQ_LANES == 8
     return (F)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
 #else
+    // Copied, because a tensor in a file may begin at an odd address.
+    uint16_t halves[kLanes];
+    std::memcpy(halves, source, sizeof halves);
     F value;
-    for (int lane = 0; lane < kLanes; ++lane) value[lane] = float_from_half(source[lane]);
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = float_from_half(halves[lane]);
     return value;
 #endif
 }

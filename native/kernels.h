@@ -46,11 +46,11 @@ struct FeedbackJob {
     const float* gain;     // [n_columns]
     int type;
     int64_t n_rows, n_columns;
-    int8_t* levels;          // [n_rows, n_columns] stored integers
-    float* units;            // [n_rows, units]
-    float* minimum_units;    // [n_rows, units] offset of a ranged block, or unit of the sub-blocks' minimums
-    float* scale_integers;   // [n_rows, sub-blocks]
-    float* minimum_integers; // [n_rows, sub-blocks]
+    int8_t* levels;           // [n_rows, n_columns] stored integers
+    float* units;             // [n_rows, units]
+    float* minimum_units;     // [n_rows, units] offset of a ranged block, or unit of the sub-blocks' minimums
+    float* scale_integers;    // [n_rows, sub-blocks]
+    float* minimum_integers;  // [n_rows, sub-blocks]
 };
 
 struct Kernels {

@@ -1,4 +1,6 @@
 // The driver of one instruction set: loads groups of blocks, runs a type's kernel on each, counts what cannot be kept.
+#include <cstring>
+
 #include "families.h"
 
 namespace whisq::WHISQ_ISA {
@@ -10,10 +12,18 @@ struct Watch {
     void see(F value) { strange |= ~(absolute(value) <= kHalfMax); }
 };
 
+// One value from a buffer that may begin at an odd address.
+template <typename T>
+T at(const void* source, int64_t index) {
+    T value;
+    std::memcpy(&value, (const char*)source + index * (int64_t)sizeof(T), sizeof value);
+    return value;
+}
+
 float one(const void* source, int type, int64_t index) {
-    if (type == kF16) return float_from_half(((const uint16_t*)source)[index]);
-    if (type == kBF16) return float_from_bfloat(((const uint16_t*)source)[index]);
-    return ((const float*)source)[index];
+    if (type == kF16) return float_from_half(at<uint16_t>(source, index));
+    if (type == kBF16) return float_from_bfloat(at<uint16_t>(source, index));
+    return at<float>(source, index);
 }
 
 // Only when a watch saw something: which kind it was.

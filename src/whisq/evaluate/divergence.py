@@ -9,6 +9,7 @@ Run as a process of its own: ``python -m whisq.evaluate.divergence``.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,16 +64,19 @@ class Network:
         import torch
 
         special = special_tokens(self.model.dims)
+        # transformers renamed it in 5.24.
+        accepted = inspect.signature(type(self.network.model.decoder).forward).parameters
+        cache = "cache" if "cache" in accepted else "past_key_values"
         end, ids, past = special["endoftext"], list(prompt), None
         fresh = ids
         while len(ids) < len(prompt) + LONGEST_TEXT:
             step = self.network.model.decoder(
                 input_ids=torch.tensor([fresh], device=encoded.device),
                 encoder_hidden_states=encoded,
-                past_key_values=past,
                 use_cache=True,
+                **{cache: past},
             )
-            past = step.past_key_values
+            past = step[cache]
             logits = self.network.proj_out(step.last_hidden_state[0, -1])
             # Text tokens and the end only: all control tokens come after the end.
             token = int(logits[: end + 1].argmax())

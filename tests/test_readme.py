@@ -61,7 +61,10 @@ def measurable(folder, tiny_en_bin, speech_wav, tmp_path_factory, monkeypatch):
 
 
 def prepare(request, body):
-    if "evaluate" in body:
+    if "whisq calibrate" in body:
+        for package in ("torch", "transformers"):
+            pytest.importorskip(package, reason="needs the extra 'calibrate'")
+    if "evaluate" in body or "whisq calibrate" in body:
         request.getfixturevalue("measurable")
 
 

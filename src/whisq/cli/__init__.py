@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "measure what quantizing cost: word error rates, intervals, a report",
     "report": "make an evaluation's HTML report again",
     "calibrate": "hear some audio once, so that quantizing knows each layer's inputs",
+    "search": "find the mix of types that costs least for a size, by measuring",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

@@ -1,0 +1,137 @@
+"""``whisq search``: the mix of types that costs least for a size, found by measuring."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisq.cli.calibrate import stages
+from whisq.cli.console import Console, megabytes
+from whisq.errors import OutputError, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from whisq.calibration import Calibration
+    from whisq.model import Model
+    from whisq.search.mix import Mix, Searched
+    from whisq.search.sensitivity import Sensitivity
+
+_EPILOG = """
+  whisq calibrate base-f16.bin --data clips -o base.calib
+  whisq search base-f16.bin --calibration base.calib --size 80MB -o mix.toml --sensitivity base.json
+  whisq search base-f16.bin --calibration base.calib --size 90MB -o other.toml --reuse base.json
+  whisq quantize base-f16.bin base-mix.bin --recipe mix.toml --calibration base.calib
+
+What is measured once serves every budget: --reuse takes it from a file and answers at once.
+"""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|MiB|GB|GiB)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
+    parser.add_argument("--calibration", metavar="FILE", required=True, help="what `whisq calibrate` wrote")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the recipe to write (.toml)")
+    goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
+    goal.add_argument("--size", type=size_bytes, metavar="SIZE", help="of the file at most, such as 80MB (MB = 2^20)")
+    goal.add_argument("--bits", type=float, metavar="N", help="bits per weight at most, over all tensors")
+    goal.add_argument("--divergence", type=float, metavar="NATS", help="expected a token at most; the smallest file")
+    what = parser.add_argument_group("what it may choose")
+    what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
+    what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
+    what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
+    what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
+    how = parser.add_argument_group("how it measures")
+    how.add_argument("--method", choices=("ggml", "importance", "feedback"), default="feedback", help="of rounding")
+    how.add_argument("--probes", type=int, default=16, metavar="N", help="pieces of audio to measure on (default: 16)")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the random mixes (default: 0)")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    how.add_argument("--sensitivity", metavar="FILE", help="keep what was measured, as JSON")
+    how.add_argument("--reuse", metavar="FILE", help="take what was measured from this file, and measure nothing")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes that ``45MB`` means; MB is 2^20 as everywhere in whisq."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, expected something like 45MB")
+    return int(float(match.group(1)) * _UNITS[(match.group(2) or "").lower()])
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Search; returns the exit code."""
+    for path in filter(None, (args.output, args.sensitivity)):
+        if not Path(path).resolve().parent.is_dir():
+            raise OutputError(f"{path}: there is no directory {Path(path).resolve().parent}", hint="create it")
+    from whisq.calibration import read_calibration
+    from whisq.formats import open_model
+    from whisq.recipe import save_recipe
+    from whisq.search.sensitivity import write_sensitivity
+
+    calibration = read_calibration(args.calibration)
+    with open_model(args.model) as model:
+        calibration.check_fits(model)
+        searched = _search(args, console, model, calibration)
+        if args.sensitivity:
+            write_sensitivity(args.sensitivity, searched.sensitivity)
+        try:
+            Path(args.output).write_text(save_recipe(searched.recipe), "utf-8")
+        except OSError as error:
+            raise OutputError(f"{args.output}: cannot be written: {error.strerror}", hint="choose another") from None
+        for line in lines_of(searched, args.output):
+            console.data(line)
+    return 0
+
+
+def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
+    from whisq.methods import parse_method
+    from whisq.search.measure import Settings
+    from whisq.search.mix import Goal, Space, search
+
+    goal = Goal(args.size, args.bits, args.divergence)
+    types = tuple(args.types.split(",")) if args.types else ()
+    space = Space.of(model, types, args.target, tuple(args.protect), tuple(args.unprotect))
+    settings = Settings(parse_method(args.method), args.probes, args.seed, args.device)
+    reused = _reused(args, model) if args.reuse else None
+    with stages(console) as progress:
+        return search(model, calibration, goal, space, settings=settings, reuse=reused, progress=progress)
+
+
+def _reused(args: argparse.Namespace, model: Model) -> Sensitivity:
+    from whisq.provenance import source_sha256
+    from whisq.search.sensitivity import read_sensitivity
+
+    found = read_sensitivity(args.reuse)
+    if found.provenance.get("model_sha256") != source_sha256(model):
+        raise PlanError(f"{args.reuse}: was measured on another model", hint="measure this one: leave out --reuse")
+    return found
+
+
+def lines_of(searched: Searched, output: str) -> Iterator[str]:
+    """Yield what was found, beside the uniform types and presets."""
+    sensitivity = searched.sensitivity
+    yield (
+        f"measured: {sum(map(len, sensitivity.harms.values()))} divergences on"
+        f" {sensitivity.provenance.get('tokens')} tokens, rounded with {sensitivity.provenance.get('method')};"
+        f" of {len(sensitivity.mixes)} random mixes, predicted and measured correlate"
+        f" {sensitivity.correlation:.3f} (measured = {sensitivity.scale:.2f} x predicted)"
+    )
+    yield f"{'':>24} {'size':>11} {'predicted':>10} {'measured':>10}"
+    for mix in [searched.mix, *searched.others]:
+        yield _line(mix)
+    if searched.better_than_all is False:
+        yield "the mix is not better than all of these: one of no larger size is expected to diverge less"
+    yield f"wrote {output}"
+
+
+def _line(mix: Mix) -> str:
+    measured = f"{mix.measured:.5f}" if mix.measured is not None else "-"
+    return f"{mix.name:>24} {megabytes(mix.size_bytes):8.2f} MB {mix.predicted:10.5f} {measured:>10}"

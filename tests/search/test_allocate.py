@@ -1,0 +1,82 @@
+"""The knapsack: never over the budget, never worse than any other mix, never worse with more."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whisq.errors import CalibrationError, PlanError
+from whisq.search import Choice, Sensitivity, allocate, read_sensitivity, write_sensitivity
+
+options = st.lists(
+    st.builds(Choice, st.just("q"), st.integers(1, 2000), st.floats(0, 1, allow_subnormal=False)),
+    min_size=1,
+    max_size=4,
+)
+cases = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), options, min_size=1, max_size=4)
+
+
+def total(chosen) -> tuple[int, float]:
+    return sum(c.size_bytes for c in chosen.values()), sum(c.harm for c in chosen.values())
+
+
+def brute_force(choices, budget: int) -> float:
+    mixes = product(*choices.values())
+    return min(sum(c.harm for c in mix) for mix in mixes if sum(c.size_bytes for c in mix) <= budget)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.floats(0, 1))
+def test_it_is_the_best_of_all_mixes_and_within_the_budget(choices, part: float) -> None:
+    low = sum(min(c.size_bytes for c in opts) for opts in choices.values())
+    high = sum(max(c.size_bytes for c in opts) for opts in choices.values())
+    budget = round(low + part * (high - low))
+    size, harm = total(allocate(choices, budget))
+    assert size <= budget
+    assert harm <= brute_force(choices, budget) + 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, st.integers(0, 8000), st.integers(0, 8000))
+def test_more_budget_never_does_more_harm(choices, first: int, second: int) -> None:
+    low = sum(min(c.size_bytes for c in opts) for opts in choices.values())
+    less, more = sorted((low + first, low + second))
+    assert total(allocate(choices, more))[1] <= total(allocate(choices, less))[1] + 1e-5
+
+
+def test_a_budget_below_the_smallest_is_refused() -> None:
+    with pytest.raises(PlanError, match="at least 30 bytes"):
+        allocate({"a": [Choice("q4_0", 10, 1), Choice("q8_0", 20, 0)], "b": [Choice("q4_0", 20, 1)]}, 29)
+
+
+def test_a_model_of_realistic_size_is_filled_to_half_a_percent() -> None:
+    sizes = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "f16": 64}
+    choices = {
+        f"m{i}": [
+            Choice(
+                kind, size * 8192 * (1 + 3 * (i % 6 > 3)), (1 + i % 7) * 4.0 ** -(size / 8) if kind != "f16" else 0.0
+            )
+            for kind, size in sizes.items()
+        ]
+        for i in range(96)
+    }
+    for part in (0.2, 0.5, 0.8):
+        low = sum(options[0].size_bytes for options in choices.values())
+        budget = int(low * (1 + 1.5 * part))
+        size, _ = total(allocate(choices, budget))
+        assert 0.995 * budget <= size <= budget
+
+
+def test_sensitivity_survives_its_file(tmp_path) -> None:
+    made = Sensitivity({"a": {"q4_0": 0.1, "f16": 0.0}}, 0.9, 0.99, ((0.1, 0.2),), {"method": "feedback"})
+    write_sensitivity(tmp_path / "s.json", made)
+    assert read_sensitivity(tmp_path / "s.json") == made
+    assert made.predicted({"a": "q4_0"}) == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"whisq.sensitivity": 2}', "\x00"])
+def test_other_files_are_no_sensitivity(tmp_path, content: str) -> None:
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(CalibrationError):
+        read_sensitivity(tmp_path / "s.json")

@@ -8,11 +8,14 @@ namespace whisq::WHISQ_ISA {
 // Takes a loaded group and writes every lane's block.
 using GroupKernel = void (*)(const Group&);
 
-GroupKernel legacy_kernel(int type);
+GroupKernel legacy_kernel(int type);  // with importance
 GroupKernel k_kernel(int type);
 GroupKernel iq4_kernel(int type);
 
 extern const Kernels kernels;
+
+// q4_0 to q8_0 without importance; false for other types.
+bool round_blocks(const Job& job, Watch& watch);
 
 bool quantize(const Job& job, Tally& tally);
 bool feedback(const FeedbackJob& job);

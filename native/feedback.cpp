@@ -247,7 +247,7 @@ Units units_of(const Panel& panel, int64_t begin, const SuperLayout& s, const Le
         sums[j] = F{};
         for (int i = 0; i < s.sub; ++i) sums[j] += w[i];
         if (s.has_minimum) {
-            const ScaleMin found = search_scale_min(b.x, w, {s.sub, (int)levels.high, -0.9f, 0.05f, 36, false});
+            const ScaleMin found = search_scale_min(b.x, w, s.sub, {(int)levels.high, -0.9f, 0.05f, 36});
             scales[j] = found.scale;
             minimums[j] = found.minimum;
         } else if (levels.is_iq4) {
@@ -274,7 +274,7 @@ Best sub_scale(const Block& b, const SuperLayout& s, const Levels& levels, Units
     const F minimum_inverse = select(units.minimum != 0.f, 1.f / units.minimum, F{});
     F fit, minimum_fit = F{};
     if (s.has_minimum) {
-        const ScaleMin found = search_scale_min(b.x, w, {b.n, (int)levels.high, -0.9f, 0.05f, 36, false});
+        const ScaleMin found = search_scale_min(b.x, w, b.n, {(int)levels.high, -0.9f, 0.05f, 36});
         fit = found.scale * scale_inverse;
         minimum_fit = found.minimum * minimum_inverse;
     } else {

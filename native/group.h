@@ -10,12 +10,13 @@ namespace whisq::WHISQ_ISA {
 constexpr float kHalfMax = 65504.f;
 constexpr float kGroupEpsilon = 1e-15f;  // ggml's GROUP_MAX_EPS: a block below it counts as all zero
 
-// The inputs of one group. Lanes beyond the last block repeat it; their results go to scratch memory.
+// The inputs of one group: a block in every lane, or two that follow each other. Lanes beyond the last block repeat it;
+// their results go to scratch memory.
 struct Group {
     alignas(64) F x[256];
     alignas(64) F importance[256];
     bool has_importance;
-    F row_mean_square;  // mean of x^2 over the lane's whole row; only with importance
+    F row_mean_square[2];  // mean of x^2 over the row of each of the lane's blocks; only for legacy types
     uint8_t* out[kLanes];
     alignas(64) uint8_t scratch[256];
 };
@@ -55,16 +56,27 @@ inline F load(const void* source, int type, int64_t index) {
     return load_floats((const float*)source + index);
 }
 
-inline F lanes_of_halves(const uint16_t* halves) {
-    F value;
-    for (int lane = 0; lane < kLanes; ++lane) value[lane] = float_from_half(halves[lane]);
-    return value;
+// Lanes whose value f16 cannot hold: beyond its range, infinite, or NaN.
+struct Watch {
+    I strange = I{};
+    void see(F value) { strange |= ~(absolute(value) <= kHalfMax); }
+};
+
+// Round lanes to f16, to nearest, half to even.
+inline void halves_of(F value, uint16_t* halves) {
+#if defined(__AVX512F__) && WHISQ_LANES == 16
+    _mm256_storeu_si256((__m256i*)halves, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__) && WHISQ_LANES == 8
+    _mm_storeu_si128((__m128i*)halves, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int lane = 0; lane < kLanes; ++lane) halves[lane] = half_from_float(value[lane]);
+#endif
 }
 
 // Round lanes to f16, keep the halves, and return what they decode to.
 inline F through_half(F value, uint16_t* halves) {
-    for (int lane = 0; lane < kLanes; ++lane) halves[lane] = half_from_float(value[lane]);
-    return lanes_of_halves(halves);
+    halves_of(value, halves);
+    return load_halves(halves);
 }
 
 inline void put_half(uint8_t* to, uint16_t half) { std::memcpy(to, &half, 2); }

@@ -79,13 +79,11 @@ void quantize_q2_k(const Group& g) {
             sums[j] = sum_of(w + 16 * j, 16);
         }
         for (int j = 0; j < 16; j += kSideBySide)
-            search_scales_min<false, 16, kSideBySide>(g.x + 16 * j, w + 16 * j, {16, 3, -0.9f, 0.05f, 36, false},
-                                                      found + j);
+            search_scales_min<false, 16, kSideBySide>(g.x + 16 * j, w + 16 * j, {3, -0.9f, 0.05f, 36}, found + j);
     } else {
         for (int i = 0; i < 256; ++i) w[i] = absolute(g.x[i]);
         for (int j = 0; j < 16; j += kSideBySide)
-            search_scales_min<true, 16, kSideBySide>(g.x + 16 * j, w + 16 * j, {16, 3, -0.5f, 0.1f, 15, true},
-                                                     found + j);
+            search_scales_min<true, 16, kSideBySide>(g.x + 16 * j, w + 16 * j, {3, -0.5f, 0.1f, 15}, found + j);
     }
     for (int j = 0; j < 16; ++j) {
         scales[j] = found[j].scale;
@@ -123,14 +121,24 @@ void quantize_q2_k(const Group& g) {
 }
 
 // The greedy search of q3_K: start from the largest weight's scale, then move single integers while it helps.
-Scale search_q3(const F* x, I* integers) {
+//
+// A move takes a division, and only two in a hundred weights move. `above` and `below` bound the quotients that leave
+// an integer where it is, with room for rounding; a weight at which all lanes stay within them is passed over.
+F search_q3(const F* x, I* integers) {
     constexpr int kMost = 4;
+    constexpr float kSure = 0.49f, kFar = 1e6f;  // `nearest` is exact up to 4e6
     const Extreme extreme = extreme_of(x, 16);
     const I is_zero = extreme.magnitude < kGroupEpsilon;
+    const bool tame = !any(~(extreme.magnitude < 1e8f));
     const F inverse = (float)-kMost / extreme.value;
-    F l[16], w[16], wx[16], sum_lx = F{}, sum_l2 = F{};
+    F l[16], w[16], wx[16], above[16], below[16], sum_lx = F{}, sum_l2 = F{};
+    auto put = [&](int i, F value) {
+        l[i] = value;
+        above[i] = select(value == (float)(kMost - 1), splat(kFar), value + kSure);
+        below[i] = select(value == (float)-kMost, splat(-kFar), value - kSure);
+    };
     for (int i = 0; i < 16; ++i) {
-        l[i] = to_float(nearest(inverse * x[i], -kMost, kMost - 1));
+        put(i, to_float(nearest(inverse * x[i], -kMost, kMost - 1)));
         w[i] = x[i] * x[i];
         wx[i] = w[i] * x[i];
         sum_lx += wx[i] * l[i];
@@ -140,12 +148,15 @@ Scale search_q3(const F* x, I* integers) {
         I changed = I{};
         for (int i = 0; i < 16; ++i) {
             F lx = sum_lx - wx[i] * l[i], l2 = sum_l2 - w[i] * l[i] * l[i];
-            const I open = lx > 0.f;
-            const F next = to_float(nearest(x[i] * l2 / lx, -kMost, kMost - 1));
+            const F xl2 = x[i] * l2;
+            const I open = (lx > 0.f) & ~is_zero;
+            const I stays = (xl2 <= above[i] * lx) & (xl2 >= below[i] * lx) & (lx >= 1e-30f);
+            if (tame && !any(open & ~stays)) continue;
+            const F next = to_float(nearest(xl2 / lx, -kMost, kMost - 1));
             lx += wx[i] * next;
             l2 += w[i] * next * next;
-            const I better = open & (next != l[i]) & (l2 > 0.f) & (lx * lx * sum_l2 > sum_lx * sum_lx * l2) & ~is_zero;
-            l[i] = select(better, next, l[i]);
+            const I better = open & (next != l[i]) & (l2 > 0.f) & (lx * lx * sum_l2 > sum_lx * sum_lx * l2);
+            put(i, select(better, next, l[i]));
             sum_lx = select(better, lx, sum_lx);
             sum_l2 = select(better, l2, sum_l2);
             changed |= better;
@@ -153,7 +164,7 @@ Scale search_q3(const F* x, I* integers) {
         if (!any(changed)) break;
     }
     for (int i = 0; i < 16; ++i) integers[i] = select(is_zero, I{}, truncated(l[i]) + kMost);
-    return {select(is_zero | ~(sum_l2 > 0.f), F{}, sum_lx / sum_l2), F{}, is_zero};
+    return select(is_zero | ~(sum_l2 > 0.f), F{}, sum_lx / sum_l2);
 }
 
 // The 6-bit scales of q3_K: low nibbles of j and j + 8 share a byte, high bits of j, j + 4, j + 8, j + 12 another.
@@ -182,20 +193,24 @@ void quantize_q3_k(const Group& g) {
     I l[256], scale_l[16];
     F scales[16], sums[16], unit;
     if (g.has_importance) {
-        F w[16];
+        F w[256];
+        Scale found[16];
         const F mean = mean_square(g.x, 2.f);
         for (int j = 0; j < 16; ++j) {
-            importance_weights(g, mean, 16 * j, 16, w);
-            sums[j] = sum_of(w, 16);
-            const Scale found = search_scale(g.x + 16 * j, w, 16, 4);
-            for (int i = 0; i < 16; ++i) l[16 * j + i] = stored_integer(found, g.x[16 * j + i], 4);
-            scales[j] = found.scale;
+            importance_weights(g, mean, 16 * j, 16, w + 16 * j);
+            sums[j] = sum_of(w + 16 * j, 16);
         }
-        const Scale found = search_scale(scales, sums, 16, 32);
-        for (int j = 0; j < 16; ++j) scale_l[j] = stored_integer(found, scales[j], 32);
-        unit = found.scale;
+        for (int j = 0; j < 16; j += kSideBySide)
+            search_scales<16, kSideBySide>(g.x + 16 * j, w + 16 * j, 4, found + j);
+        for (int j = 0; j < 16; ++j) {
+            for (int i = 16 * j; i < 16 * j + 16; ++i) l[i] = stored_integer(found[j], g.x[i], 4);
+            scales[j] = found[j].scale;
+        }
+        const Scale of_scales = search_scale(scales, sums, 16, 32);
+        for (int j = 0; j < 16; ++j) scale_l[j] = stored_integer(of_scales, scales[j], 32);
+        unit = of_scales.scale;
     } else {
-        for (int j = 0; j < 16; ++j) scales[j] = search_q3(g.x + 16 * j, l + 16 * j).scale;
+        for (int j = 0; j < 16; ++j) scales[j] = search_q3(g.x + 16 * j, l + 16 * j);
         const F largest = extreme_of(scales, 16).value;
         const I some = largest != 0.f;
         const F inverse = -32.f / largest;
@@ -254,8 +269,8 @@ void put_q5_high_bits(const Group& g, const I* l) {
 template <int kBits>
 void quantize_q45_k(const Group& g) {
     constexpr int kMost = (1 << kBits) - 1;
-    constexpr MinSearch kPlain{32, kMost, kBits == 4 ? -1.f : -0.5f, 0.1f, kBits == 4 ? 20 : 15, false};
-    constexpr MinSearch kWeighted{32, kMost, -0.9f, 0.05f, 36, false};
+    constexpr MinSearch kPlain{kMost, kBits == 4 ? -1.f : -0.5f, 0.1f, kBits == 4 ? 20 : 15};
+    constexpr MinSearch kWeighted{kMost, -0.9f, 0.05f, 36};
     ScaleMin found[8];
     F scales[8], mins[8], sums[8], w[256];
     const F mean = g.has_importance ? mean_square(g.x, 2.f) : F{};
@@ -330,13 +345,10 @@ void put_q6_bits(const Group& g, const I* l) {
 
 void quantize_q6_k(const Group& g) {
     Scale found[16];
-    F scales[16], w[16];
-    for (int j = 0; j < 16; ++j) {
-        const F* x = g.x + 16 * j;
-        for (int i = 0; i < 16; ++i) w[i] = g.has_importance ? g.importance[16 * j + i] : x[i] * x[i];
-        found[j] = search_scale(x, w, 16, 32);
-        scales[j] = found[j].scale;
-    }
+    F scales[16], w[256];
+    for (int i = 0; i < 256; ++i) w[i] = g.has_importance ? g.importance[i] : g.x[i] * g.x[i];
+    for (int j = 0; j < 16; j += kSideBySide) search_scales<16, kSideBySide>(g.x + 16 * j, w + 16 * j, 32, found + j);
+    for (int j = 0; j < 16; ++j) scales[j] = found[j].scale;
     const Extreme extreme = extreme_of(scales, 16);
     const I is_zero = extreme.magnitude < kGroupEpsilon;
     const F inverse = -128.f / extreme.value;

@@ -105,22 +105,74 @@ inline F nearest_float(F value, float low, float high) {
 }
 
 namespace detail {
-template <int offset, size_t... index>
+// Units of lanes taken from a and b in turn, from lane `offset` on; the units stay whole.
+template <int offset, int unit, size_t... index>
 inline F interleave(F a, F b, std::index_sequence<index...>) {
-    return __builtin_shufflevector(a, b, (offset + int(index / 2) + (index % 2 ? kLanes : 0))...);
+    return __builtin_shufflevector(
+        a, b, (offset + int(index / unit / 2 * unit + index % unit) + (index / unit % 2 ? kLanes : 0))...);
+}
+
+// The same with units of one lane inside every four lanes, which is one instruction where the other is several.
+template <int offset, size_t... index>
+inline F interleave_fours(F a, F b, std::index_sequence<index...>) {
+    return __builtin_shufflevector(a, b, (offset + int(index / 4 * 4 + index % 4 / 2) + (index % 2 ? kLanes : 0))...);
+}
+
+template <typename Op>
+inline F merge_fours(F a, F b, Op op) {
+    constexpr auto all = std::make_index_sequence<kLanes>{};
+    return op(interleave_fours<0>(a, b, all), interleave_fours<2>(a, b, all));
 }
 }  // namespace detail
 
-// Transpose kLanes vectors in place: row r, lane c  <->  row c, lane r. log2(kLanes) rounds of perfect shuffles.
+// One number for each of kLanes vectors: op, which must not mind the order, over all lanes of rows[b] comes into lane
+// b.
+template <typename Op>
+inline F across(F* rows, Op op) {
+    constexpr auto all = std::make_index_sequence<kLanes>{};
+    constexpr int kFours = kLanes / 4;
+    F merged[kFours];
+    for (int i = 0; i < kFours; ++i) {
+        const F even = detail::merge_fours(rows[4 * i], rows[4 * i + 2], op);
+        const F odd = detail::merge_fours(rows[4 * i + 1], rows[4 * i + 3], op);
+        merged[i] = detail::merge_fours(even, odd, op);
+    }
+    for (int n = kFours / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; ++i) {
+            merged[i] = op(detail::interleave<0, 4>(merged[i], merged[i + n], all),
+                           detail::interleave<kLanes / 2, 4>(merged[i], merged[i + n], all));
+        }
+    }
+    return merged[0];
+}
+
+// Transpose kLanes vectors in place: row r, lane c  <->  row c, lane r. First inside every four lanes, then fours
+// whole.
 inline void transpose(F* rows) {
     constexpr auto all = std::make_index_sequence<kLanes>{};
-    F other[kLanes];
-    for (int round = 1; round < kLanes; round *= 2) {
-        for (int i = 0; i < kLanes / 2; ++i) {
-            other[2 * i] = detail::interleave<0>(rows[i], rows[i + kLanes / 2], all);
-            other[2 * i + 1] = detail::interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2], all);
+    constexpr int kFours = kLanes / 4;
+    F fours[4][kFours], other[kFours];
+    for (int i = 0; i < kFours; ++i) {
+        const F* row = rows + 4 * i;
+        const F low_even = detail::interleave_fours<0>(row[0], row[2], all);
+        const F high_even = detail::interleave_fours<2>(row[0], row[2], all);
+        const F low_odd = detail::interleave_fours<0>(row[1], row[3], all);
+        const F high_odd = detail::interleave_fours<2>(row[1], row[3], all);
+        fours[0][i] = detail::interleave_fours<0>(low_even, low_odd, all);
+        fours[1][i] = detail::interleave_fours<2>(low_even, low_odd, all);
+        fours[2][i] = detail::interleave_fours<0>(high_even, high_odd, all);
+        fours[3][i] = detail::interleave_fours<2>(high_even, high_odd, all);
+    }
+    for (int k = 0; k < 4; ++k) {
+        for (int round = 1; round < kFours; round *= 2) {
+            for (int i = 0; i < kFours / 2; ++i) {
+                const F first = fours[k][i], second = fours[k][i + kFours / 2];
+                other[2 * i] = detail::interleave<0, 4>(first, second, all);
+                other[2 * i + 1] = detail::interleave<kLanes / 2, 4>(first, second, all);
+            }
+            for (int i = 0; i < kFours; ++i) fours[k][i] = other[i];
         }
-        for (int i = 0; i < kLanes; ++i) rows[i] = other[i];
+        for (int i = 0; i < kFours; ++i) rows[4 * i + k] = fours[k][i];
     }
 }
 

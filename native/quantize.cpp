@@ -6,12 +6,6 @@
 namespace whisq::WHISQ_ISA {
 namespace {
 
-// Lanes whose value f16 cannot hold: beyond its range, infinite, or NaN.
-struct Watch {
-    I strange = I{};
-    void see(F value) { strange |= ~(absolute(value) <= kHalfMax); }
-};
-
 // One value from a buffer that may begin at an odd address.
 template <typename T>
 T at(const void* source, int64_t index) {
@@ -36,14 +30,21 @@ void count(const Job& job, Tally& tally) {
     }
 }
 
-// Load `length` elements of every lane's block, transposed: to[j] holds element j of all lanes.
-void load_lanes(const void* source, int type, const int64_t* begin, int length, F* to, Watch* watch) {
+template <int type>
+void load_lanes_of(const void* source, const int64_t* begin, int length, F* to, Watch* watch) {
     for (int j = 0; j < length; j += kLanes) {
         for (int lane = 0; lane < kLanes; ++lane) to[j + lane] = load(source, type, begin[lane] + j);
         if (watch != nullptr)
             for (int lane = 0; lane < kLanes; ++lane) watch->see(to[j + lane]);
         transpose(to + j);
     }
+}
+
+// Load `length` elements of every lane's block, transposed: to[j] holds element j of all lanes.
+void load_lanes(const void* source, int type, const int64_t* begin, int length, F* to, Watch* watch) {
+    if (type == kF16) return load_lanes_of<kF16>(source, begin, length, to, watch);
+    if (type == kBF16) return load_lanes_of<kBF16>(source, begin, length, to, watch);
+    load_lanes_of<kF32>(source, begin, length, to, watch);
 }
 
 // Mean of x^2 over whole rows, in ggml's order; lane r holds that of row first + r.
@@ -67,37 +68,46 @@ struct Walk {
     const Job& job;
     GroupKernel kernel;
     int block, bytes;
+    int parts;  // blocks in a lane
     Watch watch;
 
+    // Blocks from `first` on, as many as fit, of those before `last`; row_means are of the rows from first_row on.
     void group(Group& g, int64_t first, int64_t last, const F* row_means, int64_t first_row) {
         const int64_t per_row = job.n_columns / block;
-        int64_t begin[kLanes], column[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const int64_t number = first + lane < last ? first + lane : last - 1;
-            begin[lane] = number * block;
-            column[lane] = number % per_row * block;
-            g.out[lane] = first + lane < last ? job.destination + number * bytes : g.scratch;
-            if (row_means != nullptr) g.row_mean_square[lane] = (*row_means)[number / per_row - first_row];
+        for (int part = 0; part < parts; ++part) {
+            int64_t begin[kLanes], column[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane) {
+                const int64_t wanted = first + lane * parts + part, number = wanted < last ? wanted : last - 1;
+                begin[lane] = number * block;
+                column[lane] = number % per_row * block;
+                if (part == 0) g.out[lane] = wanted < last ? job.destination + number * bytes : g.scratch;
+                if (row_means != nullptr) g.row_mean_square[part][lane] = (*row_means)[number / per_row - first_row];
+            }
+            load_lanes(job.source, job.source_type, begin, block, g.x + part * block, &watch);
+            if (g.has_importance) load_lanes(job.importance, kF32, column, block, g.importance + part * block, nullptr);
         }
-        load_lanes(job.source, job.source_type, begin, block, g.x, &watch);
-        if (g.has_importance) load_lanes(job.importance, kF32, column, block, g.importance, nullptr);
+        // A lane whose last block has no second one beside it must not write that.
+        alignas(64) uint8_t half_filled[256];
+        const bool is_odd = parts == 2 && first + kLanes * parts > last && (last - first) % 2 == 1;
+        uint8_t*& odd = g.out[is_odd ? (last - first) / 2 : 0];
+        uint8_t* const destination = odd;
+        if (is_odd) odd = half_filled;
         kernel(g);
+        if (is_odd) std::memcpy(destination, half_filled, (size_t)bytes);
     }
 };
 
-void quantize_blocks(const Job& job, GroupKernel kernel, Tally& tally) {
-    Walk walk{job, kernel, block_size(job.type), block_bytes(job.type), {}};
+void quantize_blocks(const Job& job, GroupKernel kernel, bool by_row, Tally& tally) {
+    Walk walk{job, kernel, block_size(job.type), block_bytes(job.type), by_row ? 2 : 1, {}};
     Group g;
-    g.has_importance = job.importance != nullptr && job.type != kQ8_0;
-    const int64_t per_row = job.n_columns / walk.block, n_blocks = job.n_rows * per_row;
-    if (g.has_importance && walk.block == 32 && job.type != kIQ4_NL) {
-        for (int64_t row = 0; row < job.n_rows; row += kLanes) {
-            const F means = row_mean_squares(job, row);
-            const int64_t last = (row + kLanes < job.n_rows ? row + kLanes : job.n_rows) * per_row;
-            for (int64_t first = row * per_row; first < last; first += kLanes) walk.group(g, first, last, &means, row);
-        }
-    } else {
-        for (int64_t first = 0; first < n_blocks; first += kLanes) walk.group(g, first, n_blocks, nullptr, 0);
+    g.has_importance = job.importance != nullptr;
+    const int64_t per_row = job.n_columns / walk.block, step = kLanes * walk.parts;
+    const int64_t rows_at_once = by_row ? kLanes : job.n_rows;
+    for (int64_t row = 0; row < job.n_rows; row += rows_at_once) {
+        const int64_t last = (row + rows_at_once < job.n_rows ? row + rows_at_once : job.n_rows) * per_row;
+        const F means = by_row ? row_mean_squares(job, row) : F{};
+        for (int64_t first = row * per_row; first < last; first += step)
+            walk.group(g, first, last, by_row ? &means : nullptr, row);
     }
     if (any(walk.watch.strange)) count(job, tally);
 }
@@ -108,21 +118,10 @@ void store_as(uint8_t* destination, int type, int64_t index, F value) {
         return;
     }
     uint16_t halves[kLanes];
-#if defined(__AVX512F__) && WHISQ_LANES == 16
-    if (type == kF16) {
-        _mm256_storeu_si256((__m256i*)(destination + 2 * index),
-                            _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
-        return;
-    }
-#elif defined(__F16C__) && WHISQ_LANES == 8
-    if (type == kF16) {
-        _mm_storeu_si128((__m128i*)(destination + 2 * index),
-                         _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
-        return;
-    }
-#endif
-    for (int lane = 0; lane < kLanes; ++lane)
-        halves[lane] = type == kF16 ? half_from_float(value[lane]) : bfloat_from_float(value[lane]);
+    if (type == kF16)
+        halves_of(value, halves);
+    else
+        for (int lane = 0; lane < kLanes; ++lane) halves[lane] = bfloat_from_float(value[lane]);
     std::memcpy(destination + 2 * index, halves, sizeof halves);
 }
 
@@ -155,11 +154,18 @@ bool quantize(const Job& job, Tally& tally) {
         convert(job, tally);
         return true;
     }
-    GroupKernel kernel = legacy_kernel(job.type);
+    Watch watch;
+    if ((job.importance == nullptr || job.type == kQ8_0) && round_blocks(job, watch)) {
+        if (any(watch.strange)) count(job, tally);
+        return true;
+    }
+    // The legacy types weigh importance by the mean square of whole rows.
+    const GroupKernel by_row = legacy_kernel(job.type);
+    GroupKernel kernel = by_row;
     if (kernel == nullptr) kernel = k_kernel(job.type);
     if (kernel == nullptr) kernel = iq4_kernel(job.type);
     if (kernel == nullptr) return false;
-    if (job.n_rows > 0) quantize_blocks(job, kernel, tally);
+    if (job.n_rows > 0) quantize_blocks(job, kernel, by_row != nullptr, tally);
     return true;
 }
 

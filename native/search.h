@@ -43,59 +43,107 @@ inline F rounded(F value, int low, int high) {
     return to_float(nearest(value, low, high));
 }
 
-// How many candidates one pass over a block takes: their sums do not wait for each other, and have to fit in registers.
-constexpr int kCandidates = kLanes == 16 ? 4 : 2;
+// The candidates of a symmetric search: -9 to 9 tenths around n_max, as -(n_max + tenths / 10) / extreme.
+constexpr int kScales = 19, kPlainScale = 9;
+
+struct ScaleSums {
+    F inverse[kScales], lx[kScales], l2[kScales];
+};
+
+// The sums of kCount candidates from kFirst on: they do not wait for each other, and have to fit in registers. Below
+// n_max - 0.5 no product reaches n_max, and below n_max + 0.5 none -n_max - 1: what then cannot be is not clamped.
+template <bool kTame, int kSize, int kFirst, int kCount>
+void try_scales(const F* x, const F* w, const F* wx, int n_max, F extreme, ScaleSums& sums) {
+    constexpr int kLastTenths = kFirst + kCount - 1 - kPlainScale;
+    F factor[kCount], lx[kCount], l2[kCount];
+    for (int k = 0; k < kCount; ++k) {
+        factor[k] = splat(-((float)n_max + 0.1f * (float)(kFirst + k - kPlainScale))) / extreme;
+        lx[k] = l2[k] = F{};
+    }
+    for (int i = 0; i < kSize; ++i) {
+        for (int k = 0; k < kCount; ++k) {
+            F l = factor[k] * x[i];
+            if constexpr (kTame) {
+                l = (l + kRound) - kRound;
+                if constexpr (kLastTenths > -6) l = minimum(l, splat((float)(n_max - 1)));
+                if constexpr (kLastTenths > 4) l = maximum(l, splat((float)-n_max));
+            } else {
+                l = to_float(nearest(l, -n_max, n_max - 1));
+            }
+            lx[k] += wx[i] * l;
+            l2[k] += w[i] * l * l;
+        }
+    }
+    for (int k = 0; k < kCount; ++k) {
+        sums.inverse[kFirst + k] = factor[k];
+        sums.lx[kFirst + k] = lx[k];
+        sums.l2[kFirst + k] = l2[k];
+    }
+}
 
 template <bool kTame, int kSize>
-Scale search_scale_as(const F* x, const F* w, int n_max, const Extreme& extreme, I is_zero) {
-    constexpr int kTries = 19, kPasses = (kTries + kCandidates - 1) / kCandidates;
-    F wx[kSize], inverse[kPasses * kCandidates], sum_lx[kPasses * kCandidates], sum_l2[kPasses * kCandidates];
+void try_all_scales(const F* x, const F* w, int n_max, F extreme, ScaleSums& sums) {
+    F wx[kSize];
     for (int i = 0; i < kSize; ++i) wx[i] = w[i] * x[i];
-    for (int pass = 0; pass < kPasses; ++pass) {
-        F factor[kCandidates], lx[kCandidates], l2[kCandidates];
-        for (int k = 0; k < kCandidates; ++k) {
-            // ggml's order: the plain scale first, then -9 to 9 tenths around it.
-            const int number = pass * kCandidates + k, step = number == 0 ? 0 : number <= 9 ? number - 10 : number - 9;
-            factor[k] = splat(-((float)n_max + 0.1f * (float)step)) / extreme.value;
-            lx[k] = l2[k] = F{};
-        }
-        for (int i = 0; i < kSize; ++i) {
-            for (int k = 0; k < kCandidates; ++k) {
-                const F l = rounded<kTame>(factor[k] * x[i], -n_max, n_max - 1);
-                lx[k] += wx[i] * l;
-                l2[k] += w[i] * l * l;
-            }
-        }
-        for (int k = 0; k < kCandidates; ++k) {
-            inverse[pass * kCandidates + k] = factor[k];
-            sum_lx[pass * kCandidates + k] = lx[k];
-            sum_l2[pass * kCandidates + k] = l2[k];
-        }
+    if constexpr (kLanes == 16) {
+        try_scales<kTame, kSize, 0, 4>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 4, 5>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 9, 5>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 14, 5>(x, w, wx, n_max, extreme, sums);
+    } else {
+        try_scales<kTame, kSize, 0, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 2, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 4, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 6, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 8, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 10, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 12, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 14, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kTame, kSize, 16, 3>(x, w, wx, n_max, extreme, sums);
     }
-    F scale = select(sum_l2[0] != 0.f, sum_lx[0] / sum_l2[0], F{});
-    F best = scale * sum_lx[0], best_inverse = inverse[0];
-    for (int number = 1; number < kTries; ++number) {
-        const F lx = sum_lx[number], l2 = sum_l2[number];
-        const I better = (l2 > 0.f) & (lx * lx > best * l2);
-        scale = select(better, lx / l2, scale);
-        best = select(better, scale * lx, best);
-        best_inverse = select(better, inverse[number], best_inverse);
-    }
-    return {select(is_zero, F{}, scale), best_inverse, is_zero};
 }
 
-template <int kSize>
-Scale search_scale_of(const F* x, const F* w, int n_max) {
-    const Extreme extreme = extreme_of(x, kSize);
-    const I is_zero = extreme.magnitude < kGroupEpsilon;
-    const I is_wild = ~((extreme.magnitude >= kGroupEpsilon) & (extreme.magnitude < 1e30f)) & ~is_zero;
-    if (any(is_wild)) return search_scale_as<false, kSize>(x, w, n_max, extreme, is_zero);
-    return search_scale_as<true, kSize>(x, w, n_max, extreme, is_zero);
+// Weighted searches for the symmetric scales of kBlocks blocks of kSize elements, one after another in x and w, the
+// weights. Choosing is a chain of comparisons, so that those of all blocks go side by side.
+template <int kSize, int kBlocks>
+void search_scales(const F* x, const F* w, int n_max, Scale* found) {
+    ScaleSums sums[kBlocks];
+    F scale[kBlocks], best[kBlocks], inverse[kBlocks];
+    for (int k = 0; k < kBlocks; ++k) {
+        const F *values = x + k * kSize, *weights = w + k * kSize;
+        const Extreme extreme = extreme_of(values, kSize);
+        found[k].is_zero = extreme.magnitude < kGroupEpsilon;
+        const I is_tame = (extreme.magnitude >= kGroupEpsilon) & (extreme.magnitude < 1e30f);
+        if (any(~is_tame & ~found[k].is_zero))
+            try_all_scales<false, kSize>(values, weights, n_max, extreme.value, sums[k]);
+        else
+            try_all_scales<true, kSize>(values, weights, n_max, extreme.value, sums[k]);
+        const F lx = sums[k].lx[kPlainScale], l2 = sums[k].l2[kPlainScale];
+        scale[k] = select(l2 != 0.f, lx / l2, F{});
+        best[k] = scale[k] * lx;
+        inverse[k] = sums[k].inverse[kPlainScale];
+    }
+    for (int number = 0; number < kScales; ++number) {
+        if (number == kPlainScale) continue;
+        for (int k = 0; k < kBlocks; ++k) {
+            const F lx = sums[k].lx[number], l2 = sums[k].l2[number], quotient = lx / l2;
+            const I better = (l2 > 0.f) & (lx * lx > best[k] * l2);
+            scale[k] = select(better, quotient, scale[k]);
+            best[k] = select(better, quotient * lx, best[k]);
+            inverse[k] = select(better, sums[k].inverse[number], inverse[k]);
+        }
+    }
+    for (int k = 0; k < kBlocks; ++k) {
+        found[k].scale = select(found[k].is_zero, F{}, scale[k]);
+        found[k].inverse = inverse[k];
+    }
 }
 
-// Weighted search for a symmetric scale over n elements, 16 or 32; w are the weights.
+// The same for one block of n elements, 16 or 32.
 inline Scale search_scale(const F* x, const F* w, int n, int n_max) {
-    return n == 16 ? search_scale_of<16>(x, w, n_max) : search_scale_of<32>(x, w, n_max);
+    Scale found;
+    n == 16 ? search_scales<16, 1>(x, w, n_max, &found) : search_scales<32, 1>(x, w, n_max, &found);
+    return found;
 }
 
 // A scale and a minimum: x ~ scale * l - minimum, l in [0, n_max].
@@ -110,10 +158,9 @@ inline I stored_integer(const ScaleMin& found, F x, int n_max) {
 }
 
 struct MinSearch {
-    int n, n_max;
+    int n_max;
     float from, step;
     int n_steps;
-    bool absolute_error;
 };
 
 // What a search for a scale and a minimum knows of a block before it tries anything.
@@ -237,15 +284,10 @@ void search_scales_min(const F* x, const F* w, const MinSearch& s, ScaleMin* fou
         search_scale_min_as<false, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
 }
 
-// The same for one block of s.n elements, 16 or 32.
-inline ScaleMin search_scale_min(const F* x, const F* w, const MinSearch& s) {
+// The same for one block of n elements, 16 or 32.
+inline ScaleMin search_scale_min(const F* x, const F* w, int n, const MinSearch& s) {
     ScaleMin found;
-    if (s.n == 16)
-        s.absolute_error ? search_scales_min<true, 16, 1>(x, w, s, &found)
-                         : search_scales_min<false, 16, 1>(x, w, s, &found);
-    else
-        s.absolute_error ? search_scales_min<true, 32, 1>(x, w, s, &found)
-                         : search_scales_min<false, 32, 1>(x, w, s, &found);
+    n == 16 ? search_scales_min<false, 16, 1>(x, w, s, &found) : search_scales_min<false, 32, 1>(x, w, s, &found);
     return found;
 }
 

@@ -8,7 +8,9 @@ namespace whisq::WHISQ_ISA {
 // Takes a loaded group and writes every lane's block.
 using GroupKernel = void (*)(const Group&);
 
-GroupKernel legacy_kernel(int type);  // with importance
+// With importance: one block in a lane, or two, whose searches then go side by side.
+GroupKernel legacy_kernel(int type);
+GroupKernel legacy_pair_kernel(int type);
 GroupKernel k_kernel(int type);
 GroupKernel iq4_kernel(int type);
 

@@ -14,11 +14,16 @@ constexpr float kGroupEpsilon = 1e-15f;  // ggml's GROUP_MAX_EPS: a block below 
 // their results go to scratch memory.
 struct Group {
     alignas(64) F x[256];
-    alignas(64) F importance[256];
-    bool has_importance;
-    F row_mean_square[2];  // mean of x^2 over the row of each of the lane's blocks; only for legacy types
+    const void* importance;  // f32, the same for all lanes, which are then rows; or null
+    F row_mean_square;       // mean of x^2 over the lane's whole row; only for legacy types
     uint8_t* out[kLanes];
     alignas(64) uint8_t scratch[256];
+
+    F importance_of(int j) const {
+        float value;
+        std::memcpy(&value, (const char*)importance + 4 * j, sizeof value);
+        return splat(value);
+    }
 };
 
 inline F load_floats(const float* source) {

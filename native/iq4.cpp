@@ -55,7 +55,7 @@ F search_iq4(const F* x, const F* w, I& is_zero) {
 void weights_of(const Group& g, F mean, int begin, F* w) {
     for (int j = 0; j < 32; ++j) {
         const F x = g.x[begin + j];
-        w[j] = g.has_importance ? g.importance[begin + j] * square_root(mean + x * x) : x * x;
+        w[j] = g.importance != nullptr ? g.importance_of(begin + j) * square_root(mean + x * x) : x * x;
     }
 }
 

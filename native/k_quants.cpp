@@ -34,7 +34,7 @@ void put_bytes(const Group& g, const I* bytes, int n, int offset) {
 void importance_weights(const Group& g, F mean, int begin, int n, F* w) {
     for (int i = 0; i < n; ++i) {
         const F x = g.x[begin + i];
-        w[i] = g.importance[begin + i] * square_root(mean + x * x);
+        w[i] = g.importance_of(begin + i) * square_root(mean + x * x);
     }
 }
 
@@ -72,7 +72,7 @@ void put_two_bits(const Group& g, const I* l, int offset) {
 void quantize_q2_k(const Group& g) {
     ScaleMin found[16];
     F scales[16], mins[16], sums[16], w[256];
-    if (g.has_importance) {
+    if (g.importance != nullptr) {
         const F mean = mean_square(g.x, 1.f);
         for (int j = 0; j < 16; ++j) {
             importance_weights(g, mean, 16 * j, 16, w + 16 * j);
@@ -91,7 +91,7 @@ void quantize_q2_k(const Group& g) {
     }
     I scale_l[16], min_l[16];
     F unit, min_unit;
-    if (g.has_importance) {
+    if (g.importance != nullptr) {
         unit = search_positive(scales, sums, 16, 15, scale_l);
         min_unit = search_positive(mins, sums, 16, 15, min_l);
     } else {
@@ -192,7 +192,7 @@ void put_q3_high_bits(const Group& g, const I* l) {
 void quantize_q3_k(const Group& g) {
     I l[256], scale_l[16];
     F scales[16], sums[16], unit;
-    if (g.has_importance) {
+    if (g.importance != nullptr) {
         F w[256];
         Scale found[16];
         const F mean = mean_square(g.x, 2.f);
@@ -273,9 +273,9 @@ void quantize_q45_k(const Group& g) {
     constexpr MinSearch kWeighted{kMost, -0.9f, 0.05f, 36};
     ScaleMin found[8];
     F scales[8], mins[8], sums[8], w[256];
-    const F mean = g.has_importance ? mean_square(g.x, 2.f) : F{};
+    const F mean = g.importance != nullptr ? mean_square(g.x, 2.f) : F{};
     for (int j = 0; j < 8; ++j) {
-        if (g.has_importance) {
+        if (g.importance != nullptr) {
             importance_weights(g, mean, 32 * j, 32, w + 32 * j);
             sums[j] = sum_of(w + 32 * j, 32);
         } else {
@@ -286,15 +286,15 @@ void quantize_q45_k(const Group& g) {
         }
     }
     for (int j = 0; j < 8; j += kSideBySide)
-        search_scales_min<false, 32, kSideBySide>(g.x + 32 * j, w + 32 * j, g.has_importance ? kWeighted : kPlain,
-                                                  found + j);
+        search_scales_min<false, 32, kSideBySide>(g.x + 32 * j, w + 32 * j,
+                                                  g.importance != nullptr ? kWeighted : kPlain, found + j);
     for (int j = 0; j < 8; ++j) {
         scales[j] = found[j].scale;
         mins[j] = found[j].minimum;
     }
     I scale_l[8], min_l[8];
     F unit, min_unit;
-    if (g.has_importance) {
+    if (g.importance != nullptr) {
         unit = search_positive(scales, sums, 8, 63, scale_l);
         min_unit = search_positive(mins, sums, 8, 63, min_l);
         if (kBits == 5) {
@@ -346,7 +346,7 @@ void put_q6_bits(const Group& g, const I* l) {
 void quantize_q6_k(const Group& g) {
     Scale found[16];
     F scales[16], w[256];
-    for (int i = 0; i < 256; ++i) w[i] = g.has_importance ? g.importance[i] : g.x[i] * g.x[i];
+    for (int i = 0; i < 256; ++i) w[i] = g.importance != nullptr ? g.importance_of(i) : g.x[i] * g.x[i];
     for (int j = 0; j < 16; j += kSideBySide) search_scales<16, kSideBySide>(g.x + 16 * j, w + 16 * j, 32, found + j);
     for (int j = 0; j < 16; ++j) scales[j] = found[j].scale;
     const Extreme extreme = extreme_of(scales, 16);

@@ -6,10 +6,7 @@
 namespace whisq::WHISQ_ISA {
 namespace {
 
-// Every lane has two blocks, one after the other, so that their searches go side by side.
-constexpr int kParts = 2;
-
-// Write the 4- or 5-bit integers of 32 weights: low nibbles of j and j + 16 share a byte; fifth bits follow apart.
+// Write the 4- or 5-bit integers of 32 weights: low nibbles of j and j + 16 share a byte; fifth bits follow ablock.
 void put_nibbles(const Group& g, const I* l, int offset) {
     for (int j = 0; j < 16; j += 4) {
         I bytes[4];
@@ -31,9 +28,8 @@ void put_scale(const Group& g, F value, int offset) {
 }
 
 // Importance as ggml weighs it: importance * sqrt(mean square of the row + x^2).
-void weights_of(const Group& g, F* w) {
-    for (int j = 0; j < 32 * kParts; ++j)
-        w[j] = g.importance[j] * square_root(g.row_mean_square[j / 32] + g.x[j] * g.x[j]);
+void weights_of(const Group& g, int n, F* w) {
+    for (int j = 0; j < n; ++j) w[j] = g.importance_of(j) * square_root(g.row_mean_square + g.x[j] * g.x[j]);
 }
 
 template <int kBits>
@@ -42,52 +38,56 @@ void put_integers(const Group& g, const I* l, int offset) {
     put_nibbles(g, l, kBits == 5 ? offset + 4 : offset);
 }
 
-template <int kBits>
+template <int kBits, int kBlocks>
 void quantize_symmetric(const Group& g) {
     constexpr int kHalf = 1 << (kBits - 1), kBytes = kBits == 5 ? 22 : 18;
-    F w[32 * kParts];
-    weights_of(g, w);
-    Scale found[kParts];
-    search_scales<32, kParts>(g.x, w, kHalf, found);
-    for (int part = 0; part < kParts; ++part) {
+    F w[32 * kBlocks];
+    weights_of(g, 32 * kBlocks, w);
+    Scale found[kBlocks];
+    search_scales<32, kBlocks>(g.x, w, kHalf, found);
+    for (int block = 0; block < kBlocks; ++block) {
         I l[32];
-        for (int j = 0; j < 32; ++j) l[j] = stored_integer(found[part], g.x[32 * part + j], kHalf);
-        put_scale(g, found[part].scale, part * kBytes);
-        put_integers<kBits>(g, l, part * kBytes + 2);
+        for (int j = 0; j < 32; ++j) l[j] = stored_integer(found[block], g.x[32 * block + j], kHalf);
+        put_scale(g, found[block].scale, block * kBytes);
+        put_integers<kBits>(g, l, block * kBytes + 2);
     }
 }
 
-template <int kBits>
+template <int kBits, int kBlocks>
 void quantize_ranged(const Group& g) {
     constexpr int kMost = (1 << kBits) - 1, kBytes = kBits == 5 ? 24 : 20;
-    F w[32 * kParts];
-    weights_of(g, w);
-    ScaleMin found[kParts];
-    search_scales_min<false, 32, kParts>(g.x, w, {kMost, -0.9f, 0.05f, 36}, found);
-    for (int part = 0; part < kParts; ++part) {
+    F w[32 * kBlocks];
+    weights_of(g, 32 * kBlocks, w);
+    ScaleMin found[kBlocks];
+    search_scales_min<false, 32, kBlocks>(g.x, w, {kMost, -0.9f, 0.05f, 36}, found);
+    for (int block = 0; block < kBlocks; ++block) {
         I l[32];
-        for (int j = 0; j < 32; ++j) l[j] = stored_integer(found[part], g.x[32 * part + j], kMost);
-        put_scale(g, found[part].scale, part * kBytes);
-        put_scale(g, -found[part].minimum, part * kBytes + 2);
-        put_integers<kBits>(g, l, part * kBytes + 4);
+        for (int j = 0; j < 32; ++j) l[j] = stored_integer(found[block], g.x[32 * block + j], kMost);
+        put_scale(g, found[block].scale, block * kBytes);
+        put_scale(g, -found[block].minimum, block * kBytes + 2);
+        put_integers<kBits>(g, l, block * kBytes + 4);
+    }
+}
+
+template <int kBlocks>
+GroupKernel kernel_of(int type) {
+    switch (type) {
+        case kQ4_0:
+            return quantize_symmetric<4, kBlocks>;
+        case kQ5_0:
+            return quantize_symmetric<5, kBlocks>;
+        case kQ4_1:
+            return quantize_ranged<4, kBlocks>;
+        case kQ5_1:
+            return quantize_ranged<5, kBlocks>;
+        default:
+            return nullptr;
     }
 }
 
 }  // namespace
 
-GroupKernel legacy_kernel(int type) {
-    switch (type) {
-        case kQ4_0:
-            return quantize_symmetric<4>;
-        case kQ5_0:
-            return quantize_symmetric<5>;
-        case kQ4_1:
-            return quantize_ranged<4>;
-        case kQ5_1:
-            return quantize_ranged<5>;
-        default:
-            return nullptr;
-    }
-}
+GroupKernel legacy_kernel(int type) { return kernel_of<1>(type); }
+GroupKernel legacy_pair_kernel(int type) { return kernel_of<2>(type); }
 
 }  // namespace whisq::WHISQ_ISA

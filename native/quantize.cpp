@@ -63,53 +63,45 @@ F row_mean_squares(const Job& job, int64_t first) {
     return sum / (float)job.n_columns;
 }
 
-// Where the blocks of a range of rows are, group by group.
-struct Walk {
-    const Job& job;
-    GroupKernel kernel;
-    int block, bytes;
-    int parts;  // blocks in a lane
-    Watch watch;
-
-    // Blocks from `first` on, as many as fit, of those before `last`; row_means are of the rows from first_row on.
-    void group(Group& g, int64_t first, int64_t last, const F* row_means, int64_t first_row) {
-        const int64_t per_row = job.n_columns / block;
-        for (int part = 0; part < parts; ++part) {
-            int64_t begin[kLanes], column[kLanes];
-            for (int lane = 0; lane < kLanes; ++lane) {
-                const int64_t wanted = first + lane * parts + part, number = wanted < last ? wanted : last - 1;
-                begin[lane] = number * block;
-                column[lane] = number % per_row * block;
-                if (part == 0) g.out[lane] = wanted < last ? job.destination + number * bytes : g.scratch;
-                if (row_means != nullptr) g.row_mean_square[part][lane] = (*row_means)[number / per_row - first_row];
-            }
-            load_lanes(job.source, job.source_type, begin, block, g.x + part * block, &watch);
-            if (g.has_importance) load_lanes(job.importance, kF32, column, block, g.importance + part * block, nullptr);
-        }
-        // A lane whose last block has no second one beside it must not write that.
-        alignas(64) uint8_t half_filled[256];
-        const bool is_odd = parts == 2 && first + kLanes * parts > last && (last - first) % 2 == 1;
-        uint8_t*& odd = g.out[is_odd ? (last - first) / 2 : 0];
-        uint8_t* const destination = odd;
-        if (is_odd) odd = half_filled;
-        kernel(g);
-        if (is_odd) std::memcpy(destination, half_filled, (size_t)bytes);
-    }
-};
-
-void quantize_blocks(const Job& job, GroupKernel kernel, bool by_row, Tally& tally) {
-    Walk walk{job, kernel, block_size(job.type), block_bytes(job.type), by_row ? 2 : 1, {}};
+// Without importance: the lanes of a group are blocks that follow each other.
+void quantize_in_line(const Job& job, GroupKernel kernel, Watch& watch) {
+    const int64_t block = block_size(job.type), bytes = block_bytes(job.type);
+    const int64_t n_blocks = job.n_rows * (job.n_columns / block);
     Group g;
-    g.has_importance = job.importance != nullptr;
-    const int64_t per_row = job.n_columns / walk.block, step = kLanes * walk.parts;
-    const int64_t rows_at_once = by_row ? kLanes : job.n_rows;
-    for (int64_t row = 0; row < job.n_rows; row += rows_at_once) {
-        const int64_t last = (row + rows_at_once < job.n_rows ? row + rows_at_once : job.n_rows) * per_row;
-        const F means = by_row ? row_mean_squares(job, row) : F{};
-        for (int64_t first = row * per_row; first < last; first += step)
-            walk.group(g, first, last, by_row ? &means : nullptr, row);
+    g.importance = nullptr;
+    for (int64_t first = 0; first < n_blocks; first += kLanes) {
+        int64_t begin[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const int64_t number = first + lane < n_blocks ? first + lane : n_blocks - 1;
+            begin[lane] = number * block;
+            g.out[lane] = first + lane < n_blocks ? job.destination + number * bytes : g.scratch;
+        }
+        load_lanes(job.source, job.source_type, begin, (int)block, g.x, &watch);
+        kernel(g);
     }
-    if (any(walk.watch.strange)) count(job, tally);
+}
+
+// With importance: the lanes are rows, at the same place of each, where they share it.
+void quantize_by_rows(const Job& job, GroupKernel kernel, GroupKernel pair_kernel, bool by_row_mean, Watch& watch) {
+    const int64_t block = block_size(job.type), bytes = block_bytes(job.type), per_row = job.n_columns / block;
+    Group g;
+    for (int64_t row = 0; row < job.n_rows; row += kLanes) {
+        if (by_row_mean) g.row_mean_square = row_mean_squares(job, row);
+        for (int64_t place = 0; place < per_row;) {
+            const int64_t n = pair_kernel != nullptr && place + 2 <= per_row ? 2 : 1;
+            int64_t begin[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane) {
+                const bool is_row = row + lane < job.n_rows;
+                const int64_t number = (is_row ? row + lane : job.n_rows - 1) * per_row + place;
+                begin[lane] = number * block;
+                g.out[lane] = is_row ? job.destination + number * bytes : g.scratch;
+            }
+            load_lanes(job.source, job.source_type, begin, (int)(n * block), g.x, &watch);
+            g.importance = job.importance + place * block;
+            (n == 2 ? pair_kernel : kernel)(g);
+            place += n;
+        }
+    }
 }
 
 void store_as(uint8_t* destination, int type, int64_t index, F value) {
@@ -159,13 +151,17 @@ bool quantize(const Job& job, Tally& tally) {
         if (any(watch.strange)) count(job, tally);
         return true;
     }
-    // The legacy types weigh importance by the mean square of whole rows.
-    const GroupKernel by_row = legacy_kernel(job.type);
-    GroupKernel kernel = by_row;
+    // Of these, the legacy types weigh importance by the mean square of whole rows.
+    const GroupKernel legacy = legacy_kernel(job.type);
+    GroupKernel kernel = legacy;
     if (kernel == nullptr) kernel = k_kernel(job.type);
     if (kernel == nullptr) kernel = iq4_kernel(job.type);
     if (kernel == nullptr) return false;
-    if (job.n_rows > 0) quantize_blocks(job, kernel, by_row != nullptr, tally);
+    if (job.importance == nullptr)
+        quantize_in_line(job, kernel, watch);
+    else
+        quantize_by_rows(job, kernel, legacy_pair_kernel(job.type), legacy != nullptr, watch);
+    if (any(watch.strange)) count(job, tally);
     return true;
 }
 

@@ -64,7 +64,7 @@ void try_scales(const F* x, const F* w, const F* wx, int n_max, F extreme, Scale
         for (int k = 0; k < kCount; ++k) {
             F l = factor[k] * x[i];
             if constexpr (kTame) {
-                l = (l + kRound) - kRound;
+                l = nearest_float(l);
                 if constexpr (kLastTenths > -6) l = minimum(l, splat((float)(n_max - 1)));
                 if constexpr (kLastTenths > 4) l = maximum(l, splat((float)-n_max));
             } else {

@@ -1,5 +1,6 @@
-// Blocks back to f32, in ggml's arithmetic (ggml-quants.c: dequantize_row_*). One block at a time: what is written
-// is contiguous, and the compiler takes its lanes along the block.
+// Blocks back to f32, in ggml's arithmetic (ggml-quants.c: dequantize_row_*). One block at a time, the lanes along it:
+// the integers of 32 weights are unpacked as bytes.
+#include "bytes.h"
 #include "families.h"
 
 namespace whisq::WHISQ_ISA {
@@ -17,68 +18,62 @@ uint32_t word_at(const uint8_t* p) {
     return word;
 }
 
-void q4_0(const uint8_t* b, float* y) {
-    const float d = half_at(b);
-    for (int j = 0; j < 16; ++j) {
-        y[j] = (float)((b[2 + j] & 15) - 8) * d;
-        y[j + 16] = (float)((b[2 + j] >> 4) - 8) * d;
-    }
+// `n` of 32 signed bytes from `begin` on, through `value_of`, as f32.
+template <int begin, int n, typename Value>
+void put(Bytes q, float* y, Value value_of) {
+    const F value = value_of(to_float(widened<begin>(q)));
+    std::memcpy(y + begin, &value, sizeof value);
+    if constexpr (n > kLanes) put<begin + kLanes, n - kLanes>(q, y, value_of);
 }
 
-void q4_1(const uint8_t* b, float* y) {
-    const float d = half_at(b), m = half_at(b + 2);
-    for (int j = 0; j < 16; ++j) {
-        y[j] = (float)(b[4 + j] & 15) * d + m;
-        y[j + 16] = (float)(b[4 + j] >> 4) * d + m;
-    }
+template <int begin, int n>
+void put(Bytes q, float scale, float* y) {
+    put<begin, n>(q, y, [scale](F l) { return l * scale; });
 }
+
+template <int begin, int n>
+void put(Bytes q, float scale, float offset, float* y) {
+    put<begin, n>(q, y, [scale, offset](F l) { return l * scale + offset; });
+}
+
+void q4_0(const uint8_t* b, float* y) { put<0, 32>(from_nibbles(b + 2) - 8, half_at(b), y); }
+
+void q4_1(const uint8_t* b, float* y) { put<0, 32>(from_nibbles(b + 4), half_at(b), half_at(b + 2), y); }
 
 void q5_0(const uint8_t* b, float* y) {
-    const float d = half_at(b);
-    const uint32_t high = word_at(b + 2);
-    for (int j = 0; j < 16; ++j) {
-        y[j] = (float)((int)((b[6 + j] & 15) | (high >> j & 1) << 4) - 16) * d;
-        y[j + 16] = (float)((int)(b[6 + j] >> 4 | (high >> (j + 16) & 1) << 4) - 16) * d;
-    }
+    put<0, 32>((from_nibbles(b + 6) | sixteen_where(word_at(b + 2))) - 16, half_at(b), y);
 }
 
 void q5_1(const uint8_t* b, float* y) {
-    const float d = half_at(b), m = half_at(b + 2);
-    const uint32_t high = word_at(b + 4);
-    for (int j = 0; j < 16; ++j) {
-        y[j] = (float)(int)((b[8 + j] & 15) | (high >> j & 1) << 4) * d + m;
-        y[j + 16] = (float)(int)(b[8 + j] >> 4 | (high >> (j + 16) & 1) << 4) * d + m;
-    }
+    put<0, 32>(from_nibbles(b + 8) | sixteen_where(word_at(b + 4)), half_at(b), half_at(b + 2), y);
 }
 
-void q8_0(const uint8_t* b, float* y) {
-    const float d = half_at(b);
-    for (int j = 0; j < 32; ++j) y[j] = (float)(int8_t)b[2 + j] * d;
-}
+void q8_0(const uint8_t* b, float* y) { put<0, 32>(load_bytes(b + 2), half_at(b), y); }
+
+// In what follows j counts the sub-blocks of 16 weights, of which 32 bytes hold two, or of 32 weights.
 
 void q2_k(const uint8_t* b, float* y) {
     const float d = half_at(b + 80), m = half_at(b + 82);
-    for (int j = 0; j < 16; ++j) {
-        const float scale = d * (float)(b[j] & 15), low = m * (float)(b[j] >> 4);
-        const uint8_t* q = b + 16 + j / 8 * 32 + j % 2 * 16;
-        const int shift = j % 8 / 2 * 2;
-        for (int i = 0; i < 16; ++i) y[16 * j + i] = scale * (float)(q[i] >> shift & 3) - low;
+    for (int j = 0; j < 16; j += 2) {
+        const Bytes q = bits_of(load_bytes(b + 16 + j / 8 * 32), j % 8, 3);
+        put<0, 16>(q, d * (float)(b[j] & 15), -(m * (float)(b[j] >> 4)), y + 16 * j);
+        put<16, 16>(q, d * (float)(b[j + 1] & 15), -(m * (float)(b[j + 1] >> 4)), y + 16 * j);
     }
 }
 
 void q3_k(const uint8_t* b, float* y) {
     const float d = half_at(b + 108);
-    const uint8_t *high = b, *scales = b + 96;
-    for (int j = 0; j < 16; ++j) {
+    const uint8_t* scales = b + 96;
+    auto scale_of = [&](int j) {
         const int low_bits = j < 8 ? scales[j] & 15 : scales[j - 8] >> 4;
-        const int six_bits = low_bits | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
-        const float scale = d * (float)(six_bits - 32);
-        const uint8_t* q = b + 32 + j / 8 * 32 + j % 2 * 16;
-        const int shift = j % 8 / 2 * 2;
-        for (int i = 0; i < 16; ++i) {
-            const int high_bit = high[j % 2 * 16 + i] >> (j / 2) & 1;
-            y[16 * j + i] = scale * (float)((q[i] >> shift & 3) - (high_bit ? 0 : 4));
-        }
+        return d * (float)((low_bits | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32);
+    };
+    const Bytes high = load_bytes(b);
+    for (int j = 0; j < 16; j += 2) {
+        const Bytes low = bits_of(load_bytes(b + 32 + j / 8 * 32), j % 8, 3);
+        const Bytes q = (low | moved_up(bits_of(high, j / 2, 1), 2)) - 4;
+        put<0, 16>(q, scale_of(j), y + 16 * j);
+        put<16, 16>(q, scale_of(j + 1), y + 16 * j);
     }
 }
 
@@ -95,48 +90,48 @@ void q4_k(const uint8_t* b, float* y) {
     const float d = half_at(b), m = half_at(b + 2);
     for (int j = 0; j < 8; ++j) {
         const ScaleAndMin s = scale_and_min(b + 4, j);
-        const float scale = d * (float)s.scale, low = m * (float)s.minimum;
-        const uint8_t* q = b + 16 + j / 2 * 32;
-        const int shift = j % 2 * 4;
-        for (int i = 0; i < 32; ++i) y[32 * j + i] = scale * (float)(q[i] >> shift & 15) - low;
+        const Bytes q = bits_of(load_bytes(b + 16 + j / 2 * 32), j % 2 * 4, 15);
+        put<0, 32>(q, d * (float)s.scale, -(m * (float)s.minimum), y + 32 * j);
     }
 }
 
 void q5_k(const uint8_t* b, float* y) {
     const float d = half_at(b), m = half_at(b + 2);
+    const Bytes high = load_bytes(b + 16);
     for (int j = 0; j < 8; ++j) {
         const ScaleAndMin s = scale_and_min(b + 4, j);
-        const float scale = d * (float)s.scale, low = m * (float)s.minimum;
-        const uint8_t *high = b + 16, *q = b + 48 + j / 2 * 32;
-        const int shift = j % 2 * 4;
-        for (int i = 0; i < 32; ++i) {
-            y[32 * j + i] = scale * (float)((q[i] >> shift & 15) + (high[i] >> j & 1) * 16) - low;
-        }
+        const Bytes low = bits_of(load_bytes(b + 48 + j / 2 * 32), j % 2 * 4, 15);
+        const Bytes q = low | moved_up(bits_of(high, j, 1), 4);
+        put<0, 32>(q, d * (float)s.scale, -(m * (float)s.minimum), y + 32 * j);
     }
 }
 
 void q6_k(const uint8_t* b, float* y) {
     const float d = half_at(b + 208);
-    for (int j = 0; j < 16; ++j) {
+    const int8_t* scales = (const int8_t*)b + 192;
+    for (int j = 0; j < 16; j += 2) {
+        const int half = j / 8, part = j % 8 / 2;
+        const Bytes low = bits_of(load_bytes(b + 64 * half + part % 2 * 32), part / 2 * 4, 15);
+        const Bytes high = bits_of(load_bytes(b + 128 + 32 * half), part * 2, 3);
+        const Bytes q = (low | moved_up(high, 4)) - 32;
         // ggml multiplies d by the scale, then by the integer.
-        const float scale = d * (float)(int8_t)b[192 + j];
-        const int half = j / 8, part = j % 8 / 2, begin = j % 2 * 16;
-        const uint8_t *low = b + 64 * half + part % 2 * 32 + begin, *high = b + 128 + 32 * half + begin;
-        const int low_shift = part / 2 * 4, high_shift = part * 2;
-        for (int i = 0; i < 16; ++i) {
-            const int q = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
-            y[16 * j + i] = scale * (float)(q - 32);
-        }
+        put<0, 16>(q, d * (float)scales[j], y + 16 * j);
+        put<16, 16>(q, d * (float)scales[j + 1], y + 16 * j);
     }
 }
 
-constexpr float kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+alignas(16) constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                               1,    13,   25,  38,  53,  69,  89,  113};
 
-void iq4(const uint8_t* q, float d, float* y) {
-    for (int j = 0; j < 16; ++j) {
-        y[j] = d * kIq4Values[q[j] & 15];
-        y[j + 16] = d * kIq4Values[q[j] >> 4];
-    }
+void iq4(const uint8_t* packed, float d, float* y) {
+    Bytes q = from_nibbles(packed);
+#if defined(__AVX2__)
+    const __m256i values = _mm256_broadcastsi128_si256(*(const __m128i*)kIq4Values);
+    q = (Bytes)_mm256_shuffle_epi8(values, (__m256i)q);
+#else
+    for (int j = 0; j < 32; ++j) q[j] = (uint8_t)kIq4Values[q[j]];
+#endif
+    put<0, 32>(q, d, y);
 }
 
 void iq4_nl(const uint8_t* b, float* y) { iq4(b + 2, half_at(b), y); }

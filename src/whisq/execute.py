@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 F16_MAX = 65504.0
 _CHUNK_WEIGHTS = 1 << 19
 """Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
+
+
+_SYNC_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def quantize(
     with _temporary_beside(target, plan.size_bytes) as (descriptor, rename):
         for offset, piece in plan.layout.pieces:
             _write(descriptor, piece, offset, target)
-        _write_tensors(plan, descriptor, threads or _cpu_count(), progress, target)
+        with _syncing(descriptor):
+            _write_tensors(plan, descriptor, threads or _cpu_count(), progress, target)
         rename()
     return Written(target, plan.size_bytes, time.perf_counter() - started)
 
@@ -106,7 +109,8 @@ def check_output(plan: Plan, output: str | Path) -> Path:
 def _temporary_beside(target: Path, size_bytes: int) -> Iterator[tuple[int, Callable[[], None]]]:
     """Give a descriptor of a new file beside ``target``, and what syncs it and gives it that name."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        name = target.parent / f".{target.name}.{os.urandom(6).hex()}.part"
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}", hint="choose another place") from None
 
@@ -114,7 +118,7 @@ def _temporary_beside(target: Path, size_bytes: int) -> Iterator[tuple[int, Call
         os.ftruncate(descriptor, size_bytes)
         os.fchmod(descriptor, _mode_for(target))
         os.fsync(descriptor)
-        Path(name).replace(target)
+        name.replace(target)
 
     try:
         yield descriptor, rename
@@ -122,8 +126,28 @@ def _temporary_beside(target: Path, size_bytes: int) -> Iterator[tuple[int, Call
         raise OutputError(f"{target}: cannot be written: {error.strerror}", hint="nothing was kept") from error
     finally:
         os.close(descriptor)
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
     _sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def _syncing(descriptor: int) -> Iterator[None]:
+    """Send what is written to the disk all along, so that the sync at the end finds little to do."""
+    done = threading.Event()
+
+    def sync() -> None:
+        while not done.wait(_SYNC_EVERY_S):
+            # The last sync reports what goes wrong.
+            with contextlib.suppress(OSError):
+                os.fsync(descriptor)
+
+    thread = threading.Thread(target=sync, name="whisq-sync", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _mode_for(target: Path) -> int:
@@ -281,20 +305,37 @@ def _write_tensors(
 
 
 def _do_all(worker: _Worker, work: list[tuple[Assignment, int, int, int]], threads: int) -> None:
-    if threads == 1:
-        for piece in work:
-            worker.do(*piece)
-    else:
-        with ThreadPoolExecutor(threads, thread_name_prefix="whisq") as pool:
-            futures = [pool.submit(worker.do, *piece) for piece in work]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                # Ctrl-C or an error: the pieces under way end within milliseconds, the others never begin.
-                worker.stopped = True
-                pool.shutdown(cancel_futures=True)
-                raise
+    """Do all pieces, this thread among the others, so that Ctrl-C and errors stop them within milliseconds."""
+    left = deque(work)
+    errors: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            while not worker.stopped:
+                try:
+                    piece = left.popleft()
+                except IndexError:
+                    return
+                worker.do(*piece)
+        except BaseException as error:
+            worker.stopped = True
+            errors.append(error)
+
+    others = [threading.Thread(target=take, name="whisq-worker", daemon=True) for _ in range(threads - 1)]
+    try:
+        for thread in others:
+            thread.start()
+        take()
+        for thread in others:
+            thread.join()
+    except BaseException as error:
+        worker.stopped = True
+        errors.insert(0, error)
+        for thread in others:
+            if thread.is_alive():
+                thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _refuse_bad(plan: Plan, worker: _Worker) -> None:

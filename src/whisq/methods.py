@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from whisq import kernels
-from whisq.calibration import Calibration, Moments, input_of
 from whisq.errors import CalibrationError, PlanError
 from whisq.types import TensorType
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from whisq.calibration import Calibration, Moments
     from whisq.kernels.feedback import Factor
 
 T = TypeVar("T")
@@ -62,6 +62,8 @@ def method_for(tensor: str, type: TensorType, asked: Method, calibration: Calibr
             f"{calibration.path}: holds importance only, feedback needs second moments",
             hint="use --method importance, or a calibration from `whisq calibrate`",
         )
+    from whisq.calibration import input_of
+
     source = input_of(tensor)
     if source is None or source not in calibration.counts:
         return Chosen("ggml", f"{calibration.path.name} does not cover it")
@@ -165,6 +167,8 @@ def factor_for(source: str, moments: Moments) -> Factor:
 
 
 def _source(tensor: str) -> str:
+    from whisq.calibration import input_of
+
     source = input_of(tensor)
     if source is None:
         raise CalibrationError(f"{tensor}: is no weight matrix")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from whisq.calibration import Calibration
 from whisq.errors import PlanError
 from whisq.formats import ContainerName, Layout, Output, layout
 from whisq.methods import Method, method_for
@@ -19,6 +18,9 @@ from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe
 from whisq.runtimes import RUNTIMES, Verdict, parse_runtime, verdicts
 from whisq.types import F16, F32, TensorType, fallback_for
+
+if TYPE_CHECKING:
+    from whisq.calibration import Calibration
 
 Why = Literal["rule", "default", "protected", "kept"]
 

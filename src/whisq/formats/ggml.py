@@ -257,7 +257,8 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
     head = struct.pack("<I", MAGIC)
     head += _HEADER.pack(*(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
     head += struct.pack("<2i", dims.n_mels, N_FFT_BINS) + model.mel_filters
-    head += struct.pack("<i", len(tokens)) + b"".join(struct.pack("<I", len(t)) + t for t in tokens)
+    lengths = [struct.pack("<I", length) for length in range(_LONGEST_TOKEN + 1)]
+    head += struct.pack("<i", len(tokens)) + b"".join([lengths[len(token)] + token for token in tokens])
     pieces = [(0, head)]
     offset = len(head)
     data_offsets = []

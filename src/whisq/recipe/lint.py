@@ -6,7 +6,6 @@ so they are held to less: they may match nothing, or fall back, without a word.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -128,6 +127,8 @@ def _nearest(pattern: str, tensors: Sequence[Finished]) -> str:
             )
     if _matching(rf".*(?:{pattern}).*", names):
         return f"a pattern must match the whole name: '.*{pattern}.*' would"
+    import difflib
+
     close = difflib.get_close_matches(plain.replace(".*", ""), names, n=3, cutoff=0.3)
     return f"the nearest names: {', '.join(close or names[:3])}"
 

@@ -22,8 +22,6 @@ A recipe file::
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,8 @@ _RULE_KEYS = {"pattern", "roles", "stack", "depth", "type", "reason"}
 
 def preset_names() -> list[str]:
     """Return the names of the recipes that ship with whisq."""
+    from importlib import resources
+
     folder = resources.files("whisq.recipe") / "presets"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
@@ -47,6 +47,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
     Raises ``RecipeError`` naming the file, the rule and what is wrong with it.
     """
+    from importlib import resources
+
     text = str(name_or_path)
     preset = resources.files("whisq.recipe") / "presets" / f"{text}.toml"
     if text.isidentifier() and preset.is_file():
@@ -63,6 +65,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def _parse(content: str, where: str) -> Recipe:
+    import tomllib
+
     try:
         document = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:

@@ -11,12 +11,8 @@ includes mapped pages of the source that were not yet released.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,22 +24,6 @@ from whisq import Recipe, make_plan, open_model, quantize
 from whisq.types import F16, TYPES
 
 EMBEDDING = ".*token_embedding.*"
-
-
-def seconds_and_memory(words: list[str]) -> tuple[float, float]:
-    """Run ``whisq`` with these words; return seconds and the most resident memory in MB."""
-    code = "import sys; from whisq.cli import main; sys.exit(main())"
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
-    status, peak_kb = Path(f"/proc/{process.pid}/status"), 0
-    while process.poll() is None:
-        with contextlib.suppress(OSError):
-            found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
-            peak_kb = max(peak_kb, int(found[1]) if found else 0)
-        time.sleep(0.002)
-    if process.returncode != 0:
-        raise SystemExit(f"whisq {' '.join(words)}: exit code {process.returncode}")
-    return time.perf_counter() - started, peak_kb / 1024
 
 
 def ggml_seconds(matrices: list[np.ndarray], name: str) -> float:
@@ -76,9 +56,9 @@ def main() -> int:
             for _ in range(args.runs):
                 theirs.append(ggml_seconds(matrices, name))
                 words = ["quantize", str(source), f"{folder}/out.bin", name, "--unprotect", EMBEDDING, "--quiet"]
-                seconds, megabytes = seconds_and_memory(words)
-                ours.append(seconds)
-                memory.append(megabytes)
+                run = peers.run_whisq(words)
+                ours.append(run.seconds)
+                memory.append(run.resident_mb)
             line = {
                 "type": name, "whisq_s": statistics.median(ours), "ggml_s": statistics.median(theirs),
                 "ratio": statistics.median(theirs) / statistics.median(ours), "peak_resident_mb": max(memory),
@@ -88,7 +68,7 @@ def main() -> int:
                 f"{name}: whisq quantize {line['whisq_s']:.2f} s, ggml {line['ggml_s']:.2f} s, "
                 f"ratio {line['ratio']:.1f}, at most {line['peak_resident_mb']:.0f} MB resident"
             )
-    start_up = statistics.median(seconds_and_memory(["--version"])[0] for _ in range(2 * args.runs))
+    start_up = statistics.median(peers.run_whisq(["--version"]).seconds for _ in range(2 * args.runs))
     print(f"whisq --version: {start_up:.3f} s")
     if args.json:
         args.json.write_text(json.dumps({"machine": facts, "quantize": lines, "version_s": start_up}, indent=1) + "\n")

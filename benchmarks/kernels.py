@@ -15,6 +15,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -169,18 +170,25 @@ def scaling(data: list[Matrix], kind: TensorType, runs: int) -> Scaling:
         sizes[matrix.halves.shape[1]] += matrix.halves.size
     columns = sizes.most_common(1)[0][0]
     halves = np.concatenate([m.halves for m in data if m.halves.shape[1] == columns])
+    result = np.zeros((len(halves), kind.row_bytes(columns)), np.uint8)
+
+    def half(number: int, of: int) -> None:
+        rows = slice(len(halves) * number // of, len(halves) * (number + 1) // of)
+        kernels.quantize_rows(halves[rows], TYPES["f16"], result[rows], kind, columns, None)
+
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(2 * runs):
-        for threads, found in seconds.items():
-            found.append(wall_seconds(lambda threads=threads: kernels.quantize(halves, kind, threads=threads)))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3 * runs):
+            for threads, found in seconds.items():
+                found.append(wall_seconds(lambda n=threads: list(pool.map(half, range(n), [n] * n))))
     one, two = (halves.size / 1e6 / min(seconds[threads]) for threads in (1, 2))
     return Scaling(kind.name, one, two, two / one)
 
 
 def dequantizing(data: list[Matrix], kind: TensorType, isas: list[str], runs: int) -> Iterator[Dequantizing]:
-    matrix = max(data, key=lambda m: m.weights.size)
-    blocks = kernels.quantize(matrix.halves, kind)
-    result = np.empty(matrix.weights.size, np.float32)
+    halves = np.concatenate([m.halves.reshape(-1) for m in data])[: 1 << 24].reshape(-1, 256)
+    blocks = kernels.quantize(halves, kind)
+    result = np.empty(halves.size, np.float32)
     moved = blocks.nbytes + result.nbytes
     source, destination = (np.ones(moved // 2, np.uint8) for _ in range(2))
     copy = min(cpu_seconds(lambda: np.copyto(destination, source)) for _ in range(2 * runs))

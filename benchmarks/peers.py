@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +98,29 @@ def machine() -> dict[str, str | int]:
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "not installed"
     return facts
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: seconds, the most anonymous memory, and the most resident memory, mapped pages included."""
+
+    seconds: float
+    held_mb: float
+    resident_mb: float
+
+
+def run_whisq(words: list[str]) -> Run:
+    """Run ``whisq`` with these words to its end; memory is sampled from /proc (0 where there is none)."""
+    code = "import sys; from whisq.cli import main; sys.exit(main())"
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
+    status, held_kb, resident_kb = Path(f"/proc/{process.pid}/status"), 0, 0
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            found = dict(re.findall(r"(RssAnon|VmHWM):\s+(\d+)", status.read_text()))
+            held_kb = max(held_kb, int(found.get("RssAnon", 0)))
+            resident_kb = max(resident_kb, int(found.get("VmHWM", 0)))
+        time.sleep(0.002)
+    if process.returncode != 0:
+        raise SystemExit(f"whisq {' '.join(words)}: exit code {process.returncode}")
+    return Run(time.perf_counter() - started, held_kb / 1024, resident_kb / 1024)

@@ -58,7 +58,7 @@ inline Bytes low_bytes(const I* v) {
     const __m256i b = _mm256_and_si256(_mm256_packs_epi32((__m256i)v[2], (__m256i)v[3]), low);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     return (Bytes)_mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && WHISQ_LANES == 4
     const __m128i low = _mm_set1_epi16(0xff);
     __m128i words[4], bytes[2];
     for (int j = 0; j < 4; ++j)
@@ -80,15 +80,14 @@ inline I widened(Bytes bytes) {
     return (I)_mm512_cvtepi8_epi32((__m128i)half);
 #elif defined(__AVX2__) && WHISQ_LANES == 8
     return (I)_mm256_cvtepi8_epi32(first % 16 < 8 ? (__m128i)half : _mm_srli_si128((__m128i)half, 8));
-#else
+#elif defined(__SSE2__) && WHISQ_LANES == 4
     // A byte to the top of its lane, then down again with its sign.
-    constexpr int k = first % 16;
-#if defined(__SSE2__)
-    const __m128i zero = _mm_setzero_si128(), pairs = _mm_unpacklo_epi8(zero, _mm_srli_si128((__m128i)half, k));
-    return (I)_mm_unpacklo_epi16(zero, pairs) >> 24;
+    const __m128i zero = _mm_setzero_si128(), rest = _mm_srli_si128((__m128i)half, first % 16);
+    return (I)_mm_unpacklo_epi16(zero, _mm_unpacklo_epi8(zero, rest)) >> 24;
 #else
-    return I{half[k] << 24, half[k + 1] << 24, half[k + 2] << 24, half[k + 3] << 24} >> 24;
-#endif
+    I value;
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = (int8_t)half[first % 16 + lane];
+    return value;
 #endif
 }
 

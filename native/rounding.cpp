@@ -148,7 +148,8 @@ void round_symmetric(const Batch& batch, int n, uint8_t* to) {
 template <int kBits>
 void round_ranged(const Batch& batch, int n, uint8_t* to) {
     constexpr int kTop = (1 << kBits) - 1;
-    const F low = smallest(batch), scale = (batch.high - low) / (float)kTop;
+    // Of zeros with both signs the range is +0, as it is to ggml, whose ends are then both the first of them.
+    const F low = smallest(batch), scale = (batch.high - low + 0.f) / (float)kTop;
     const Each lows(low), scales(scale), inverses(inverse_of(scale));
     for (int lane = 0; lane < n; ++lane) {
         I l[kVectors];

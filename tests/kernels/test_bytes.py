@@ -31,6 +31,11 @@ def edge_cases():
     return {
         "zeros": np.zeros((5, 256)),
         "negative zeros": -np.zeros((5, 256)),
+        "zeros of both signs": np.where(g.random((9, 256)) < 0.5, 0.0, -0.0),
+        "some zeros of both signs, the rest positive": np.where(
+            g.random((9, 256)) < 0.5, g.choice([0.0, -0.0], (9, 256)), 1
+        ),
+        "ends equally far out": np.where(g.random((9, 256)) < 0.1, g.choice([1.0, -1.0], (9, 256)), 0.1),
         "denormals": g.standard_normal((9, 256)) * 1e-40,
         "tiny": g.standard_normal((9, 256)) * 1e-30,
         "below f16": g.standard_normal((9, 256)) * 1e-8,

@@ -32,7 +32,7 @@ _CHUNK_WEIGHTS = 1 << 19
 """Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
 
 
-_SYNC_EVERY_S = 0.02
+_SYNC_EVERY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ def quantize(
     with _temporary_beside(target, plan.size_bytes) as (descriptor, rename):
         for offset, piece in plan.layout.pieces:
             _write(descriptor, piece, offset, target)
-        with _syncing(descriptor):
-            _write_tensors(plan, descriptor, threads or _cpu_count(), progress, target)
+        with _Syncing(descriptor) as syncing:
+            _write_tensors(plan, descriptor, threads or _cpu_count(), progress, target, syncing)
         rename()
     return Written(target, plan.size_bytes, time.perf_counter() - started)
 
@@ -130,24 +130,36 @@ def _temporary_beside(target: Path, size_bytes: int) -> Iterator[tuple[int, Call
     _sync_directory(target.parent)
 
 
-@contextlib.contextmanager
-def _syncing(descriptor: int) -> Iterator[None]:
-    """Send what is written to the disk all along, so that the sync at the end finds little to do."""
-    done = threading.Event()
+class _Syncing:
+    """Sends what is written to the disk all along, so that the sync at the end of a large file finds little to do."""
 
-    def sync() -> None:
-        while not done.wait(_SYNC_EVERY_S):
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._written = 0
+        self._wake = threading.Semaphore(0)
+        self._done = False
+        self._thread = threading.Thread(target=self._sync, name="whisq-sync", daemon=True)
+
+    def __enter__(self) -> _Syncing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done = True
+        self._wake.release()
+        self._thread.join()
+
+    def wrote(self, n_bytes: int) -> None:
+        """Count what was written, from any thread; a count lost between two threads does no harm."""
+        before, self._written = self._written, self._written + n_bytes
+        if before // _SYNC_EVERY_BYTES != self._written // _SYNC_EVERY_BYTES:
+            self._wake.release()
+
+    def _sync(self) -> None:
+        while self._wake.acquire() and not self._done:
             # The last sync reports what goes wrong.
             with contextlib.suppress(OSError):
-                os.fsync(descriptor)
-
-    thread = threading.Thread(target=sync, name="whisq-sync", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+                os.fsync(self._descriptor)
 
 
 def _mode_for(target: Path) -> int:
@@ -201,8 +213,11 @@ class _Bad:
 class _Worker:
     """Does pieces of work; one instance is shared by all threads, buffers are each thread's own."""
 
-    def __init__(self, plan: Plan, descriptor: int, progress: Callable[[int], None] | None, target: Path) -> None:
+    def __init__(
+        self, plan: Plan, descriptor: int, progress: Callable[[int], None] | None, target: Path, syncing: _Syncing
+    ) -> None:
         self.model, self.descriptor, self.progress, self.target = plan.model, descriptor, progress, target
+        self.syncing = syncing
         self.bad: dict[str, _Bad] = {}
         self.lock = threading.Lock()
         self.stopped = False
@@ -223,6 +238,7 @@ class _Worker:
             self.descriptor, memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes, self.target
         )
         del source, result
+        self.syncing.wrote((stop - start) * row_bytes)
         self.model.release(tensor, start, stop)
         if self.progress is not None:
             self.progress((stop - start) * tensor.n_columns)
@@ -290,9 +306,14 @@ class _Worker:
 
 
 def _write_tensors(
-    plan: Plan, descriptor: int, threads: int, progress: Callable[[int], None] | None, target: Path
+    plan: Plan,
+    descriptor: int,
+    threads: int,
+    progress: Callable[[int], None] | None,
+    target: Path,
+    syncing: _Syncing,
 ) -> None:
-    worker = _Worker(plan, descriptor, progress, target)
+    worker = _Worker(plan, descriptor, progress, target, syncing)
     pieces = list(_pieces(plan))
     # A bias takes up what feedback shifted in its matrix: such biases come when all matrices are done.
     fed = {a.tensor.name.removesuffix("weight") + "bias" for a in plan.assignments if a.method == "feedback"}

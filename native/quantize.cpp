@@ -31,20 +31,25 @@ void count(const Job& job, Tally& tally) {
 }
 
 template <int type>
-void load_lanes_of(const void* source, const int64_t* begin, int length, F* to, Watch* watch) {
+void load_lanes_of(const void* source, const int64_t* begin, int length, int64_t ahead, F* to, Watch* watch) {
+    constexpr int kWeightBytes = type == kF32 ? 4 : 2;
     for (int j = 0; j < length; j += kLanes) {
-        for (int lane = 0; lane < kLanes; ++lane) to[j + lane] = load(source, type, begin[lane] + j);
+        for (int lane = 0; lane < kLanes; ++lane) {
+            __builtin_prefetch((const char*)source + (begin[lane] + j + ahead) * kWeightBytes);
+            to[j + lane] = load(source, type, begin[lane] + j);
+        }
         if (watch != nullptr)
             for (int lane = 0; lane < kLanes; ++lane) watch->see(to[j + lane]);
         transpose(to + j);
     }
 }
 
-// Load `length` elements of every lane's block, transposed: to[j] holds element j of all lanes.
-void load_lanes(const void* source, int type, const int64_t* begin, int length, F* to, Watch* watch) {
-    if (type == kF16) return load_lanes_of<kF16>(source, begin, length, to, watch);
-    if (type == kBF16) return load_lanes_of<kBF16>(source, begin, length, to, watch);
-    load_lanes_of<kF32>(source, begin, length, to, watch);
+// Load `length` elements of every lane's block, transposed: to[j] holds element j of all lanes. What comes next for a
+// lane is `ahead` elements on, and is fetched while this is computed.
+void load_lanes(const void* source, int type, const int64_t* begin, int length, int64_t ahead, F* to, Watch* watch) {
+    if (type == kF16) return load_lanes_of<kF16>(source, begin, length, ahead, to, watch);
+    if (type == kBF16) return load_lanes_of<kBF16>(source, begin, length, ahead, to, watch);
+    load_lanes_of<kF32>(source, begin, length, ahead, to, watch);
 }
 
 // Mean of x^2 over whole rows, in ggml's order; lane r holds that of row first + r.
@@ -56,7 +61,7 @@ F row_mean_squares(const Job& job, int64_t first) {
     }
     F sum = F{}, tile[kLanes];
     for (int64_t column = 0; column < job.n_columns; column += kLanes) {
-        load_lanes(job.source, job.source_type, begin, kLanes, tile, nullptr);
+        load_lanes(job.source, job.source_type, begin, kLanes, kLanes, tile, nullptr);
         for (int j = 0; j < kLanes; ++j) sum += tile[j] * tile[j];
         for (int lane = 0; lane < kLanes; ++lane) begin[lane] += kLanes;
     }
@@ -76,7 +81,7 @@ void quantize_in_line(const Job& job, GroupKernel kernel, Watch& watch) {
             begin[lane] = number * block;
             g.out[lane] = first + lane < n_blocks ? job.destination + number * bytes : g.scratch;
         }
-        load_lanes(job.source, job.source_type, begin, (int)block, g.x, &watch);
+        load_lanes(job.source, job.source_type, begin, (int)block, kLanes * block, g.x, &watch);
         kernel(g);
     }
 }
@@ -96,7 +101,7 @@ void quantize_by_rows(const Job& job, GroupKernel kernel, GroupKernel pair_kerne
                 begin[lane] = number * block;
                 g.out[lane] = is_row ? job.destination + number * bytes : g.scratch;
             }
-            load_lanes(job.source, job.source_type, begin, (int)(n * block), g.x, &watch);
+            load_lanes(job.source, job.source_type, begin, (int)(n * block), n * block, g.x, &watch);
             g.importance = job.importance + place * block;
             (n == 2 ? pair_kernel : kernel)(g);
             place += n;

@@ -8,7 +8,7 @@ The file is in the safetensors format (https://github.com/huggingface/safetensor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from whisq.model import Model
 
 _KEY = "whisq.calibration"
+_TOTALS = ("seconds", "tokens", "windows", "clips")
+_LISTS = ("idle", "dims", "data", "probe_languages")
 _AGAIN = "make it again with `whisq calibrate`"
 
 
@@ -236,12 +238,20 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         document = json.loads(metadata[_KEY])
         counts = document["counts"]
-        whole = isinstance(counts, dict) and all(isinstance(count, int) for count in counts.values())
-    except (KeyError, TypeError, ValueError):
+        whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
+        whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
+        for key in ("languages", "inactive"):
+            whole = whole and _are_numbers(document.get(key, {}).values())
+        whole = whole and _are_numbers(document.get(key, 0) for key in _TOTALS)
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
         whole = False
     if not whole:
         raise CalibrationError(f"{path}: is a safetensors file but no calibration", hint=_AGAIN)
     return dict(document)
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def merge(path: Path, parts: Sequence[Calibration]) -> None:
@@ -280,7 +290,7 @@ def _heard_together(parts: Sequence[Calibration]) -> dict[str, Any]:
         for language, seconds in part.heard.get("languages", {}).items():
             languages[language] = languages.get(language, 0.0) + seconds
     heard["languages"] = languages
-    for key in ("seconds", "tokens", "windows", "clips"):
+    for key in _TOTALS:
         heard[key] = sum(part.heard.get(key, 0) for part in parts)
     heard["data"] = [source for part in parts for source in part.heard.get("data", ())]
     return heard

@@ -85,6 +85,14 @@ class Calibration:
                 f"{self.path}: covers {strange[0]}, which {model.path} does not have: it is of another model",
                 hint="calibrate this model itself",
             )
+        # An imatrix is in memory as a whole and says nothing of the model's sizes.
+        other = [] if self.has_second_moments else [n for n in self.counts if len(self.load(n).squares) != widths[n]]
+        if other:
+            raise CalibrationError(
+                f"{self.path}: {other[0]} has {len(self.load(other[0]).squares)} columns, in {model.path} it has"
+                f" {widths[other[0]]}",
+                hint="use an imatrix of this very model",
+            )
         named = self.heard.get("dims")
         if named is not None and list(named) != list(dims_of(model)):
             raise CalibrationError(

@@ -15,7 +15,7 @@ from whisq.formats import safetensors
 from whisq.formats.tokenizer_json import read_json
 
 _ID = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
+    r"(?!.*\.\.)(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
 )
 _DESCRIPTIONS = (
     "generation_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt",
@@ -51,19 +51,22 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _fetch_weights(repository: str, revision: str | None) -> None:
+    unreachable: list[FormatError] = []
     for index, single in (
         (safetensors.INDEX, safetensors.SINGLE),
         (_TORCH_INDEX, _TORCH_SINGLE),
         ("", _CTRANSLATE2),
     ):
         # One file before shards: repositories that have both keep another precision in the shards.
-        if _fetch_if_there(repository, single, revision):
+        if _fetch_if_there(repository, single, revision, unreachable):
             return
-        listing = _fetch_if_there(repository, index, revision) if index else None
+        listing = _fetch_if_there(repository, index, revision, unreachable) if index else None
         if listing is not None:
             for shard in _shards_named(read_json(listing)):
                 fetch(repository, shard, revision)
             return
+    if unreachable:
+        raise unreachable[0]
     raise FormatError(
         f"{repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
         hint="name one file of the repository instead: owner/name/file.bin",
@@ -77,15 +80,26 @@ def _shards_named(index: Any) -> list[str]:
     return sorted({name for name in names if isinstance(name, str) and Path(name).name == name})
 
 
-def _fetch_if_there(repository: str, name: str, revision: str | None) -> Path | None:
+def _fetch_if_there(
+    repository: str, name: str, revision: str | None, unreachable: list[FormatError] | None = None
+) -> Path | None:
+    """Return a file that a repository need not have. Without a network it has what is cached."""
     try:
         return fetch(repository, name, revision)
     except _AbsentError:
+        return None
+    except _UnreachableError as error:
+        if unreachable is not None:
+            unreachable.append(error)
         return None
 
 
 class _AbsentError(FormatError):
     """The repository is there and has no such file."""
+
+
+class _UnreachableError(FormatError):
+    """The file is not cached, and there is no way to the hub."""
 
 
 def fetch(repository: str, name: str, revision: str | None = None) -> Path:
@@ -111,7 +125,7 @@ def fetch(repository: str, name: str, revision: str | None = None) -> Path:
             hint="check the spelling; a private one needs: hf auth login",
         ) from None
     except hub_errors.LocalEntryNotFoundError as error:
-        raise FormatError(
+        raise _UnreachableError(
             f"{shown}: not in the cache, and the hub cannot be reached ({_reason(error)})",
             hint="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or name a folder on disk",
         ) from None

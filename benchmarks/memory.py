@@ -7,44 +7,16 @@ own, and prints the most that the process held: all of it (VmHWM), and without p
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from format_builders import hollow_weights, released, write_bin, write_huggingface
+from held_memory import held
 
 WAYS = (("huggingface", "bin"), ("huggingface", "gguf"), ("bin", "gguf"))
-
-
-def held(words: list[str]) -> dict[str, float]:
-    """Run ``whisq`` with these words; return the most it held, in MB of 2^20, by the kernel's name for it."""
-    code = "import sys; from whisq.cli import main; sys.exit(main())"
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
-    most = {"VmHWM": 0, "RssAnon": 0}
-    done = threading.Event()
-    status = Path(f"/proc/{process.pid}/status")
-
-    def sample() -> None:
-        while not done.wait(0.005):
-            for line in status.read_text().splitlines():
-                name, _, rest = line.partition(":")
-                if name in most:
-                    most[name] = max(most[name], int(rest.split()[0]))
-
-    watcher = threading.Thread(target=sample)
-    watcher.start()
-    try:
-        code_of_exit = process.wait()
-    finally:
-        done.set()
-        watcher.join()
-    if code_of_exit:
-        raise SystemExit(f"whisq {' '.join(words)} failed")
-    return {name: kilobytes / 1024 for name, kilobytes in most.items()}
 
 
 def main() -> None:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -39,8 +41,11 @@ RELEASED = {
     "tiny": (4, 4, 384, 6, 51865, 80),
     "base.en": (6, 6, 512, 8, 51864, 80),
     "base": (6, 6, 512, 8, 51865, 80),
+    "small.en": (12, 12, 768, 12, 51864, 80),
     "small": (12, 12, 768, 12, 51865, 80),
+    "medium.en": (24, 24, 1024, 16, 51864, 80),
     "medium": (24, 24, 1024, 16, 51865, 80),
+    "large-v1": (32, 32, 1280, 20, 51865, 80),
     "large-v2": (32, 32, 1280, 20, 51865, 80),
     "large-v3": (32, 32, 1280, 20, 51866, 128),
     "large-v3-turbo": (32, 4, 1280, 20, 51866, 128),
@@ -69,6 +74,16 @@ class Weights:
     def as_type(self, kind: type) -> Weights:
         """Return the model with all arrays of one type."""
         return replace(self, arrays={name: array.astype(kind) for name, array in self.arrays.items()})
+
+
+def hollow_weights(dims: Dimensions) -> Weights:
+    """Return a model of any size that takes no room: f16 matrices and f32 vectors, all of them holes."""
+    wide = {name: spec.is_matrix or spec.role == "conv" for name, spec in expected_tensors(dims).items()}
+    arrays: dict[str, Any] = {
+        name: Hole(spec.shape, np.float16 if wide[name] else np.float32)
+        for name, spec in expected_tensors(dims).items()
+    }
+    return Weights(dims, replace(tiny_tokenizer(), special={}), arrays, mel_filters(dims.n_mels))
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -113,6 +128,30 @@ def copy_model(model: Model, path: Path, container: str, provenance: dict[str, A
     return path
 
 
+def put(stream: BinaryIO, array: Any) -> None:
+    """Write an array's bytes; of a ``Hole`` only the space."""
+    if isinstance(array, Hole):
+        stream.truncate(stream.seek(array.nbytes, io.SEEK_CUR))
+    else:
+        stream.write(np.ascontiguousarray(array).tobytes())
+
+
+class Hole:
+    """An array of zeros of which a file system keeps the size only: models of any size in kilobytes."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype, self.ndim, self.size = tuple(shape), np.dtype(dtype), len(shape), math.prod(shape)
+        self.itemsize = self.dtype.itemsize
+        self.nbytes = self.size * self.itemsize
+        self.strides = tuple(self.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, keywords: Any) -> Any:
+        if function is np.concatenate:
+            parts = arguments[0]
+            return Hole((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), parts[0].dtype)
+        return self if function is np.zeros_like else NotImplemented
+
+
 # --- whisper.cpp .bin
 
 _BIN_FIELDS = (
@@ -130,13 +169,14 @@ def bin_head(dims: Dimensions, tokens: tuple[bytes, ...], filters: bytes, ftype:
 
 def write_bin(path: Path, weights: Weights) -> Path:
     """Write whisper.cpp's file."""
-    parts = [bin_head(weights.dims, weights.tokenizer.tokens, weights.filters)]
     specs = expected_tensors(weights.dims)
-    for name, array in weights.arrays.items():
-        sizes = (1, *array.shape) if specs[name].role == "conv_bias" else tuple(reversed(array.shape))
-        kind = 1 if array.dtype == np.float16 else 0
-        parts += [struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), kind, *sizes), name.encode(), array.tobytes()]
-    path.write_bytes(b"".join(parts))
+    with path.open("wb") as stream:
+        stream.write(bin_head(weights.dims, weights.tokenizer.tokens, weights.filters))
+        for name, array in weights.arrays.items():
+            sizes = (1, *array.shape) if specs[name].role == "conv_bias" else tuple(reversed(array.shape))
+            kind = 1 if array.dtype == np.float16 else 0
+            stream.write(struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), kind, *sizes) + name.encode())
+            put(stream, array)
     return path
 
 
@@ -215,7 +255,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], header: dict
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(raw)) + raw)
         for array in arrays.values():
-            stream.write(np.ascontiguousarray(array).tobytes())
+            put(stream, array)
     return path
 
 
@@ -239,7 +279,7 @@ class Pickle:
         if isinstance(value, dict):
             items = b"".join(self.value(key) + self.value(item) for key, item in value.items())
             return b"}(" + items + b"u"
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray | Hole):
             return self._array(value)
         if isinstance(value, bytes):
             return value  # opcodes of the test's own
@@ -266,12 +306,31 @@ def write_torch(path: Path, value: Any, *, compression: int = zipfile.ZIP_STORED
     """Write what ``torch.save`` would: a zip of a pickle and one storage an array."""
     pickle = Pickle()
     program = pickle.whole(value)
+    if any(isinstance(array, Hole) for array in pickle.storages):
+        return _write_stored_zip(path, {"archive/data.pkl": program}, pickle.storages)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/byteorder", "little")
         for number, array in enumerate(pickle.storages):
             archive.writestr(f"archive/data/{number}", array.tobytes())
         archive.writestr("archive/version", "3\n")
+    return path
+
+
+def _write_stored_zip(path: Path, entries: Mapping[str, bytes], storages: Sequence[Any]) -> Path:
+    """Write a zip whose storages may be holes, which ``zipfile`` would write out."""
+    listing = b""
+    named = {**{f"archive/data/{n}": array for n, array in enumerate(storages)}, **entries}
+    with path.open("wb") as stream:
+        for name, data in named.items():
+            size = len(data) if isinstance(data, bytes) else data.nbytes
+            fields = struct.pack("<5H3I2H", 10, 0, 0, 0, 0, 0, size, size, len(name), 0)
+            listing += b"PK\x01\x02\x0a\0" + fields + struct.pack("<3H2I", 0, 0, 0, 0, stream.tell()) + name.encode()
+            stream.write(b"PK\x03\x04" + fields + name.encode())
+            put(stream, np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data)
+        start = stream.tell()
+        count = len(named)
+        stream.write(listing + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, count, count, len(listing), start, 0))
     return path
 
 
@@ -295,11 +354,13 @@ def write_ctranslate2(folder: Path, weights: Weights) -> Path:
     def text(value: str) -> bytes:
         return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
 
-    parts = [struct.pack("<I", 6), text("WhisperSpec"), struct.pack("<2I", 3, len(variables))]
-    for name, array in variables.items():
-        parts += [text(name), struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)]
-        parts += [struct.pack("<BI", kinds[str(array.dtype)], array.nbytes), array.tobytes()]
-    (folder / "model.bin").write_bytes(b"".join([*parts, struct.pack("<I", 0)]))
+    with (folder / "model.bin").open("wb") as stream:
+        stream.write(struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<2I", 3, len(variables)))
+        for name, array in variables.items():
+            stream.write(text(name) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape))
+            stream.write(struct.pack("<BI", kinds[str(array.dtype)], array.nbytes))
+            put(stream, array)
+        stream.write(struct.pack("<I", 0))
     return folder
 
 

@@ -43,6 +43,27 @@ def test_from_a_ctranslate2_folder_and_from_f32(tmp_path, speech, tiny_en_folder
             assert bytes(a.rows(tensor)) == bytes(b.rows(b[tensor.name])), tensor.name
 
 
+@pytest.mark.parametrize("size", ["tiny_en", "base"])
+def test_bin_and_gguf_of_one_recipe_are_the_same_model(request, tmp_path, speech, size):
+    """The same bytes for every tensor, as whisq and as the gguf package read them, and the same text."""
+    gguf = pytest.importorskip("gguf")
+    source = request.getfixturevalue(f"{size}_bin")
+    first = make(source, tmp_path / "a.bin", load_recipe("balanced"))
+    second = make(source, tmp_path / "a.gguf", load_recipe("balanced"), container="gguf")
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(second).tensors}
+    with open_model(first) as a, open_model(second) as b:
+        assert [tensor.name for tensor in a.tensors] == [tensor.name for tensor in b.tensors]
+        for tensor in a.tensors:
+            other = b[tensor.name]
+            assert other.type is tensor.type
+            assert bytes(b.rows(other)) == bytes(a.rows(tensor)), tensor.name
+            assert theirs[other.source_name].data.tobytes() == bytes(a.rows(tensor)), tensor.name
+            assert theirs[other.source_name].tensor_type == tensor.type.ggml_type
+    heard = [demo.transcribe(path, speech, threads=2).text for path in (first, second)]
+    assert heard[0] == heard[1]
+    assert words(heard[0]) == words(demo.SENTENCE)
+
+
 def in_pywhispercpp(path):
     # In a process of its own: the two runtimes bring two builds of one library.
     code = (

@@ -1,5 +1,7 @@
 """Calibration files: what is written is read, what is damaged or of another model is refused."""
 
+import json
+import struct
 from pathlib import Path
 
 import gguf
@@ -138,3 +140,69 @@ def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(CalibrationError, match="no matrix of a Whisper"):
         read_calibration(tmp_path / "a.gguf")
+
+
+def imatrix(path: Path, width: int = 256, value: float = 1.0, count: float = 4.0, name: str = "") -> Path:
+    writer = gguf.GGUFWriter(path, "imatrix")
+    writer.add_string("general.type", "imatrix")
+    name = name or "encoder.blocks.0.attn.query.weight"
+    writer.add_tensor(f"{name}.in_sum2", np.full((1, width), value, np.float32))
+    writer.add_tensor(f"{name}.counts", np.full((1, 1), count, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("count", [0, -1, np.nan, np.inf])
+def test_an_imatrix_whose_count_cannot_be(tmp_path: Path, count: float) -> None:
+    with pytest.raises(CalibrationError, match="has no count of what was summed"):
+        read_calibration(imatrix(tmp_path / "a.gguf", count=count))
+
+
+@pytest.mark.parametrize(("value", "count"), [(-1, 4), (np.nan, 4), (np.inf, 4), (3e38, 1e-3)])
+def test_an_imatrix_whose_sums_cannot_be(tmp_path: Path, value: float, count: float) -> None:
+    with pytest.raises(CalibrationError, match="is negative or not finite"):
+        read_calibration(imatrix(tmp_path / "a.gguf", value=value, count=count))
+
+
+def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wide.bin").write_bytes(model_bytes(WIDE))
+    with whisq.open_model(tmp_path / "wide.bin") as model:
+        read_calibration(imatrix(tmp_path / "a.gguf")).check_fits(model)
+        with pytest.raises(CalibrationError, match=r"has 384 columns, in .* it has 256"):
+            read_calibration(imatrix(tmp_path / "b.gguf", width=384)).check_fits(model)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"counts": 3}, {"counts": {"a": "x"}}, {"counts": {"a": -1}}, {"counts": {"a": 1 << 70}}, {"idle": 5},
+        {"languages": []}, {"languages": {"en": "x"}}, {"dims": 1}, {"data": 7}, {"seconds": "x"}, {"tokens": None},
+    ],
+)  # fmt: skip
+def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:
+    write(tmp_path / "a.calib", TINY)
+    with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}}))
+    read_calibration(tmp_path / "a.calib")
+    with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}, **changes}))
+    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+        read_calibration(tmp_path / "a.calib")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, "{}"])
+def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "a.calib", TINY)
+    with_metadata(tmp_path / "a.calib", text)
+    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+        read_calibration(tmp_path / "a.calib")
+
+
+def with_metadata(path: Path, text: str) -> None:
+    content = path.read_bytes()
+    (size,) = struct.unpack_from("<Q", content)
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = {"whisq.calibration": text}
+    raw = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + content[8 + size :])

@@ -136,6 +136,45 @@ def test_size_that_is_not_the_shapes(tmp_path):
     assert "claims 4 bytes" in refused(folder)
 
 
+def test_more_dimensions_than_there_are(tmp_path):
+    folder = write_ct2(tmp_path / "model")
+    record = string("a") + struct.pack("<B255I", 255, *[2**32 - 1] * 255) + struct.pack("<BI", 0, 4) + bytes(4)
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<2I", 3, 1)
+    (folder / "model.bin").write_bytes(head + record)
+    assert "variable a claims 255 dimensions" in refused(folder)
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "is missing"), (1 << 14, "truncated"), (2**32 - 1, "claims 42949")])
+def test_wrong_count_of_variables(tmp_path, count, said):
+    folder = write_ct2(tmp_path / "model")
+    content = bytearray((folder / "model.bin").read_bytes())
+    struct.pack_into("<I", content, 4 + len(string("WhisperSpec")) + 4, count)
+    if count == 0:
+        del content[4 + len(string("WhisperSpec")) + 8 :]
+        content += bytes(4)
+    (folder / "model.bin").write_bytes(content)
+    assert said in refused(folder)
+
+
+def test_wrong_count_of_aliases(tmp_path):
+    folder = write_ct2(tmp_path / "model")
+    content = (folder / "model.bin").read_bytes()
+    (folder / "model.bin").write_bytes(content[:-4] + struct.pack("<I", 2**32 - 1))
+    assert "truncated in alias 0" in refused(folder)
+
+
+@pytest.mark.parametrize("heads", [np.int16(0), np.int16(-3), np.int32(1 << 30)])
+def test_heads_that_cannot_be(tmp_path, heads):
+    assert "n_audio_head" in refused(replaced(tmp_path, encoder__num_heads=np.array(heads)))
+
+
+@pytest.mark.parametrize("content", ["{", "\udcff"])
+def test_config_that_is_no_json(tmp_path, content):
+    folder = write_ct2(tmp_path / "model")
+    (folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert "config.json" in refused(folder)
+
+
 def test_duplicate_variable(tmp_path):
     folder = write_ct2(tmp_path / "model")
     record = variable("a", np.zeros(2, np.float32))

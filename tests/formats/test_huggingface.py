@@ -235,6 +235,30 @@ def test_mel_filters_that_cannot_be(folder: Path, filters: Any) -> None:
     assert "mel_filters are not 2 × 201 numbers" in refused(folder)
 
 
+@pytest.mark.parametrize("file", ["vocab.json", "added_tokens.json"])
+def test_slow_tokenizer_with_half_a_character(folder: Path, file: str) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text('{"a": 0}')
+    document = {"a": 0, "<|\ud800|>": 1}
+    (folder / file).write_text(json.dumps(document))
+    assert "half a character" in refused(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"a": "0"}', '{"a": 1}', "{"])
+def test_slow_tokenizer_that_cannot_be(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(content)
+    assert "vocab.json" in refused(folder)
+
+
+def test_a_name_that_is_half_a_character(folder: Path, tmp_path: Path) -> None:
+    changed_json(folder / "config.json", _name_or_path="me/whisper-\ud800")
+    with open_model(folder) as model:
+        path = copy_model(model, tmp_path / "a.gguf", "gguf")
+    with open_model(path) as model:
+        assert model.metadata["gguf"]["stt.variant"] == "whisper-?"
+
+
 def test_torch_weights_that_are_no_state(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     write_torch(folder / "pytorch_model.bin", {"epoch": 3})

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import TINY, tiny_tokenizer, tiny_weights, tokenizer_json, write_openai, write_torch
+from format_builders import TINY, Pickle, tiny_tokenizer, tiny_weights, tokenizer_json, write_openai, write_torch
 
 from whisq.errors import FormatError
 from whisq.formats import open_model
@@ -116,6 +116,19 @@ def test_sizes_of_thousands_of_digits(tmp_path: Path) -> None:
     digits = b"\x8b" + struct.pack("<I", 5000) + b"\x7f" * 5000
     path = write_torch(tmp_path / "bad.pt", {"dims": {**asdict(TINY), "n_mels": digits}, "model_state_dict": {}})
     assert "impossible dimensions: n_mels is 0x7f7f" in refused(path)
+
+
+def test_keys_and_shapes_of_millions_of_digits(tmp_path: Path) -> None:
+    """Multiplying such numbers takes hours, printing them is an error of Python's."""
+    number = b"\x8b" + struct.pack("<I", 1 << 20) + b"\x7f" * (1 << 20)
+    document = {"dims": asdict(TINY), "model_state_dict": {}}
+    program = Pickle().whole(document)[:-1] + number + b"K\x01s."
+    assert "a key that is neither text nor number" in refused(with_pickle(tmp_path / "bad.pt", program))
+    shape = b"\x8b" + struct.pack("<I", 1 << 20) + b"\x7f" * (1 << 20) + b"q\x01" + b"h\x01" * 1000
+    array = Pickle().value(np.zeros(4, np.float32)).replace(b"(J\x04\x00\x00\x00t", b"(" + shape + b"t")
+    assert shape in array
+    document["model_state_dict"] = {"encoder.conv1.bias": array}
+    assert "sizes that are no numbers" in refused(write_torch(tmp_path / "bad.pt", document))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ The file is in the safetensors format (https://github.com/huggingface/safetensor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from whisq.model import Model
 
 _KEY = "whisq.calibration"
+_TOTALS = ("seconds", "tokens", "windows", "clips")
+_LISTS = ("idle", "dims", "data", "probe_languages")
 _AGAIN = "make it again with `whisq calibrate`"
 
 
@@ -82,6 +84,14 @@ class Calibration:
             raise CalibrationError(
                 f"{self.path}: covers {strange[0]}, which {model.path} does not have: it is of another model",
                 hint="calibrate this model itself",
+            )
+        # An imatrix is in memory as a whole and says nothing of the model's sizes.
+        other = [] if self.has_second_moments else [n for n in self.counts if len(self.load(n).squares) != widths[n]]
+        if other:
+            raise CalibrationError(
+                f"{self.path}: {other[0]} has {len(self.load(other[0]).squares)} columns, in {model.path} it has"
+                f" {widths[other[0]]}",
+                hint="use an imatrix of this very model",
             )
         named = self.heard.get("dims")
         if named is not None and list(named) != list(dims_of(model)):
@@ -236,12 +246,20 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         document = json.loads(metadata[_KEY])
         counts = document["counts"]
-        whole = isinstance(counts, dict) and all(isinstance(count, int) for count in counts.values())
-    except (KeyError, TypeError, ValueError):
+        whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
+        whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
+        for key in ("languages", "inactive"):
+            whole = whole and _are_numbers(document.get(key, {}).values())
+        whole = whole and _are_numbers(document.get(key, 0) for key in _TOTALS)
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
         whole = False
     if not whole:
         raise CalibrationError(f"{path}: is a safetensors file but no calibration", hint=_AGAIN)
     return dict(document)
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def merge(path: Path, parts: Sequence[Calibration]) -> None:
@@ -280,7 +298,7 @@ def _heard_together(parts: Sequence[Calibration]) -> dict[str, Any]:
         for language, seconds in part.heard.get("languages", {}).items():
             languages[language] = languages.get(language, 0.0) + seconds
     heard["languages"] = languages
-    for key in ("seconds", "tokens", "windows", "clips"):
+    for key in _TOTALS:
         heard[key] = sum(part.heard.get(key, 0) for part in parts)
     heard["data"] = [source for part in parts for source in part.heard.get("data", ())]
     return heard

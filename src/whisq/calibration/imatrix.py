@@ -75,7 +75,8 @@ def read_imatrix(path: Path) -> Calibration:
     if not found:
         some = f" (it names {unknown[0]})" if unknown else ""
         raise CalibrationError(f"{path}: names no matrix of a Whisper model{some}", hint=_HINT)
-    heard = {"data": list(metadata.get("imatrix.datasets", ())), "unknown": unknown}
+    datasets = metadata.get("imatrix.datasets", ())
+    heard = {"data": list(datasets) if isinstance(datasets, tuple) else [datasets], "unknown": unknown}
     counts = {name: moments.n_rows for name, moments in found.items()}
     return Calibration(path, heard, counts, found.__getitem__, has_second_moments=False)
 
@@ -96,12 +97,14 @@ def _moments(path: Path, name: str, arrays: Mapping[str, Any]) -> Moments:
 
     sums = arrays[name + _SUMS].reshape(-1).astype(np.float64)
     counts = arrays.get(name + _COUNTS)
-    if counts is None or counts.size != 1 or not counts.reshape(-1)[0] > 0:
+    if counts is None or counts.size != 1 or not 0 < counts.reshape(-1)[0] < np.inf:
         raise CalibrationError(f"{path}: {name} has no count of what was summed", hint=_HINT)
     count = float(counts.reshape(-1)[0])
-    if not np.isfinite(sums).all() or (sums < 0).any():
+    with np.errstate(over="ignore"):
+        squares = (sums / count).astype(np.float32)
+    if not np.isfinite(squares).all() or (squares < 0).any():
         raise CalibrationError(f"{path}: the importance of {name} is negative or not finite", hint=_HINT)
-    return Moments(max(1, round(count)), (sums / count).astype(np.float32))
+    return Moments(max(1, round(count)), squares)
 
 
 def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -70,11 +70,14 @@ def _lines(model: Model) -> Iterator[str]:
     for row in _roles(model):
         types = ", ".join(f"{name} {count}" for name, count in row["types"].items())
         yield f"  {row['stack']:<8} {row['role']:<16} {row['tensors']:>7} {megabytes(row['size_bytes']):>9.2f}  {types}"
-    yield "loads in:"
-    for verdict in _verdicts(model):
-        yield f"  {'yes' if verdict.loads else ' no'}  {verdict.title}" + (
-            "" if verdict.loads else f": {'; '.join(verdict.reasons)}"
-        )
+    if model.format in ("bin", "gguf"):
+        yield "loads in:"
+        for verdict in _verdicts(model):
+            yield f"  {'yes' if verdict.loads else ' no'}  {verdict.title}" + (
+                "" if verdict.loads else f": {'; '.join(verdict.reasons)}"
+            )
+    else:
+        yield f"loads in: no ggml runtime; whisq convert makes a .bin or .gguf of {model.format}"
     header = _header_note(model)
     if header:
         yield header

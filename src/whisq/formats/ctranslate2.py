@@ -33,6 +33,7 @@ _INT8, _INT16, _INT32 = 1, 2, 3
 _TYPE_BYTES = {0: 4, _INT8: 1, _INT16: 2, _INT32: 4, 4: 2, 5: 2}
 _NAME_OF_SPEC = "WhisperSpec"
 _MOST_VARIABLES = 1 << 14
+_MOST_DIMENSIONS = 4
 _MOST_DIGITS = 5
 
 
@@ -69,10 +70,10 @@ def open(path: Path) -> Model:  # noqa: A001 - the registry's word
         dims = _dimensions(file, variables)
         tensors, warnings = _tensors(file, variables, dims)
         tokenizer = _tokenizer(path, dims)
+        config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     except BaseException:
         file.close()
         raise
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     return Model(
         path=path,
         format="ctranslate2",
@@ -151,6 +152,8 @@ def _variable(stream: _Stream, number: int) -> _Variable:
     name = stream.string(what)
     what = f"variable {name or number}"
     rank = stream.integer("B", what)
+    if rank > _MOST_DIMENSIONS:
+        raise FormatError(f"{stream.path}: {what} claims {rank} dimensions", hint="the file is damaged")
     shape = struct.unpack(f"<{rank}I", stream.take(4 * rank, what))
     type_number = stream.integer("B", what)
     size_bytes = stream.integer("I", what)

@@ -296,7 +296,8 @@ def encode(metadata: Mapping[str, Value], tensors: Sequence[Described]) -> tuple
 
 
 def _string(text: str | bytes) -> bytes:
-    raw = text.encode("utf-8") if isinstance(text, str) else text
+    # A file's name, or a name in a source's JSON, may be no text at all.
+    raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
     return struct.pack("<Q", len(raw)) + raw
 
 

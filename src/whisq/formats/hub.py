@@ -7,6 +7,7 @@ network. ``owner/name/file.gguf`` means one file of a repository.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from whisq.formats import safetensors
 from whisq.formats.tokenizer_json import read_json
 
 _ID = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
+    r"(?!.*\.\.)(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
 )
 _DESCRIPTIONS = (
     "generation_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt",
@@ -41,31 +42,66 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
         )
     repository, revision = match["repository"], match["revision"]
     card = {"name": repository, "repo_url": f"https://huggingface.co/{repository}"}
+    source = Source(repository, revision, unreachable(repository))
     if match["file"]:
-        return fetch(repository, match["file"].removeprefix("/"), revision), card
-    folder = fetch(repository, "config.json", revision).parent
+        return fetch(source, match["file"].removeprefix("/")), card
+    folder = fetch(source, "config.json").parent
     for name in _DESCRIPTIONS:
-        _fetch_if_there(repository, name, revision)
-    _fetch_weights(repository, revision)
+        _fetch_if_there(source, name)
+    _fetch_weights(source)
     return folder, card
 
 
-def _fetch_weights(repository: str, revision: str | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A repository at a revision; ``unreachable`` says why only the cache can be asked, None when the hub can."""
+
+    repository: str
+    revision: str | None = None
+    unreachable: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
+
+
+def unreachable(repository: str) -> str | None:
+    """Return why the hub cannot be asked for a repository, or None.
+
+    Asked once a model: the client itself tries for half a minute with each file.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import errors as hub_errors
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, "config.json"))
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError):
+        return None
+    except Exception as error:  # which family a broken connection is of depends on the client's version
+        return _reason(error)
+    return None
+
+
+def _fetch_weights(source: Source) -> None:
+    missed: list[FormatError] = []
     for index, single in (
         (safetensors.INDEX, safetensors.SINGLE),
         (_TORCH_INDEX, _TORCH_SINGLE),
         ("", _CTRANSLATE2),
     ):
         # One file before shards: repositories that have both keep another precision in the shards.
-        if _fetch_if_there(repository, single, revision):
+        if _fetch_if_there(source, single, missed):
             return
-        listing = _fetch_if_there(repository, index, revision) if index else None
+        listing = _fetch_if_there(source, index, missed) if index else None
         if listing is not None:
             for shard in _shards_named(read_json(listing)):
-                fetch(repository, shard, revision)
+                fetch(source, shard)
             return
+    if missed:
+        raise missed[0]
     raise FormatError(
-        f"{repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
+        f"{source.repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
         hint="name one file of the repository instead: owner/name/file.bin",
     )
 
@@ -77,10 +113,15 @@ def _shards_named(index: Any) -> list[str]:
     return sorted({name for name in names if isinstance(name, str) and Path(name).name == name})
 
 
-def _fetch_if_there(repository: str, name: str, revision: str | None) -> Path | None:
+def _fetch_if_there(source: Source, name: str, missed: list[FormatError] | None = None) -> Path | None:
+    """Return a file that a repository need not have; what is not cached when the hub is away is added to ``missed``."""
     try:
-        return fetch(repository, name, revision)
+        return fetch(source, name)
     except _AbsentError:
+        return None
+    except _UnreachableError as error:
+        if missed is not None:
+            missed.append(error)
         return None
 
 
@@ -88,7 +129,11 @@ class _AbsentError(FormatError):
     """The repository is there and has no such file."""
 
 
-def fetch(repository: str, name: str, revision: str | None = None) -> Path:
+class _UnreachableError(FormatError):
+    """The file is not cached, and there is no way to the hub."""
+
+
+def fetch(source: Source, name: str) -> Path:
     """Return one file of a repository on disk, downloading it unless it is cached.
 
     Raises ``FormatError`` with the reason in a user's words.
@@ -96,9 +141,9 @@ def fetch(repository: str, name: str, revision: str | None = None) -> Path:
     from huggingface_hub import errors as hub_errors
     from huggingface_hub import hf_hub_download
 
-    shown = f"{repository}@{revision}" if revision else repository
+    shown, away = str(source), source.unreachable is not None
     try:
-        return Path(hf_hub_download(repository, name, revision=revision))
+        return Path(hf_hub_download(source.repository, name, revision=source.revision, local_files_only=away))
     except hub_errors.RevisionNotFoundError:
         raise FormatError(f"{shown}: has no such revision", hint="leave out @REVISION for the newest") from None
     except hub_errors.GatedRepoError:
@@ -111,8 +156,8 @@ def fetch(repository: str, name: str, revision: str | None = None) -> Path:
             hint="check the spelling; a private one needs: hf auth login",
         ) from None
     except hub_errors.LocalEntryNotFoundError as error:
-        raise FormatError(
-            f"{shown}: not in the cache, and the hub cannot be reached ({_reason(error)})",
+        raise _UnreachableError(
+            f"{shown}: not in the cache, and the hub cannot be reached ({source.unreachable or _reason(error)})",
             hint="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or name a folder on disk",
         ) from None
     except hub_errors.EntryNotFoundError:

@@ -249,9 +249,11 @@ def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
 def _slow_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer of ``vocab.json``, ``merges.txt`` and ``added_tokens.json``."""
     vocabulary = read_json(path / "vocab.json")
+    added = _optional_json(path / "added_tokens.json")
     if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
         raise FormatError(f"{path / 'vocab.json'}: is no table of texts and ids", hint="the file is damaged")
-    added = _optional_json(path / "added_tokens.json")
+    if any("\ud800" <= character <= "\udfff" for text in (*vocabulary, *added) for character in text):
+        raise FormatError(f"{path / 'vocab.json'}: a token is half a character", hint="the file is damaged")
     text_of = {number: text for text, number in vocabulary.items()}
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:

@@ -116,7 +116,7 @@ def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
 
     source = _MULTILINGUAL_ID if dims.is_multilingual else _ENGLISH_ID
     try:
-        return read_tokenizer(hub.fetch(source, "tokenizer.json")), source
+        return read_tokenizer(hub.fetch(hub.Source(source, None, hub.unreachable(source)), "tokenizer.json")), source
     except FormatError as error:
         raise FormatError(
             f"{path}: OpenAI's checkpoints have no vocabulary, and none was found: {error}",

@@ -43,6 +43,7 @@ _DESCRIBES = {
 """All that a checkpoint of plain tensors names."""
 _MOST_PICKLE_BYTES = 1 << 24
 _MOST_ENTRIES = 1 << 16
+_MOST_DIMENSIONS = 8
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _AGAIN = "the file is incomplete or damaged: download it again"
 
@@ -270,7 +271,7 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("items for what is no dictionary")
         # Hashing a deeply nested tuple would exhaust the C stack: keys are texts and numbers.
-        if not all(isinstance(key, str | int) for key in items[::2]):
+        if not all(isinstance(key, str) or _is_size(abs(key) if isinstance(key, int) else key) for key in items[::2]):
             raise ValueError("a key that is neither text nor number")
         target.update(zip(items[::2], items[1::2], strict=True))
 
@@ -364,7 +365,7 @@ class _Builder:
             raise ValueError("no storage of tensors")
         if not isinstance(key, str) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
             raise ValueError("a storage without a name or a shape")
-        if not all(isinstance(size, int) and size >= 0 for size in (start, *shape, *strides)):
+        if len(shape) > _MOST_DIMENSIONS or not all(_is_size(size) for size in (start, *shape, *strides)):
             raise ValueError("sizes that are no numbers")
         element, width, tensor_type = _STORAGES[storage_class.name]
         if not _is_contiguous(shape, strides):
@@ -385,6 +386,11 @@ class _Builder:
         return StoredArray(
             name, tensor_type, element, tuple(shape), Location(self.number, where[0] + start * width, size)
         )
+
+
+def _is_size(value: object) -> bool:
+    # A pickle may hold a number of millions of digits, with which arithmetic takes hours.
+    return isinstance(value, int) and 0 <= value < 1 << 63
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -1,0 +1,179 @@
+"""Models by their id, from a hub on this machine through the real client: fetched, cached, or refused with reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from format_builders import tiny_weights, write_bin, write_ctranslate2, write_huggingface
+from hub_server import COMMIT, Hub, serving
+
+from whisq.cli import main
+from whisq.errors import FormatError
+from whisq.formats import open_model
+from whisq.formats.hub import looks_like_id
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    with serving() as server:
+        at(monkeypatch, server.address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield server
+
+
+def at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Point the client somewhere; it reads HF_ENDPOINT once, when it is imported."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def refused(name: str) -> tuple[str, str]:
+    with pytest.raises(FormatError) as caught:
+        open_model(name)
+    return str(caught.value), str(caught.value.hint)
+
+
+def test_a_model_is_fetched_and_opened(hub: Hub, tmp_path: Path) -> None:
+    weights = tiny_weights()
+    hub.repositories["me/whisper-own"] = write_huggingface(tmp_path / "repository", weights)
+    (tmp_path / "repository" / "flax_model.msgpack").write_bytes(b"not needed")
+    with open_model("me/whisper-own") as model:
+        assert model.format == "huggingface"
+        for tensor in model.tensors:
+            assert bytes(model.rows(tensor)) == weights.arrays[tensor.name].tobytes()
+        assert model.metadata["hub"]["repo_url"] == "https://huggingface.co/me/whisper-own"
+    assert set(hub.fetched) == {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"}
+
+
+def test_the_second_time_nothing_is_fetched(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["me/whisper-own"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    open_model("me/whisper-own").close()
+    hub.fetched.clear()
+    open_model("me/whisper-own").close()
+    assert hub.fetched == []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    open_model("me/whisper-own").close()
+
+
+def test_shards_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/sharded"] = write_huggingface(tmp_path / "repository", tiny_weights(), shards=3)
+    with open_model("me/sharded") as model:
+        assert len(model.files) == 3
+
+
+def test_a_ctranslate2_repository(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/faster"] = write_ctranslate2(tmp_path / "repository", tiny_weights())
+    with open_model("me/faster") as model:
+        assert model.format == "ctranslate2"
+
+
+def test_one_file_of_a_repository_at_a_revision(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "repository" / "ggml").mkdir(parents=True)
+    write_bin(tmp_path / "repository" / "ggml" / "model.bin", tiny_weights())
+    hub.repositories["me/ggml"] = tmp_path / "repository"
+    with open_model(f"me/ggml/ggml/model.bin@{COMMIT}") as model:
+        assert model.format == "bin"
+    assert hub.fetched == ["ggml/model.bin"]
+
+
+def test_convert_and_quantize_in_one_step(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.repositories["me/whisper-own"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    assert main(["quantize", "me/whisper-own", str(tmp_path / "a.gguf"), "--recipe", "balanced"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "a.gguf"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["variant"] == "whisper-own"
+    assert document["provenance"]["general.repo_url"] == "https://huggingface.co/me/whisper-own"
+
+
+# --- refused
+
+
+def test_no_such_model(hub: Hub) -> None:
+    message, hint = refused("me/absent")
+    assert message == "me/absent: neither a file here nor a model on the hub"
+    assert "spelling" in hint
+
+
+def test_a_gated_model(hub: Hub) -> None:
+    hub.refusals["me/gated"] = (403, "GatedRepo")
+    message, hint = refused("me/gated")
+    assert message == "me/gated: access needs its owner's leave"
+    assert "hf auth login" in hint
+
+
+def test_a_private_model(hub: Hub) -> None:
+    hub.refusals["me/private"] = (401, "RepoNotFound")
+    assert "hf auth login" in refused("me/private")[1]
+
+
+def test_no_such_revision(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/own"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    assert refused("me/own@v9")[0] == "me/own@v9: has no such revision"
+
+
+def test_no_such_file(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/own"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    assert refused("me/own/a.gguf")[0] == "me/own: has no file a.gguf"
+
+
+def test_a_repository_without_weights(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/own"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    (tmp_path / "repository" / "model.safetensors").unlink()
+    message, hint = refused("me/own")
+    assert "has no model.safetensors, no pytorch_model.bin and no model.bin" in message
+    assert "owner/name/file.bin" in hint
+
+
+def test_another_kind_of_model(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/bert"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    (tmp_path / "repository" / "config.json").write_text('{"model_type": "bert"}')
+    assert "model_type 'bert', expected 'whisper'" in refused("me/bert")[0]
+
+
+def test_a_hub_that_fails(hub: Hub) -> None:
+    hub.refusals["me/own"] = (403, "")
+    message, _ = refused("me/own")
+    assert "me/own" in message
+    assert "403" in message
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    at(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    message, hint = refused("openai/whisper-small")
+    assert "openai/whisper-small: not in the cache, and the hub cannot be reached" in message
+    assert "HF_HUB_OFFLINE" in hint
+    assert "name a folder on disk" in hint
+
+
+def test_no_network_when_half_was_fetched(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["me/own"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    (tmp_path / "repository" / "model.safetensors").unlink()
+    refused("me/own")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "me/own: not in the cache" in refused("me/own")[0]
+
+
+def test_a_download_that_breaks_off(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **more: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
+    message, _ = refused("me/own")
+    assert "config.json could not be downloaded" in message
+    assert "No space left" in message
+
+
+@pytest.mark.parametrize("text", ["model.bin", "a/b/", "/a/b", "../a/b", "a//b", "a b/c", "a/../../etc/passwd"])
+def test_what_is_no_id(text: str) -> None:
+    assert not looks_like_id(text)

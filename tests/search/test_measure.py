@@ -317,3 +317,15 @@ class TestOnTinyEn:
         assert 0.995 * (65 << 20) <= size <= 65 << 20
         again = ["--types", "q4_0,q8_0", "--size", "60MB", "--reuse", str(file), "-o", str(tmp_path / "b.toml")]
         assert main(["search", *common, *again]) == 0
+
+
+def test_types_are_timed_in_the_real_runtime(tiny_en_bin, speech_wav) -> None:
+    pytest.importorskip("transcribe_cpp", reason="needs the extra 'evaluate'")
+    from whisq.search.speed import seconds_by_type
+
+    with whisq.open_model(tiny_en_bin) as opened:
+        found = seconds_by_type(opened, [Q4, F16, TYPES["iq4_nl"]], speech_wav)
+        assert found.keys() == {"q4_0", "f16"}
+        assert all(seconds > 0 for seconds in found.values())
+        with pytest.raises(PlanError, match="takes none"):
+            seconds_by_type(opened, [TYPES["iq4_nl"]], speech_wav)

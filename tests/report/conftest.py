@@ -15,6 +15,7 @@ from whisq.evaluate.results import (
     count_types,
 )
 from whisq.evaluate.scoring import count_edits
+from whisq.search import Mix
 from whisq.types import TYPES
 from whisq.whisper import Dimensions, expected_tensors
 
@@ -94,3 +95,14 @@ def made() -> Evaluation:
     made_with = {"whisq": "0", "packages": {"jiwer": "4"}, "python": "3", "platform": "Linux", "cpu": "a CPU",
                  "created": "2026-01-01T00:00:00+00:00"}  # fmt: skip
     return Evaluation(data, models, settings, made_with)
+
+
+@pytest.fixture(scope="session")
+def curve() -> tuple[Mix, ...]:
+    return (
+        Mix("q4_0", "uniform", 50 << 20, 0.02, 0.021),
+        Mix("mix of q4_0's size", "searched", 50 << 20, 0.01, 0.012),
+        Mix("compact", "preset", 53 << 20, 0.015, None),
+        Mix("q8_0", "uniform", 70 << 20, 0.0002, 0.0003),
+        Mix("mix of q8_0's size", "searched", 70 << 20, 0.0001, 0.0001),
+    )

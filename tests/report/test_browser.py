@@ -11,6 +11,7 @@ import pytest
 
 from whisq.evaluate.results import Evaluation
 from whisq.report.page import write_report
+from whisq.search import Mix
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -31,9 +32,9 @@ WIDTHS = {"phone": 390, "desktop": 1280}
 
 
 @pytest.fixture(scope="module")
-def report(made: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(made: Evaluation, curve: tuple[Mix, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(made, path)
+    write_report(made, path, curve)
     return path
 
 
@@ -83,7 +84,7 @@ def test_drawn_without_errors_requests_or_sideways_scrolling(
         browser.get_log(log)
     opened(browser, report, width=width, theme=theme)
     assert browser.execute_script("return document.documentElement.dataset.theme") == theme
-    for chart in ("size", "difference", "inside", "speed", "map"):
+    for chart in ("size", "difference", "inside", "curve", "speed", "map"):
         drawn = "`#${arguments[0]}-chart .main-svg path, #${arguments[0]}-chart image`"
         marks = browser.execute_script(f"return document.querySelectorAll({drawn}).length", chart)
         assert marks > 2, chart

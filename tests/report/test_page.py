@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from whisq.errors import DataError, OutputError
 from whisq.evaluate import to_json
 from whisq.evaluate.results import Evaluation
 from whisq.report.page import render_report, write_report
+from whisq.report.search_curve import curve_figure
 from whisq.report.tables import markdown_text
 
 
@@ -103,3 +105,17 @@ def test_report_of_something_else(tmp_path: Path, content: str, told: str) -> No
 def test_report_that_cannot_be_written(made: Evaluation, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file"):
         write_report(made, tmp_path / "no" / "report.html")
+
+
+def test_a_searchs_curve_has_a_chart_and_a_table_and_none_stands_without_one(
+    page: str, made: Evaluation, curve
+) -> None:
+    shown = render_report(made, curve)
+    assert 'id="curve-chart"' in shown
+    for mix in curve:
+        assert escape(mix.name) in shown
+    assert "not measured" in shown
+    assert 'id="curve-chart"' not in page
+    figure = curve_figure(curve)
+    assert {trace["name"] for trace in figure["data"]} == {"searched mixes", "one type throughout", "presets"}
+    assert [trace["y"] for trace in figure["data"]] == [[0.012, 0.0001], [0.021, 0.0003], [0.015]]

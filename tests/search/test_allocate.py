@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisq.errors import CalibrationError, PlanError
-from whisq.search import Choice, Sensitivity, allocate, read_sensitivity, write_sensitivity
+from whisq.search import Choice, Mix, Sensitivity, allocate, fastest, read_sensitivity, write_sensitivity
 
 options = st.lists(
     st.builds(Choice, st.just("q"), st.integers(1, 2000), st.floats(0, 1, allow_subnormal=False)),
@@ -45,6 +45,34 @@ def test_more_budget_never_does_more_harm(choices, first: int, second: int) -> N
     assert total(allocate(choices, more))[1] <= total(allocate(choices, less))[1] + 1e-5
 
 
+timed = st.lists(
+    st.builds(Choice, st.just("q"), st.integers(1, 2000), st.floats(0, 1, allow_subnormal=False), st.floats(0, 1)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text("abcdef", min_size=1, max_size=3), timed, min_size=1, max_size=4), st.floats(0, 1))
+def test_the_fastest_keeps_both_limits_and_is_no_slower_than_any_that_keeps_them_by_a_margin(choices, part) -> None:
+    low = sum(min(c.size_bytes for c in opts) for opts in choices.values())
+    high = sum(max(c.size_bytes for c in opts) for opts in choices.values())
+    budget = round(low + part * (high - low))
+    most = 1.1 * total(allocate(choices, budget))[1]
+    found = fastest(choices, budget, most)
+    size, harm = total(found)
+    assert size <= budget
+    assert harm <= most + 1e-9
+    allowed = [
+        sum(c.seconds for c in mix)
+        for mix in product(*choices.values())
+        if sum(c.size_bytes for c in mix) <= budget * (1 - 1e-5) and sum(c.harm for c in mix) <= most * (1 - 1e-5)
+    ]
+    exact = total(found) != total(allocate(choices, budget))
+    if exact and allowed:
+        assert sum(c.seconds for c in found.values()) <= min(allowed) + 1e-4
+
+
 def test_a_budget_below_the_smallest_is_refused() -> None:
     with pytest.raises(PlanError, match="at least 30 bytes"):
         allocate({"a": [Choice("q4_0", 10, 1), Choice("q8_0", 20, 0)], "b": [Choice("q4_0", 20, 1)]}, 29)
@@ -69,7 +97,10 @@ def test_a_model_of_realistic_size_is_filled_to_half_a_percent() -> None:
 
 
 def test_sensitivity_survives_its_file(tmp_path) -> None:
-    made = Sensitivity({"a": {"q4_0": 0.1, "f16": 0.0}}, 0.9, 0.99, ((0.1, 0.2),), {"method": "feedback"})
+    made = Sensitivity(
+        {"a": {"q4_0": 0.1, "f16": 0.0}}, 0.9, 0.99, ((0.1, 0.2),), {"method": "feedback"}, {"a": ("q4_0",)},
+        ((0.3, 0.4),), (Mix("q4_0", "uniform", 5, 0.1, None),), {"q4_0": 1.5},
+    )  # fmt: skip
     write_sensitivity(tmp_path / "s.json", made)
     assert read_sensitivity(tmp_path / "s.json") == made
     assert made.predicted({"a": "q4_0"}) == pytest.approx(0.09)

@@ -16,6 +16,7 @@ from whisq.errors import OutputError
 
 if TYPE_CHECKING:
     from whisq.evaluate.run import Progress, Settings
+    from whisq.search import Mix
 
 _EPILOG = """
 CLIPS is a folder in LibriSpeech's layout (*.trans.txt beside the audio), a .csv, .tsv or .jsonl manifest
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-cache", action="store_true", help="measure everything now and keep nothing")
     output = parser.add_argument_group("what comes out")
     output.add_argument("--report", metavar="FILE", help="write an HTML report")
+    output.add_argument("--search", metavar="FILE", help="show the curve of this search in it (its --sensitivity file)")
     output.add_argument("--json", metavar="FILE", help="write all results, for scripts and `whisq report`")
     output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
@@ -82,6 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from whisq.evaluate.audio import require_packages
 
         require_packages("jinja2", "plotly", purpose="--report")
+    curve = _curve(args.search)
     try:
         with _progress(console) as progress:
             evaluation = evaluate(
@@ -98,11 +101,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.report:
         from whisq.report.page import write_report
 
-        size_bytes = write_report(evaluation, args.report)
+        size_bytes = write_report(evaluation, args.report, curve)
         console.note(f"{args.report}: report of {size_bytes / (1 << 20):.1f} MiB")
     for line in terminal_lines(evaluation):
         console.data(line)
     return 0
+
+
+def _curve(path: str | None) -> tuple[Mix, ...]:
+    if path is None:
+        return ()
+    from whisq.search import read_sensitivity
+
+    return read_sensitivity(path).curve
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output", metavar="REPORT", nargs="?",
         help="an .html page, or its tables as .md (default: RESULTS.html beside it)",
     )  # fmt: skip
+    parser.add_argument("--search", metavar="FILE", help="show the curve of this search, too (its --sensitivity file)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 
@@ -24,14 +25,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.evaluate.results_json import read_results
     from whisq.report.page import write_report
     from whisq.report.tables import markdown_text
+    from whisq.search import read_sensitivity
 
     output = args.output or str(Path(args.results).with_suffix(".html"))
     check_writable(output)
     evaluation = read_results(args.results)
+    curve = read_sensitivity(args.search).curve if args.search else ()
     if Path(output).suffix.lower() == ".md":
         write_text(output, markdown_text(evaluation))
         console.data(f"{output}: tables in Markdown")
         return 0
-    size_bytes = write_report(evaluation, output)
+    size_bytes = write_report(evaluation, output, curve)
     console.data(f"{output}: report of {size_bytes / (1 << 20):.1f} MiB")
     return 0

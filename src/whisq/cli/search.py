@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
     from whisq.calibration import Calibration
     from whisq.model import Model
-    from whisq.search.mix import Mix, Searched
-    from whisq.search.sensitivity import Sensitivity
+    from whisq.search import Mix, Searched, Sensitivity, Space
 
 _EPILOG = """
   whisq calibrate base-f16.bin --data clips -o base.calib
@@ -47,10 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
     what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
     what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
+    what.add_argument(
+        "--prefer-fast", action="store_true",
+        help="of the mixes that diverge at most a tenth more, the fastest in transcribe.cpp, timed here",
+    )  # fmt: skip
     what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
     how = parser.add_argument_group("how it measures")
     how.add_argument("--method", choices=("ggml", "importance", "feedback"), default="feedback", help="of rounding")
-    how.add_argument("--probes", type=int, default=16, metavar="N", help="pieces of audio to measure on (default: 16)")
+    how.add_argument(
+        "--measure", metavar="HOW", default="auto",
+        help="every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them, all"
+        " others predicted from gradients (default: one up to base's size, few beyond)",
+    )  # fmt: skip
+    how.add_argument("--probes", type=int, default=8, metavar="N", help="pieces of audio to measure on (default: 8)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the random mixes (default: 0)")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     how.add_argument("--sensitivity", metavar="FILE", help="keep what was measured, as JSON")
@@ -93,16 +102,27 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
     from whisq.methods import parse_method
-    from whisq.search.measure import Settings
-    from whisq.search.mix import Goal, Space, search
+    from whisq.search import Goal, Settings, Space, search
+    from whisq.search.measure import parse_how
 
     goal = Goal(args.size, args.bits, args.divergence)
     types = tuple(args.types.split(",")) if args.types else ()
     space = Space.of(model, types, args.target, tuple(args.protect), tuple(args.unprotect))
-    settings = Settings(parse_method(args.method), args.probes, args.seed, args.device)
+    settings = Settings(parse_method(args.method), args.probes, args.seed, args.device, parse_how(args.measure))
     reused = _reused(args, model) if args.reuse else None
     with stages(console) as progress:
-        return search(model, calibration, goal, space, settings=settings, reuse=reused, progress=progress)
+        return search(
+            model, calibration, goal, space, settings=settings, reuse=reused,
+            prefer_fast=partial(_seconds, model, space) if args.prefer_fast else None, progress=progress,
+        )  # fmt: skip
+
+
+def _seconds(model: Model, space: Space) -> dict[str, float]:
+    from whisq.demo import speech_path
+    from whisq.search.speed import seconds_by_type
+
+    kinds = {kind for types in space.types.values() for kind in types}
+    return seconds_by_type(model, sorted(kinds, key=lambda kind: kind.bits_per_weight), speech_path())
 
 
 def _reused(args: argparse.Namespace, model: Model) -> Sensitivity:
@@ -118,18 +138,33 @@ def _reused(args: argparse.Namespace, model: Model) -> Sensitivity:
 def lines_of(searched: Searched, output: str) -> Iterator[str]:
     """Yield what was found, beside the uniform types and presets."""
     sensitivity = searched.sensitivity
-    yield (
-        f"measured: {sum(map(len, sensitivity.harms.values()))} divergences on"
-        f" {sensitivity.provenance.get('tokens')} tokens, rounded with {sensitivity.provenance.get('method')};"
-        f" of {len(sensitivity.mixes)} random mixes, predicted and measured correlate"
-        f" {sensitivity.correlation:.3f} (measured = {sensitivity.scale:.2f} x predicted)"
-    )
+    yield from measured_lines(sensitivity)
     yield f"{'':>24} {'size':>11} {'predicted':>10} {'measured':>10}"
     for mix in [searched.mix, *searched.others]:
         yield _line(mix)
     if searched.better_than_all is False:
         yield "the mix is not better than all of these: one of no larger size is expected to diverge less"
     yield f"wrote {output}"
+
+
+def measured_lines(sensitivity: Sensitivity) -> Iterator[str]:
+    """Yield what was measured and what was predicted, and how well they agree."""
+    from whisq.search.measure import correlation
+
+    total = sum(kind != "f16" for harms in sensitivity.harms.values() for kind in harms)
+    how = sensitivity.provenance
+    yield (
+        f"harms: {total} of {len(sensitivity.harms)} matrices, {sensitivity.n_measured} measured on"
+        f" {how.get('tokens')} tokens, the others predicted; rounded with {how.get('method')};"
+        f" {how.get('seconds')} s"
+    )
+    if sensitivity.checks:
+        found = correlation(sensitivity.checks)
+        yield f"  of {len(sensitivity.checks)} matrices, predicted and measured correlate {found:.3f}"
+    yield (
+        f"  of {len(sensitivity.mixes)} random mixes, predicted and measured totals correlate"
+        f" {sensitivity.correlation:.3f} (measured = {sensitivity.scale:.2f} x predicted)"
+    )
 
 
 def _line(mix: Mix) -> str:

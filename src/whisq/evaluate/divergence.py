@@ -59,8 +59,11 @@ class Network:
         ).last_hidden_state
         return torch.log_softmax(self.network.proj_out(decoded)[0].double(), dim=-1)
 
-    def write(self, encoded: torch.Tensor, prompt: list[int]) -> list[int]:
-        """Return the prompt and what the model writes greedily after it, the end token included."""
+    def write(self, encoded: torch.Tensor, prompt: list[int], longest: int | None = None) -> list[int]:
+        """Return the prompt and what the model writes greedily after it, the end token included.
+
+        Together they are at most ``longest`` tokens; by default the text is at most ``LONGEST_TEXT``.
+        """
         import torch
 
         special = special_tokens(self.model.dims)
@@ -69,7 +72,8 @@ class Network:
         cache = "cache" if "cache" in accepted else "past_key_values"
         end, ids, past = special["endoftext"], list(prompt), None
         fresh = ids
-        while len(ids) < len(prompt) + LONGEST_TEXT:
+        longest = len(prompt) + LONGEST_TEXT if longest is None else longest
+        while len(ids) < longest:
             step = self.network.model.decoder(
                 input_ids=torch.tensor([fresh], device=encoded.device),
                 encoder_hidden_states=encoded,

@@ -34,7 +34,8 @@ _CLOSE = 0.012
 """Part of the axis within which two sizes would hide each other's interval."""
 
 
-def _layout(**extra: Any) -> Figure:
+def layout_of(**extra: Any) -> Figure:
+    """Return what all charts have in common, with a chart's own settings over it."""
     axis = {
         "gridcolor": _GRID,
         "linecolor": _MUTED,
@@ -125,7 +126,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
         )
     return {
         "data": traces,
-        "layout": _layout(
+        "layout": layout_of(
             xaxis={"title": {"text": "size, MiB"}},
             yaxis={"title": {"text": "word error rate, %"}, "rangemode": "tozero"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
@@ -168,7 +169,7 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
     }
     return {
         "data": [trace],
-        "layout": _layout(
+        "layout": layout_of(
             xaxis={"title": {"text": "difference in word error rate, points (right is worse)"}},
             yaxis={"showgrid": False, "type": "category"},
             shapes=[
@@ -209,7 +210,7 @@ def speed_figure(evaluation: Evaluation) -> Figure:
         }
 
     memory = [None if model.peak_bytes is None else model.peak_bytes / (1 << 20) for _, model, _ in rows]
-    figure = _layout(
+    figure = layout_of(
         xaxis={"title": {"text": "seconds of work for a second of audio"}, "rangemode": "tozero"},
         yaxis={"showgrid": False, "type": "category"},
         showlegend=False,
@@ -259,7 +260,7 @@ def inside_figure(evaluation: Evaluation) -> Figure | None:
     title = {"text": "Kullback–Leibler divergence of the next token, nats"}
     return {
         "data": [mean, tail],
-        "layout": _layout(
+        "layout": layout_of(
             xaxis={"type": "log", "title": title, "exponentformat": "none", "dtick": _log_step(rows)},
             yaxis={"showgrid": False, "type": "category"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
@@ -300,7 +301,7 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
         "xgap": 2,
         "ygap": 2,
     }
-    layout = _layout(
+    layout = layout_of(
         xaxis={"side": "top", "tickangle": -45, "showgrid": False},
         yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
         height=150 + 30 * len(blocks),

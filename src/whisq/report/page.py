@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisq.errors import OutputError
 from whisq.evaluate.audio import require_packages
 from whisq.evaluate.results import Evaluation
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
+from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.transcripts import SHOWN, transcript_records
 from whisq.report.wording import duration, mebibytes, number, remarks, verdict_parts, verdict_word
 
+if TYPE_CHECKING:
+    from whisq.search import Mix
+
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def render_report(evaluation: Evaluation) -> str:
+def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
     """Return the report as an HTML text that needs nothing else when it is opened.
 
-    Raises ``MissingExtraError`` without jinja2, plotly and jiwer.
+    ``curve`` is a search's: mixes of all sizes. Raises ``MissingExtraError`` without jinja2, plotly and jiwer.
     """
     require_packages("jinja2", "plotly", "jiwer", "whisper_normalizer", purpose="making a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -31,17 +36,18 @@ def render_report(evaluation: Evaluation) -> str:
     template = environment.get_template("template.html.j2")
     text: str = template.render(
         **_context(evaluation),
+        curve=curve_table(curve) if curve else None,
         style=Markup((_ASSETS / "style.css").read_text(encoding="utf-8")),
         script=Markup((_ASSETS / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
-        payload=Markup(_embedded_json(_payload(evaluation))),
+        payload=Markup(_embedded_json(_payload(evaluation, curve))),
     )
     return text
 
 
-def write_report(evaluation: Evaluation, path: str | Path) -> int:
+def write_report(evaluation: Evaluation, path: str | Path, curve: Sequence[Mix] = ()) -> int:
     """Write the report; returns its size in bytes. Raises ``OutputError``."""
-    content = render_report(evaluation).encode()
+    content = render_report(evaluation, curve).encode()
     try:
         Path(path).write_bytes(content)
     except OSError as error:
@@ -55,7 +61,7 @@ def _embedded_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _payload(evaluation: Evaluation) -> dict[str, Any]:
+def _payload(evaluation: Evaluation, curve: Sequence[Mix]) -> dict[str, Any]:
     return {
         "labels": [model.label for model in evaluation.models],
         "chosen": _most_changed(evaluation),
@@ -64,6 +70,7 @@ def _payload(evaluation: Evaluation) -> dict[str, Any]:
             "difference": difference_figure(evaluation),
             "speed": speed_figure(evaluation),
             "inside": inside_figure(evaluation),
+            "curve": curve_figure(curve),
             "maps": [map_figures(model.tensors) for model in evaluation.models],
         },
         "tensors": [

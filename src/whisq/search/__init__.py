@@ -1,15 +1,23 @@
 """Find the mix of types that costs least for a size: measure each matrix once, then solve for any budget."""
 
-from whisq.search.allocate import Choice, allocate
+from whisq.search.allocate import Choice, allocate, fastest
 from whisq.search.measure import Settings, measure
-from whisq.search.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+from whisq.search.mix import Goal, Searched, Space, curve, search
+from whisq.search.sensitivity import Mix, Sensitivity, read_sensitivity, write_sensitivity
 
 __all__ = [
     "Choice",
+    "Goal",
+    "Mix",
+    "Searched",
     "Sensitivity",
     "Settings",
+    "Space",
     "allocate",
+    "curve",
+    "fastest",
     "measure",
     "read_sensitivity",
+    "search",
     "write_sensitivity",
 ]

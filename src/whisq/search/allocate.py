@@ -10,11 +10,23 @@ from whisq.errors import PlanError
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A type that a matrix may take, with its bytes and the harm it is expected to do."""
+    """A type that a matrix may take, with its bytes, the harm it is expected to do, and the time it takes."""
 
     type: str
     size_bytes: int
     harm: float
+    seconds: float = 0.0
+
+
+def fastest(choices: Mapping[str, Sequence[Choice]], budget_bytes: int, most_harm: float) -> dict[str, Choice]:
+    """Return the mix that takes least time of those within a budget that do no more harm than ``most_harm``.
+
+    Raises ``PlanError`` when no mix does.
+    """
+    found = _milp(choices, [c.seconds for options in choices.values() for c in options], budget_bytes, most_harm)
+    size, harm = sum(c.size_bytes for c in found.values()), sum(c.harm for c in found.values())
+    # What the solver's tolerance let over a limit is not taken.
+    return found if size <= budget_bytes and harm <= most_harm else allocate(choices, budget_bytes)
 
 
 def allocate(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dict[str, Choice]:
@@ -45,32 +57,40 @@ def _undominated(options: Sequence[Choice]) -> list[Choice]:
 
 
 def _solve(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dict[str, Choice]:
+    chosen = _milp(choices, [c.harm for options in choices.values() for c in options], budget_bytes)
+    total = sum(choice.size_bytes for choice in chosen.values())
+    return _filled(choices, chosen if total <= budget_bytes else _trimmed(choices, chosen, budget_bytes), budget_bytes)
+
+
+def _milp(
+    choices: Mapping[str, Sequence[Choice]], cost: Sequence[float], budget_bytes: int, most_harm: float | None = None
+) -> dict[str, Choice]:
+    """Return one choice for every matrix, of least cost together; ``cost`` is in the order of the choices."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     items = [(row, name, choice) for row, (name, options) in enumerate(choices.items()) for choice in options]
     n = len(items)
-    harm = np.array([choice.harm for _, _, choice in items])
     size = np.array([choice.size_bytes for _, _, choice in items], float)
     rows = np.array([row for row, _, _ in items])
     one_each = csr_array((np.ones(n), (rows, np.arange(n))), shape=(len(choices), n))
-    # In units of the budget and of the largest harm: the solver's tolerances are absolute.
+    # In units of the limits and of the largest cost: the solver's tolerances are absolute.
+    limits = [LinearConstraint((size / budget_bytes)[None, :], -np.inf, 1.0)]
+    if most_harm is not None:
+        harm = np.array([choice.harm for _, _, choice in items])
+        # A choice that alone does more harm than allowed is out at any coefficient over 1.
+        limits.append(LinearConstraint(np.minimum(harm / max(most_harm, 1e-300), 2.0)[None, :], -np.inf, 1.0))
     found = milp(
-        harm / (harm.max() or 1.0),
+        np.array(cost) / (max(cost) or 1.0),
         integrality=np.ones(n),
         bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint((size / budget_bytes)[None, :], -np.inf, 1.0),
-        ],
+        constraints=[LinearConstraint(one_each, 1, 1), *limits],
         options={"mip_rel_gap": 1e-7, "time_limit": 60},
     )
     if found.x is None:
         raise PlanError(f"the allocation was not solved: {found.message}", hint="try another budget")
-    chosen = {name: choice for (_, name, choice), picked in zip(items, found.x, strict=True) if picked > 0.5}
-    total = sum(choice.size_bytes for choice in chosen.values())
-    return _filled(choices, chosen if total <= budget_bytes else _trimmed(choices, chosen, budget_bytes), budget_bytes)
+    return {name: choice for (_, name, choice), picked in zip(items, found.x, strict=True) if picked > 0.5}
 
 
 def _trimmed(

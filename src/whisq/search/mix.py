@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
@@ -13,9 +13,10 @@ from whisq.plan import make_plan
 from whisq.recipe import Recipe, Rule, load_recipe
 from whisq.recipe.toml import preset_names
 from whisq.runtimes import TRANSCRIBE_CPP_TYPES, parse_runtime
-from whisq.search.allocate import Choice, allocate
-from whisq.search.measure import Bench, Settings, measure
-from whisq.search.sensitivity import Sensitivity
+from whisq.search.allocate import Choice, allocate, fastest
+from whisq.search.bench import Bench
+from whisq.search.measure import Settings, measure
+from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TYPES, TensorType, parse_type
 
 Progress = Callable[[str, float, float], None]
@@ -64,23 +65,9 @@ class Space:
         return cls(tensors, types, tuple(protect), tuple(unprotect))
 
 
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """A choice of types with its file's size, and its divergence in nats a token, expected and measured."""
-
-    name: str
-    size_bytes: int
-    predicted: float
-    measured: float | None
-
-
 @dataclass(frozen=True)
 class Searched:
-    """The best mix as a recipe, and the uniform types and presets beside it.
-
-    ``better_than_all`` is whether no other of no larger size is expected to diverge less, by what was measured where
-    it was measured.
-    """
+    """The best mix as a recipe, and the uniform types and presets beside it."""
 
     recipe: Recipe
     mix: Mix
@@ -89,13 +76,15 @@ class Searched:
 
     @property
     def better_than_all(self) -> bool:
-        """Whether none of the others of no larger size diverges less."""
-        mine = _harm(self.mix)
-        return all(_harm(other) >= mine for other in self.others if other.size_bytes <= self.mix.size_bytes)
+        """Whether none of the others of no larger size diverges less: as measured if the mix was, else as expected."""
+        rivals = [other for other in self.others if other.size_bytes <= self.mix.size_bytes]
+        if self.mix.measured is None:
+            return all(other.predicted >= self.mix.predicted for other in rivals)
+        return all(other.harm >= self.mix.measured for other in rivals)
 
 
-def _harm(mix: Mix) -> float:
-    return mix.predicted if mix.measured is None else mix.measured
+TOLERATED = 1.1
+"""What a faster mix may diverge, as a multiple of the best one's."""
 
 
 def search(
@@ -106,34 +95,88 @@ def search(
     *,
     settings: Settings | None = None,
     reuse: Sensitivity | None = None,
+    prefer_fast: Callable[[], Mapping[str, float]] | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> Searched:
     """Return the mix that is expected to diverge least within a size, or the smallest within a divergence.
 
-    With ``reuse`` nothing is measured. Raises ``PlanError`` for a goal that cannot be reached.
+    With ``reuse`` nothing is measured. ``prefer_fast`` measures what the runtime takes for a clip in each type: of the
+    mixes that diverge at most a tenth more than the best, the fastest is taken. Raises ``PlanError`` for a goal that
+    cannot be reached.
     """
     bench: Bench | None = None
     if reuse is None:
         sensitivity, bench = measure(
             model, calibration, space.tensors, space.types, settings=settings, progress=progress
         )
+        whole = bench if sensitivity.provenance["how"] != "few" else None
+        sensitivity = replace(sensitivity, curve=curve(model, space, sensitivity, whole, progress))
     else:
         sensitivity = reuse
         space = _measured_space(space, reuse)
-    fixed = _fixed_bytes(model, space)
-    choices = {
+    if prefer_fast is not None and sensitivity.seconds is None:
+        sensitivity = replace(sensitivity, seconds=dict(prefer_fast()))
+    choices = _choices(space, sensitivity)
+    chosen = _reach(model, goal, choices, _fixed_bytes(model, space), sensitivity)
+    if prefer_fast is not None:
+        most = TOLERATED * sum(choice.harm for choice in chosen.values())
+        chosen = fastest(_loadable(choices, sensitivity), sum(c.size_bytes for c in chosen.values()), most)
+    recipe = _recipe(chosen, choices, space, goal, sensitivity)
+    types = {name: parse_type(choice.type) for name, choice in chosen.items()}
+    mine = Mix(
+        "this mix", "searched", _size(model, recipe), sensitivity.predicted(_names(types)), _measured(bench, types)
+    )
+    others = _others(model, space, sensitivity, None, progress)
+    return Searched(recipe, mine, tuple(others), sensitivity)
+
+
+def curve(
+    model: Model,
+    space: Space,
+    sensitivity: Sensitivity,
+    bench: Bench | None = None,
+    progress: Progress = lambda label, done, total: None,
+) -> tuple[Mix, ...]:
+    """Return mixes of all sizes: every uniform type, every preset, and the searched mix of each uniform type's size.
+
+    Without a bench nothing is measured but what ``sensitivity.curve`` knows.
+    """
+    others = _others(model, space, sensitivity, bench, progress)
+    choices, fixed = _choices(space, sensitivity), _fixed_bytes(model, space)
+    targets = {mix.size_bytes: mix.name for mix in reversed(others) if mix.kind == "uniform"}
+    found = []
+    for number, (size, name) in enumerate(sorted(targets.items())):
+        chosen = allocate(choices, size - fixed)
+        types = {matrix: parse_type(choice.type) for matrix, choice in chosen.items()}
+        total = fixed + sum(choice.size_bytes for choice in chosen.values())
+        title = f"mix of {name}'s size"
+        predicted = sensitivity.predicted(_names(types))
+        found.append(Mix(title, "searched", total, predicted, _measured(bench, types)))
+        progress("measuring searched mixes", number + 1, len(targets))
+    return tuple(sorted([*others, *found], key=lambda mix: (mix.size_bytes, mix.kind, mix.name)))
+
+
+def _choices(space: Space, sensitivity: Sensitivity) -> dict[str, list[Choice]]:
+    seconds = sensitivity.seconds or {}
+    weights = sum(t.n_weights for t in space.tensors)
+    return {
         t.name: [
-            Choice(kind.name, t.n_rows * kind.row_bytes(t.n_columns), sensitivity.harms[t.name].get(kind.name, 0.0))
+            Choice(
+                kind.name,
+                t.n_rows * kind.row_bytes(t.n_columns),
+                sensitivity.harms[t.name].get(kind.name, 0.0),
+                seconds.get(kind.name, 0.0) * t.n_weights / weights,
+            )
             for kind in space.types[t.name]
         ]
         for t in space.tensors
     }
-    chosen = _reach(model, goal, choices, fixed, sensitivity)
-    recipe = _recipe(chosen, choices, space, goal, sensitivity)
-    types = {name: parse_type(choice.type) for name, choice in chosen.items()}
-    mine = Mix("this mix", _size(model, recipe), sensitivity.predicted(_names(types)), _measured(bench, types))
-    others = tuple(_others(model, space, sensitivity, bench, progress))
-    return Searched(recipe, mine, others, sensitivity)
+
+
+def _loadable(choices: Mapping[str, Sequence[Choice]], sensitivity: Sensitivity) -> dict[str, list[Choice]]:
+    """Return the choices whose time is known."""
+    known = sensitivity.seconds or {}
+    return {name: [c for c in options if c.type in known] for name, options in choices.items()}
 
 
 def _measured_space(space: Space, sensitivity: Sensitivity) -> Space:
@@ -203,7 +246,7 @@ def _recipe(
 
 
 def _reason(choice: Choice, options: Sequence[Choice], scale: float) -> str:
-    smaller = [o for o in options if o.size_bytes < choice.size_bytes]
+    smaller = [o for o in options if o.size_bytes < choice.size_bytes and o.harm > choice.harm]
     said = f"costs {scale * choice.harm:.2e} nats a token"
     if smaller:
         next_one = max(smaller, key=lambda o: o.size_bytes)
@@ -220,16 +263,18 @@ def _measured(bench: Bench | None, types: Mapping[str, TensorType]) -> float | N
 
 
 def _others(model: Model, space: Space, sensitivity: Sensitivity, bench: Bench | None, progress: Progress) -> list[Mix]:
-    """Return every uniform type and preset whose types were all measured, with the same matrices taking part."""
-    found = []
+    """Return every uniform type and preset whose types' harms are known, with the same matrices taking part."""
+    known = {(mix.name, mix.size_bytes): mix.measured for mix in sensitivity.curve}
     uniform = {kind: None for t in space.tensors for kind in space.types[t.name] if kind.is_quantized}
-    named = [(kind.name, Recipe(kind, protect=space.protect, unprotect=space.unprotect)) for kind in uniform]
-    named += [(name, load_recipe(name)) for name in preset_names()]
-    for number, (name, recipe) in enumerate(named):
+    named = [(kind.name, "uniform", Recipe(kind, protect=space.protect, unprotect=space.unprotect)) for kind in uniform]
+    named += [(name, "preset", load_recipe(name)) for name in preset_names()]
+    found = []
+    for number, (name, kind_of_mix, recipe) in enumerate(named):
         plan = make_plan(model, recipe)
         types = {t.name: plan[t.name].type for t in space.tensors}
         if all(kind is F16 or kind.name in sensitivity.harms[n] for n, kind in types.items()):
-            predicted = sensitivity.predicted(_names(types))
-            found.append(Mix(name, plan.size_bytes, predicted, _measured(bench, types)))
-        progress("measuring the usual mixes", number + 1, len(named))
-    return sorted(found, key=lambda mix: mix.size_bytes)
+            measured = _measured(bench, types) if bench else known.get((name, plan.size_bytes))
+            found.append(Mix(name, kind_of_mix, plan.size_bytes, sensitivity.predicted(_names(types)), measured))
+        if bench:
+            progress("measuring the usual mixes", number + 1, len(named))
+    return sorted(found, key=lambda mix: (mix.size_bytes, mix.name))

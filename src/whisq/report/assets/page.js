@@ -46,7 +46,7 @@
     if (maps) draw("map-chart", maps[state.colour]);
   };
   const drawAll = () => {
-    for (const name of ["size", "difference", "speed", "inside"]) draw(`${name}-chart`, data.figures[name]);
+    for (const name of ["size", "difference", "speed", "inside", "curve"]) draw(`${name}-chart`, data.figures[name]);
     drawMap();
   };
 

@@ -1,0 +1,101 @@
+"""A calibration's probes, and matrices rounded as a file would hold them: what mixes are measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whisq import kernels
+from whisq.calibration import Calibration, Probes, input_of
+from whisq.calibration.inputs import ENCODER_OUTPUT
+from whisq.errors import CalibrationError
+from whisq.methods import Method, Rounder, method_for
+from whisq.model import Model
+from whisq.search.probing import Prober
+from whisq.types import TensorType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Tensors = dict[str, NDArray[np.float32]]
+
+SAMPLED_ROWS = 128
+"""Rows of a matrix of which the output error is computed: they are rounded one by one, and much alike."""
+THREADS = 2
+
+
+class Bench:
+    """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks."""
+
+    def __init__(
+        self, model: Model, calibration: Calibration, method: Method, probes: int, device: str, *, keep: bool
+    ) -> None:
+        found = calibration.load_probes()
+        if found is None or len(found) == 0:
+            raise CalibrationError(
+                f"{calibration.path}: holds no probes to measure on", hint="make it with `whisq calibrate`"
+            )
+        calibration.check_fits(model)
+        picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
+        self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
+        self.prober = Prober(model, self.probes, device)
+        self._model, self._calibration, self._method, self._keep = model, calibration, method, keep
+        self._rounder = Rounder(calibration, most_kept=4)
+        self._blocks: dict[tuple[str, str], tuple[NDArray[np.uint8], Tensors]] = {}
+
+    def divergence(self, mix: Mapping[str, TensorType]) -> float:
+        """Return the divergence in nats a token with these matrices in these types, all others as they are."""
+        weights: Tensors = {}
+        for name, kind in mix.items():
+            if kind.is_quantized:
+                weights |= self._rounded(name, kind)
+        return self.prober.divergence(weights) if weights else 0.0
+
+    def predicted(self, name: str, kind: TensorType, fisher: NDArray[np.float64]) -> float:
+        """Return half the output error of a matrix in a type, each row as ``fisher`` says that it matters.
+
+        The error is tr(ΔW H ΔWᵀ) with the calibration's second moments H, of an even sample of the rows; about the
+        mean where a shift of the output goes into the bias or, of keys, changes no attention.
+        """
+        weights = self._model.array(name)
+        step = max(1, len(weights) // SAMPLED_ROWS)
+        rows, matters = np.ascontiguousarray(weights[::step]), fisher[::step]
+        method = method_for(name, kind, self._method, self._calibration).method
+        blocks = self._rounder.round(name, rows, kind, method, threads=THREADS)
+        change = rows - kernels.dequantize(blocks.data, kind, rows.shape)
+        source = input_of(name)
+        if source is None or source not in self._calibration.counts:
+            each = np.square(change).sum(1, dtype=np.float64)
+        else:
+            moments = self._rounder.moments(name)
+            if moments.second_moment is None:
+                each = np.square(change) @ moments.squares.astype(np.float64)
+            else:
+                each = np.einsum("rc,rc->r", change @ moments.second_moment, change, dtype=np.float64)
+            shifted = f"{name.removesuffix('weight')}bias" in self._model or name.endswith(".key.weight")
+            if method == "feedback" and source != ENCODER_OUTPUT and shifted and moments.mean is not None:
+                each = np.maximum(each - np.square(change @ moments.mean, dtype=np.float64), 0)
+        total = matters.sum()
+        mean = float(each @ matters / total) if total > 0 else float(each.mean())
+        return 0.5 * float(fisher.sum()) * mean
+
+    def _rounded(self, name: str, kind: TensorType) -> Tensors:
+        """Return a matrix after rounding, and its bias where that takes up a shift."""
+        weights = self._model.array(name)
+        if (name, kind.name) in self._blocks:
+            blocks, others = self._blocks[name, kind.name]
+            return {name: kernels.dequantize(blocks, kind, weights.shape), **others}
+        method = method_for(name, kind, self._method, self._calibration).method
+        blocks = np.asarray(self._rounder.round(name, weights, kind, method, threads=THREADS), np.uint8)
+        decoded = kernels.dequantize(blocks, kind, weights.shape)
+        others = {}
+        bias = name.removesuffix("weight") + "bias"
+        if method == "feedback" and bias in self._model:
+            shift = self._rounder.bias_shift(name, weights, decoded)
+            if shift is not None:
+                others[bias] = self._model.array(bias) + shift
+        if self._keep:
+            self._blocks[name, kind.name] = blocks, others
+        return {name: decoded, **others}

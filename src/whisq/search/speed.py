@@ -1,0 +1,42 @@
+"""What the runtime on this machine takes for a clip with all matrices in one type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from whisq.errors import MissingExtraError, PlanError
+from whisq.evaluate.worker_process import WorkerProcess
+from whisq.execute import quantize
+from whisq.model import Model
+from whisq.plan import make_plan
+from whisq.recipe import Recipe
+from whisq.runtimes import TRANSCRIBE_CPP_TYPES
+from whisq.types import TensorType
+
+RUNS = 4
+"""Runs of a clip; the fastest counts, and the first also warms up."""
+
+
+def seconds_by_type(model: Model, types: Sequence[TensorType], clip: Path, threads: int = 2) -> dict[str, float]:
+    """Return seconds by type: the model in that type throughout, in transcribe.cpp, on a clip.
+
+    Raises ``MissingExtraError`` without the runtime, ``PlanError`` when it takes none of the types.
+    """
+    if find_spec("transcribe_cpp") is None:
+        raise MissingExtraError("the runtime to time types in is not installed", hint="pip install 'whisq[evaluate]'")
+    found = {}
+    for kind in types:
+        if kind not in TRANSCRIBE_CPP_TYPES:
+            continue
+        with TemporaryDirectory() as folder, WorkerProcess("whisq.evaluate.worker") as worker:
+            path = Path(folder) / "model.bin"
+            quantize(make_plan(model, Recipe(kind)), path)
+            worker.ask("load", runtime="transcribe.cpp", path=str(path), threads=threads, fallback=False)
+            runs = [worker.ask("run", path=str(clip), row=None, language="en")["seconds"] for _ in range(RUNS)]
+            found[kind.name] = float(min(runs))
+    if not found:
+        raise PlanError("transcribe.cpp takes none of these types: none can be timed", hint="leave out --prefer-fast")
+    return found

@@ -1,5 +1,7 @@
 """Rounding with error feedback: against a plain numpy version, its own promise, and ggml's reading of the blocks."""
 
+from itertools import pairwise
+
 import gguf
 import numpy as np
 import pytest
@@ -148,7 +150,7 @@ def test_no_row_is_worse_after_another_sweep(kind):
         decoded = kernels.dequantize(blocks.data, kind, weights.shape)
         difference = weights.astype(np.float64) - decoded
         errors.append(np.einsum("ri,ij,rj->r", difference, factor.moment, difference))
-    for before, after in zip(errors, errors[1:], strict=False):
+    for before, after in pairwise(errors):
         assert (after <= before * (1 + 1e-5)).all()
     assert errors[1].sum() < 0.97 * errors[0].sum()
 

@@ -46,7 +46,8 @@ class Factor:
     """What feedback needs of a layer's inputs, prepared once for all types.
 
     ``upper`` is the upper Cholesky factor of the damped inverse second moment with every row divided by its diagonal,
-    ``float32[columns, columns]``; ``gain`` is 1 / diagonal², ``float32[columns]``; ``moment`` is the damped second moment.
+    ``float32[columns, columns]``; ``gain`` is 1 / diagonal², ``float32[columns]``; ``moment`` is the damped second
+    moment itself.
     """
 
     upper: NDArray[np.float32]

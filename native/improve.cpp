@@ -23,6 +23,7 @@ struct Improver {
         return rows.job.moment + (begin + j) * rows.job.n_columns + begin;
     }
 
+    // Every integer in turn: the nearest to where the loss is least.
     void integers(int64_t block) {
         const int64_t begin = block * n;
         const F scale = rows.scale[block];
@@ -34,8 +35,8 @@ struct Improver {
                 const F up = minimum(*level + 1.f, splat(15.f)), down = maximum(*level - 1.f, F{});
                 const F now = iq4_value(*level);
                 const F a = scale * (iq4_value(up) - now), b = scale * (iq4_value(down) - now);
-                const F a_gain = a * (h[j] * a - 2.f * g[j]), b_gain = b * (h[j] * b - 2.f * g[j]);
-                next = select(a_gain < b_gain, select(a_gain < 0.f, up, *level), select(b_gain < 0.f, down, *level));
+                const F a_loss = a * (h[j] * a - 2.f * g[j]), b_loss = b * (h[j] * b - 2.f * g[j]);
+                next = select(a_loss < b_loss, select(a_loss < 0.f, up, *level), select(b_loss < 0.f, down, *level));
             } else {
                 const F step = scale * h[j];
                 const F wish = select(step != 0.f, g[j] / step, F{});
@@ -49,6 +50,7 @@ struct Improver {
         }
     }
 
+    // Scale and offset by least squares, as the type can write them; kept where the loss falls.
     void scales(int64_t block) {
         const int64_t begin = block * n;
         F l[32], hl[32];

@@ -93,7 +93,35 @@ Best symmetric_scale(const Block& b, const Levels& levels) {
     return best;
 }
 
-// Scales and offsets of a type with both in f16: the range, shrunk at either end.
+// Fit scale and offset by least squares to the integers that the best so far gives, as the feedback weighs errors.
+void refit(const Block& b, const Levels& levels, Best& best) {
+    Rounded now, trial;
+    round_block(b, levels, best.scale, best.offset, now);
+    // The errors of a block are linear in what is written: of the integers, and of ones, alone.
+    F by_scale[32], by_offset[32];
+    for (int j = 0; j < b.n; ++j) by_scale[j] = now.level[j], by_offset[j] = splat(1.f);
+    F ss = F{}, so = F{}, oo = F{}, se = F{}, oe = F{};
+    for (int j = 0; j < b.n; ++j) {
+        const float* row = b.factor + j * b.stride;
+        for (int k = j + 1; k < b.n; ++k) {
+            by_scale[k] -= by_scale[j] * row[k];
+            by_offset[k] -= by_offset[j] * row[k];
+        }
+        ss += b.gain[j] * (by_scale[j] * by_scale[j]);
+        so += b.gain[j] * (by_scale[j] * by_offset[j]);
+        oo += b.gain[j] * (by_offset[j] * by_offset[j]);
+        se += b.gain[j] * (by_scale[j] * now.error[j]);
+        oe += b.gain[j] * (by_offset[j] * now.error[j]);
+    }
+    const F determinant = ss * oo - so * so;
+    const I sound = determinant > 1e-6f * (ss * oo);
+    const F scale = as_half(best.scale + select(sound, (oo * se - so * oe) / determinant, F{}));
+    const F offset = as_half(best.offset + select(sound, (ss * oe - so * se) / determinant, F{}));
+    round_block(b, levels, scale, offset, trial);
+    best.see(trial.loss, scale, offset);
+}
+
+// Scales and offsets of a type with both in f16: the range, shrunk at either end, then fitted.
 Best ranged_scale(const Block& b, const Levels& levels) {
     Best best;
     best.start();
@@ -109,6 +137,7 @@ Best ranged_scale(const Block& b, const Levels& levels) {
             best.see(trial.loss, scale, offset);
         }
     }
+    for (int round = 0; round < 2; ++round) refit(b, levels, best);
     return best;
 }
 

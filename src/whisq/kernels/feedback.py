@@ -36,7 +36,7 @@ def damping_for(n_columns: int, n_vectors: int) -> float:
 
 SWEEPS = 3
 """Times that every integer and scale is improved. On tiny.en's q4_1 the first takes a tenth off the weighted error, the
-third less than one per cent; each costs about as much as half the first pass."""
+third one per cent; each costs about as much as half the first pass."""
 
 _SUB_BLOCKS = {"q2_K": 16, "q3_K": 16, "q4_K": 8, "q5_K": 8, "q6_K": 16, "iq4_xs": 8}
 

@@ -84,24 +84,26 @@ void dequantize(const std::string& isa, nb::handle source, int type, nb::handle 
     kernels.dequantize((const uint8_t*)from.data(), type, (float*)to.data(), n_weights);
 }
 
-void feedback(const std::string& isa, nb::handle weights, nb::handle factor, nb::handle gain, int type,
-              int64_t n_columns, nb::handle levels, nb::handle units, nb::handle minimum_units,
+void feedback(const std::string& isa, nb::handle weights, nb::handle factor, nb::handle gain, nb::handle moment,
+              int type, int64_t n_columns, int n_sweeps, nb::handle levels, nb::handle units, nb::handle minimum_units,
               nb::handle scale_integers, nb::handle minimum_integers) {
     const whisq::Kernels& kernels = kernels_named(isa);
-    Buffer w(weights, false), f(factor, false), g(gain, false);
+    Buffer w(weights, false), f(factor, false), g(gain, false), h(moment, false);
     Buffer l(levels, true), u(units, true), m(minimum_units, true), s(scale_integers, true), t(minimum_integers, true);
     const int64_t block = whisq::block_size(type), n_rows = n_columns > 0 ? w.size() / (4 * n_columns) : 0;
     require(block >= 32 && n_columns > 0 && n_columns % block == 0, "the columns are no whole number of blocks");
     require(w.size() == 4 * n_rows * n_columns, "the weights are no whole number of rows");
-    require(f.size() == 4 * n_columns * n_columns && g.size() == 4 * n_columns, "factor or gain has another size");
+    require(f.size() == 4 * n_columns * n_columns && h.size() == f.size(), "factor or moment has another size");
+    require(g.size() == 4 * n_columns, "gain has another size");
     const int64_t n_units = n_rows * (n_columns / block) * 4;
     const bool wide = type == whisq::kQ2_K || type == whisq::kQ3_K || type == whisq::kQ6_K;
     const int64_t n_subs = block == 32 ? 0 : n_units * (wide ? 16 : 8);
     require(l.size() == n_rows * n_columns && u.size() == n_units && m.size() == n_units, "an output has another size");
     require(s.size() >= n_subs && t.size() >= n_subs, "an output has another size");
     nb::gil_scoped_release unlocked;
-    kernels.feedback({(const float*)w.data(), (const float*)f.data(), (const float*)g.data(), type, n_rows, n_columns,
-                      (int8_t*)l.data(), (float*)u.data(), (float*)m.data(), (float*)s.data(), (float*)t.data()});
+    kernels.feedback({(const float*)w.data(), (const float*)f.data(), (const float*)g.data(), (const float*)h.data(),
+                      type, n_rows, n_columns, n_sweeps, (int8_t*)l.data(), (float*)u.data(), (float*)m.data(),
+                      (float*)s.data(), (float*)t.data()});
 }
 
 }  // namespace
@@ -111,7 +113,7 @@ NB_MODULE(_core, m) {
     m.def("quantize", &quantize, nb::arg("isa"), nb::arg("source"), nb::arg("source_type"), nb::arg("destination"),
           nb::arg("type"), nb::arg("n_columns"), nb::arg("importance").none());
     m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"),
-          nb::arg("type"), nb::arg("n_columns"), nb::arg("levels"), nb::arg("units"), nb::arg("minimum_units"),
-          nb::arg("scale_integers"), nb::arg("minimum_integers"));
+          nb::arg("moment"), nb::arg("type"), nb::arg("n_columns"), nb::arg("n_sweeps"), nb::arg("levels"),
+          nb::arg("units"), nb::arg("minimum_units"), nb::arg("scale_integers"), nb::arg("minimum_integers"));
     m.def("dequantize", &dequantize, nb::arg("isa"), nb::arg("source"), nb::arg("type"), nb::arg("destination"));
 }

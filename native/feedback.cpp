@@ -1,33 +1,20 @@
 // Rounding with error feedback: columns in order, each column's rounding error pushed onto the columns that are not
-// yet rounded (GPTQ, Frantar et al. 2022, arXiv 2210.17323, in the form with one triangular factor).
+// yet rounded (GPTQ, Frantar et al. 2022, arXiv 2210.17323, in the form with one triangular factor). What that chose is
+// then improved (improve.cpp).
 //
 // A lane is a row of the matrix: rows do not depend on each other. `factor` is the upper Cholesky factor U of the
 // damped inverse second moment, H^-1 = U^T U, with every row divided by its diagonal; `gain` is 1 / diagonal^2, so that
 // an error e of column j costs gain[j] * e^2 after the best correction by later columns. The scale of a block is
 // chosen when the feedback reaches it, by running the feedback through the block for every candidate.
+#include "feedback.h"
+
 #include "families.h"
 #include "search.h"
 
 namespace whisq::WHISQ_ISA {
 namespace {
 
-// How a type writes a weight: scale * l + offset, l in [low, high]; or scale * value[l] of iq4's table.
-struct Levels {
-    float low, high;
-    bool is_iq4;
-};
-
-constexpr float kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-// One sub-block under feedback: its columns' weights, and the part of the factor inside it.
-struct Block {
-    const F* x;           // [n] weights, already corrected by earlier columns
-    const float* factor;  // row j, column k at factor[j * stride + k]
-    int64_t stride;
-    const float* gain;
-    int n;
-};
-
+// What rounding a block gave.
 struct Rounded {
     F loss;
     F level[32];  // l, or for iq4 the index
@@ -38,12 +25,6 @@ F iq4_index(F x) {
     F index = F{};
     for (int k = 0; k < 15; ++k) index = select(x < (kIq4[k] + kIq4[k + 1]) / 2, index, splat((float)(k + 1)));
     return index;
-}
-
-F iq4_value(F index) {
-    F value = splat(kIq4[0]);
-    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat(kIq4[k]));
-    return value;
 }
 
 void round_block(const Block& b, const Levels& levels, F scale, F offset, Rounded& result) {
@@ -81,11 +62,6 @@ struct Best {
     }
 };
 
-F as_half(F value) {
-    uint16_t halves[kLanes];
-    return through_half(value, halves);
-}
-
 struct Range {
     F low, high;
 };
@@ -117,7 +93,35 @@ Best symmetric_scale(const Block& b, const Levels& levels) {
     return best;
 }
 
-// Scales and offsets of a type with both in f16: the range, shrunk at either end.
+// Fit scale and offset by least squares to the integers that the best so far gives, as the feedback weighs errors.
+void refit(const Block& b, const Levels& levels, Best& best) {
+    Rounded now, trial;
+    round_block(b, levels, best.scale, best.offset, now);
+    // The errors of a block are linear in what is written: of the integers, and of ones, alone.
+    F by_scale[32], by_offset[32];
+    for (int j = 0; j < b.n; ++j) by_scale[j] = now.level[j], by_offset[j] = splat(1.f);
+    F ss = F{}, so = F{}, oo = F{}, se = F{}, oe = F{};
+    for (int j = 0; j < b.n; ++j) {
+        const float* row = b.factor + j * b.stride;
+        for (int k = j + 1; k < b.n; ++k) {
+            by_scale[k] -= by_scale[j] * row[k];
+            by_offset[k] -= by_offset[j] * row[k];
+        }
+        ss += b.gain[j] * (by_scale[j] * by_scale[j]);
+        so += b.gain[j] * (by_scale[j] * by_offset[j]);
+        oo += b.gain[j] * (by_offset[j] * by_offset[j]);
+        se += b.gain[j] * (by_scale[j] * now.error[j]);
+        oe += b.gain[j] * (by_offset[j] * now.error[j]);
+    }
+    const F determinant = ss * oo - so * so;
+    const I sound = determinant > 1e-6f * (ss * oo);
+    const F scale = as_half(best.scale + select(sound, (oo * se - so * oe) / determinant, F{}));
+    const F offset = as_half(best.offset + select(sound, (ss * oe - so * se) / determinant, F{}));
+    round_block(b, levels, scale, offset, trial);
+    best.see(trial.loss, scale, offset);
+}
+
+// Scales and offsets of a type with both in f16: the range, shrunk at either end, then fitted.
 Best ranged_scale(const Block& b, const Levels& levels) {
     Best best;
     best.start();
@@ -133,6 +137,7 @@ Best ranged_scale(const Block& b, const Levels& levels) {
             best.see(trial.loss, scale, offset);
         }
     }
+    for (int round = 0; round < 2; ++round) refit(b, levels, best);
     return best;
 }
 
@@ -141,108 +146,27 @@ struct Units {
     F scale, minimum;
 };
 
-// Where the outputs of a group of rows go; lanes beyond the last row are not written.
-struct Sink {
-    const FeedbackJob& job;
-    int64_t row;
-    int n_lanes;
-
-    void level(int64_t column, F value, int shift) const {
-        for (int lane = 0; lane < n_lanes; ++lane)
-            job.levels[(row + lane) * job.n_columns + column] = (int8_t)((int)value[lane] + shift);
-    }
-    static void put(float* to, int64_t row, int64_t width, int64_t at, F value, int n_lanes) {
-        for (int lane = 0; lane < n_lanes; ++lane) to[(row + lane) * width + at] = value[lane];
-    }
-};
-
-struct Panel {
-    const FeedbackJob& job;
-    F* w;  // [n_columns] weights of a group of rows, corrected so far
-
-    Block block(int64_t begin, int n) const {
-        return {w + begin, job.factor + begin * job.n_columns + begin, job.n_columns, job.gain + begin, n};
-    }
-
-    // Push the errors of a finished block onto all later columns.
-    void push(int64_t begin, const Rounded& r, int n) const {
-        for (int64_t c = begin + n; c < job.n_columns; ++c) {
-            F value = w[c];
-            const float* column = job.factor + begin * job.n_columns + c;
-            for (int j = 0; j < n; ++j) value -= r.error[j] * column[j * job.n_columns];
-            w[c] = value;
-        }
-    }
-};
-
-Levels levels_of(int type) {
-    switch (type) {
-        case kQ4_0:
-            return {-8, 7, false};
-        case kQ5_0:
-            return {-16, 15, false};
-        case kQ8_0:
-            return {-127, 127, false};
-        case kQ4_1:
-        case kQ4_K:
-            return {0, 15, false};
-        case kQ5_1:
-        case kQ5_K:
-            return {0, 31, false};
-        case kQ2_K:
-            return {0, 3, false};
-        case kQ3_K:
-            return {-4, 3, false};
-        case kQ6_K:
-            return {-32, 31, false};
-        default:
-            return {0, 15, true};
-    }
-}
-
-void plain_blocks(const Panel& panel, const Sink& sink, int type) {
+void plain_blocks(const Rows& rows, int type) {
     const Levels levels = levels_of(type);
     const bool ranged = type == kQ4_1 || type == kQ5_1;
-    const int64_t n_blocks = panel.job.n_columns / 32;
+    const int64_t n_blocks = rows.job.n_columns / 32;
     Rounded rounded;
     for (int64_t block = 0; block < n_blocks; ++block) {
-        const Block b = panel.block(32 * block, 32);
+        const Block b = rows.block(32 * block, 32);
         const Best best = ranged ? ranged_scale(b, levels) : symmetric_scale(b, levels);
         round_block(b, levels, best.scale, best.offset, rounded);
-        Sink::put(panel.job.units, sink.row, n_blocks, block, best.scale, sink.n_lanes);
-        Sink::put(panel.job.minimum_units, sink.row, n_blocks, block, best.offset, sink.n_lanes);
-        for (int j = 0; j < 32; ++j) sink.level(32 * block + j, rounded.level[j], levels.is_iq4 ? 0 : -(int)levels.low);
-        panel.push(32 * block, rounded, 32);
-    }
-}
-
-// What a super-block type does with its sub-blocks' scales.
-struct SuperLayout {
-    int n_sub, sub;             // sub-blocks, and weights in each
-    int scale_low, scale_high;  // integers of a scale
-    bool has_minimum;
-};
-
-SuperLayout super_layout(int type) {
-    switch (type) {
-        case kQ2_K:
-            return {16, 16, 0, 15, true};
-        case kQ3_K:
-            return {16, 16, -32, 31, false};
-        case kQ6_K:
-            return {16, 16, -128, 127, false};
-        case kIQ4_XS:
-            return {8, 32, -32, 31, false};
-        default:
-            return {8, 32, 0, 63, true};
+        rows.scale[block] = rows.unit[block] = best.scale;
+        rows.offset[block] = rows.minimum_unit[block] = best.offset;
+        for (int j = 0; j < 32; ++j) rows.level[32 * block + j] = rounded.level[j];
+        rows.push(rows.x, rows.job.factor, 32 * block, rounded.error, 32, 32 * block + 32);
     }
 }
 
 // Choose a super-block's units from its weights as they are when the feedback reaches it.
-Units units_of(const Panel& panel, int64_t begin, const SuperLayout& s, const Levels& levels) {
+Units units_of(const Rows& rows, int64_t begin, const SuperLayout& s, const Levels& levels) {
     F scales[16], minimums[16], sums[16], w[32];
     for (int j = 0; j < s.n_sub; ++j) {
-        const Block b = panel.block(begin + j * s.sub, s.sub);
+        const Block b = rows.block(begin + j * s.sub, s.sub);
         for (int i = 0; i < s.sub; ++i) w[i] = splat(b.gain[i]);
         sums[j] = F{};
         for (int i = 0; i < s.sub; ++i) sums[j] += w[i];
@@ -300,57 +224,82 @@ Best sub_scale(const Block& b, const SuperLayout& s, const Levels& levels, Units
     return best;
 }
 
-void super_blocks(const Panel& panel, const Sink& sink, int type) {
-    const FeedbackJob& job = panel.job;
+void super_blocks(const Rows& rows, int type) {
+    const FeedbackJob& job = rows.job;
     const Levels levels = levels_of(type);
     const SuperLayout s = super_layout(type);
-    const int64_t n_super = job.n_columns / 256, n_subs = n_super * s.n_sub;
+    const int64_t n_super = job.n_columns / 256;
     Rounded rounded;
     for (int64_t super = 0; super < n_super; ++super) {
-        const Units units = units_of(panel, 256 * super, s, levels);
-        Sink::put(job.units, sink.row, n_super, super, units.scale, sink.n_lanes);
-        Sink::put(job.minimum_units, sink.row, n_super, super, units.minimum, sink.n_lanes);
+        const Units units = units_of(rows, 256 * super, s, levels);
+        rows.unit[super] = units.scale;
+        rows.minimum_unit[super] = units.minimum;
         for (int j = 0; j < s.n_sub; ++j) {
-            const int64_t begin = 256 * super + j * s.sub;
-            const Block b = panel.block(begin, s.sub);
+            const int64_t begin = 256 * super + j * s.sub, block = super * s.n_sub + j;
+            const Block b = rows.block(begin, s.sub);
             F integers[2];
             const Best best = sub_scale(b, s, levels, units, integers);
             round_block(b, levels, best.scale, best.offset, rounded);
-            Sink::put(job.scale_integers, sink.row, n_subs, super * s.n_sub + j, integers[0], sink.n_lanes);
-            Sink::put(job.minimum_integers, sink.row, n_subs, super * s.n_sub + j, integers[1], sink.n_lanes);
-            for (int i = 0; i < s.sub; ++i)
-                sink.level(begin + i, rounded.level[i], levels.is_iq4 ? 0 : -(int)levels.low);
-            panel.push(begin, rounded, s.sub);
+            rows.scale[block] = best.scale;
+            rows.offset[block] = best.offset;
+            rows.integer[block] = integers[0];
+            rows.minimum[block] = integers[1];
+            for (int i = 0; i < s.sub; ++i) rows.level[begin + i] = rounded.level[i];
+            rows.push(rows.x, job.factor, begin, rounded.error, s.sub, begin + s.sub);
         }
     }
 }
 
-// A group of rows, column by column. Not a unique_ptr: that would drop the vectors' alignment.
-struct Columns {
+// Vectors of a group of rows. Not a unique_ptr: that would drop their alignment.
+struct Vectors {
     F* data;
-    explicit Columns(int64_t n) : data(new F[n]) {}
-    ~Columns() { delete[] data; }
-    Columns(const Columns&) = delete;
-    Columns& operator=(const Columns&) = delete;
+    explicit Vectors(int64_t n) : data(new F[n]{}) {}
+    ~Vectors() { delete[] data; }
+    Vectors(const Vectors&) = delete;
+    Vectors& operator=(const Vectors&) = delete;
 };
+
+void put(float* to, int64_t row, int64_t width, const F* values, int n_lanes) {
+    for (int64_t at = 0; at < width; ++at)
+        for (int lane = 0; lane < n_lanes; ++lane) to[(row + lane) * width + at] = values[at][lane];
+}
 
 }  // namespace
 
 bool feedback(const FeedbackJob& job) {
     const int size = block_size(job.type);
     if (size < 32) return false;
-    const Columns columns(job.n_columns);
+    const bool is_super = size == 256;
+    const int64_t n = job.n_columns, n_units = n / size;
+    const int64_t n_blocks = is_super ? n_units * super_layout(job.type).n_sub : n_units;
+    const Vectors vectors(3 * n + 4 * n_blocks + 2 * n_units);
+    F* x = vectors.data;
+    F* scale = x + 3 * n;
+    F* unit = scale + 4 * n_blocks;
+    const Rows rows{
+        job,      x, x + n, scale, scale + n_blocks, scale + 2 * n_blocks, scale + 3 * n_blocks, unit, unit + n_units,
+        x + 2 * n};
+    const Levels levels = levels_of(job.type);
+    const float shift = levels.is_iq4 ? 0.f : -levels.low;
     for (int64_t row = 0; row < job.n_rows; row += kLanes) {
         const int n_lanes = (int)(job.n_rows - row < kLanes ? job.n_rows - row : kLanes);
-        for (int64_t c = 0; c < job.n_columns; ++c)
+        for (int64_t c = 0; c < n; ++c)
             for (int lane = 0; lane < kLanes; ++lane)
-                columns.data[c][lane] = job.weights[(row + (lane < n_lanes ? lane : 0)) * job.n_columns + c];
-        const Panel panel{job, columns.data};
-        const Sink sink{job, row, n_lanes};
-        if (size == 32)
-            plain_blocks(panel, sink, job.type);
+                x[c][lane] = job.weights[(row + (lane < n_lanes ? lane : 0)) * n + c];
+        if (is_super)
+            super_blocks(rows, job.type);
         else
-            super_blocks(panel, sink, job.type);
+            plain_blocks(rows, job.type);
+        if (job.n_sweeps > 0) improve(rows, row, job.n_sweeps);
+        for (int64_t c = 0; c < n; ++c)
+            for (int lane = 0; lane < n_lanes; ++lane)
+                job.levels[(row + lane) * n + c] = (int8_t)(int)(rows.level[c][lane] + shift);
+        put(job.units, row, n_units, rows.unit, n_lanes);
+        put(job.minimum_units, row, n_units, rows.minimum_unit, n_lanes);
+        if (is_super) {
+            put(job.scale_integers, row, n_blocks, rows.integer, n_lanes);
+            put(job.minimum_integers, row, n_blocks, rows.minimum, n_lanes);
+        }
     }
     return true;
 }

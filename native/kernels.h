@@ -44,8 +44,10 @@ struct FeedbackJob {
     const float* weights;  // [n_rows, n_columns]
     const float* factor;   // [n_columns, n_columns] upper triangular, unit diagonal
     const float* gain;     // [n_columns]
+    const float* moment;   // [n_columns, n_columns] damped second moment
     int type;
     int64_t n_rows, n_columns;
+    int n_sweeps;             // of the second pass
     int8_t* levels;           // [n_rows, n_columns] stored integers
     float* units;             // [n_rows, units]
     float* minimum_units;     // [n_rows, units] offset of a ranged block, or unit of the sub-blocks' minimums

@@ -26,6 +26,7 @@ _HOMES = {
     "WhisqError": "whisq.errors",
     "load_recipe": "whisq.recipe",
     "make_plan": "whisq.plan",
+    "optimize": "whisq.optimizer",
     "open_model": "whisq.formats",
     "parse_rule": "whisq.recipe",
     "parse_type": "whisq.types",
@@ -47,6 +48,7 @@ __all__ = [
     "load_recipe",
     "make_plan",
     "open_model",
+    "optimize",
     "parse_rule",
     "parse_type",
     "quantize",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from whisq.execute import quantize
     from whisq.formats import open_model
     from whisq.model import Model, TensorRef
+    from whisq.optimizer import optimize
     from whisq.plan import Assignment, Plan, make_plan
     from whisq.recipe import Recipe, Rule, load_recipe, parse_rule, save_recipe
     from whisq.types import TensorType, parse_type

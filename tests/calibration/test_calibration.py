@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import gguf
@@ -14,6 +15,7 @@ import whisq
 from whisq.calibration import input_of, inputs_of, merge, read_calibration
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.calibration.imatrix import write_imatrix
+from whisq.cli import main
 from whisq.errors import CalibrationError
 from whisq.whisper import expected_tensors
 
@@ -69,6 +71,36 @@ def test_calibrations_of_different_models_are_not_merged(tmp_path: Path) -> None
     with pytest.raises(CalibrationError, match="different models"):
         merge(tmp_path / "c.calib", parts)
     assert not (tmp_path / "c.calib").exists()
+
+
+MULTILINGUAL = replace(WIDE, n_vocab=51865)
+
+
+def languages_heard(path: Path, dims, **seconds: float):
+    write(path, WIDE, dims=list(astuple(dims)), languages=seconds, seconds=sum(seconds.values()))
+    return read_calibration(path)
+
+
+def test_a_multilingual_model_heard_in_one_language_is_warned_of(tmp_path: Path) -> None:
+    # English-only calibration made a multilingual model worse in German; English and German made it better.
+    ((message, hint),) = languages_heard(tmp_path / "a.calib", MULTILINGUAL, en=300.0).warnings
+    assert "a.calib: all audio is in one language (en)" in message
+    assert "add clips of the languages" in hint
+    assert not languages_heard(tmp_path / "b.calib", MULTILINGUAL, en=300.0, de=40.0).warnings
+    assert not languages_heard(tmp_path / "c.calib", WIDE, en=300.0).warnings
+
+
+def test_calibrate_prints_that_warning(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wide.bin").write_bytes(model_bytes(MULTILINGUAL))
+    for name, language in (("english", "en"), ("german", "de")):
+        languages_heard(Path(f"{name}.calib"), MULTILINGUAL, **{language: 300.0})
+    assert main(["calibrate", "wide.bin", "--merge", "english.calib", "-o", "out.calib"]) == 0
+    captured = capsys.readouterr()
+    assert "warning: out.calib: all audio is in one language (en)" in captured.err
+    assert "hint: add clips of the languages" in captured.err
+    assert main(["calibrate", "wide.bin", "--merge", "english.calib", "--merge", "german.calib", "-o", "o.calib"]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

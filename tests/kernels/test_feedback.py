@@ -1,5 +1,7 @@
 """Rounding with error feedback: against a plain numpy version, its own promise, and ggml's reading of the blocks."""
 
+from itertools import pairwise
+
 import gguf
 import numpy as np
 import pytest
@@ -44,12 +46,113 @@ def plain_feedback(weights: np.ndarray, factor: Factor, scale: np.ndarray, low: 
     return levels
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("q4_0", -8, 7), ("q5_0", -16, 15), ("q8_0", -127, 127)])
-def test_integers_are_those_of_a_plain_loop_over_columns(name, low, high):
+LEVELS = {"q4_0": (-8, 7), "q5_0": (-16, 15), "q8_0": (-127, 127), "q4_1": (0, 15), "q5_1": (0, 31)}
+
+
+def stored(parts, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    blocks = parts.unit.reshape(rows, -1)
+    return parts.levels.reshape(rows, -1), blocks, parts.minimum.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q5_0", "q8_0"])
+def test_integers_are_those_of_a_plain_loop_over_columns(name):
     weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
-    parts = feedback_parts(weights, parse_type(name), factor)
-    expected = plain_feedback(weights, factor, parts.unit.reshape(40, 4), low, high)
-    assert np.array_equal(parts.levels.reshape(40, 128) + low, expected)
+    levels, scale, _ = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
+    low, high = LEVELS[name]
+    assert np.array_equal(levels + low, plain_feedback(weights, factor, scale, low, high))
+
+
+def half(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float16).astype(np.float32)
+
+
+def plain_sweep(weights, moment, levels, scale, offset, low: int, high: int, ranged: bool) -> None:
+    """One sweep of the second pass in float32, a column and a block at a time, in place."""
+    gradient = np.zeros_like(weights)
+    for column in range(weights.shape[1]):
+        block = column // 32
+        gradient -= (scale[:, block] * levels[:, column] + offset[:, block] - weights[:, column])[:, None] * moment[
+            column
+        ]
+    for block in range(scale.shape[1]):
+        here = slice(32 * block, 32 * block + 32)
+        h, g, change = moment[here, here], gradient[:, here].copy(), np.zeros((len(weights), 32), np.float32)
+        plain_integers(h, g, change, levels[:, here], scale[:, block], low, high)
+        plain_scales(h, g, change, levels[:, here], scale, offset, block, ranged)
+        plain_integers(h, g, change, levels[:, here], scale[:, block], low, high)
+        for j in range(32):
+            gradient -= change[:, j : j + 1] * moment[32 * block + j]
+
+
+def plain_integers(h, g, change, levels, scale, low, high):
+    for j in range(32):
+        step = scale * h[j, j]
+        wish = np.divide(g[:, j], step, out=np.zeros_like(step), where=step != 0)
+        chosen = np.clip(levels[:, j] + np.clip(np.rint(wish), -64, 64), low, high)
+        delta = scale * (chosen - levels[:, j])
+        levels[:, j] = chosen
+        change[:, j] += delta
+        g -= delta[:, None] * h[j]
+
+
+def plain_scales(h, g, change, levels, scale, offset, block, ranged):
+    hl, ho = np.zeros_like(g), np.zeros(32, np.float32)
+    ll, lo, lg, og = (np.zeros(len(g), np.float32) for _ in range(4))
+    oo = np.float32(0)
+    for j in range(32):
+        hl += levels[:, j : j + 1] * h[j]
+        ho += h[j]
+    for j in range(32):
+        ll += levels[:, j] * hl[:, j]
+        lg += levels[:, j] * g[:, j]
+        lo += levels[:, j] * ho[j]
+        oo += ho[j]
+        og += g[:, j]
+    ds, dm = np.divide(lg, ll, out=np.zeros_like(lg), where=ll > 0), np.zeros_like(lg)
+    if ranged:
+        determinant = ll * oo - lo * lo
+        sound = determinant > np.float32(1e-6) * (ll * oo)
+        ds = np.where(sound, (oo * lg - lo * og) / determinant, ds)
+        dm = np.where(sound, (ll * og - lo * lg) / determinant, dm)
+    ds = half(scale[:, block] + ds) - scale[:, block]
+    dm = half(offset[:, block] + dm) - offset[:, block] if ranged else dm
+    two = np.float32(2)
+    better = ds * (ds * ll + two * (dm * lo - lg)) + dm * (dm * oo - two * og) < 0
+    ds, dm = np.where(better, ds, 0), np.where(better, dm, 0)
+    scale[:, block] += ds
+    offset[:, block] += dm
+    change += ds[:, None] * levels + dm[:, None]
+    g -= ds[:, None] * hl + dm[:, None] * ho
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_sweep_gives_the_integers_and_scales_of_a_plain_one(name):
+    weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
+    low, high = LEVELS[name]
+    levels, scale, offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
+    levels = (levels + low).astype(np.float32)
+    plain_sweep(weights, factor.moment, levels, scale, offset, low, high, name.endswith("_1"))
+    found, found_scale, found_offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=1), 40)
+    assert np.array_equal(found + low, levels)
+    assert np.array_equal(found_scale, scale)
+    assert np.array_equal(found_offset, offset)
+    first = feedback_parts(weights, parse_type(name), factor, sweeps=0)
+    assert not np.array_equal(found, first.levels.reshape(40, -1))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_no_row_is_worse_after_another_sweep(kind):
+    second, weights = correlated(512, 3), some_weights(24, 512, 4)
+    factor = factor_of(second, 0.03)
+    errors = []
+    for sweeps in range(5):
+        blocks = quantize_with_feedback(weights, kind, factor, sweeps=sweeps)
+        decoded = kernels.dequantize(blocks.data, kind, weights.shape)
+        difference = weights.astype(np.float64) - decoded
+        errors.append(np.einsum("ri,ij,rj->r", difference, factor.moment, difference))
+    for before, after in pairwise(errors):
+        assert (after <= before * (1 + 1e-5)).all()
+    assert errors[1].sum() < 0.97 * errors[0].sum()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -66,8 +169,7 @@ def test_no_row_is_worse_than_rounding_to_nearest_with_its_scales(name):
     parts = feedback_parts(weights, kind, factor_of(second, 0.001))
     fed = kernels.dequantize(quantize_with_feedback(weights, kind, factor_of(second, 0.001)).data, kind, (64, 256))
     scale = np.repeat(parts.unit.reshape(64, -1), 32, axis=1)
-    half = {"q4_0": 8, "q5_0": 16, "q8_0": 128}[name]
-    nearest = scale * np.clip(np.rint(weights / scale), -half, half - 1)
+    nearest = scale * np.clip(np.rint(weights / scale), *LEVELS[name])
     for row in range(64):
         mine = weighted_error(weights[row : row + 1], fed[row : row + 1], second)
         assert mine <= weighted_error(weights[row : row + 1], nearest[row : row + 1], second)

@@ -68,6 +68,21 @@ class Calibration:
         """Inputs that were zero throughout: their moments are singular."""
         return frozenset(self.heard.get("idle", ()))
 
+    @property
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        """What a user should know before relying on it, each with what to do."""
+        languages = self.heard.get("languages", {})
+        if len(languages) != 1 or not _is_multilingual(self.heard):
+            return ()
+        (language,) = languages
+        return (
+            (
+                f"{self.path.name}: all audio is in one language ({language}), but the model is multilingual: what is"
+                " made with this can be worse in others",
+                "add clips of the languages that matter, or leave this if the model will hear no other",
+            ),
+        )
+
     def moments(self, name: str) -> Moments:
         """Return the moments of an input; raises ``CalibrationError`` when it is not covered."""
         if name not in self.counts:
@@ -106,6 +121,12 @@ def dims_of(model: Model) -> tuple[int, ...]:
     from dataclasses import astuple
 
     return tuple(astuple(model.dims))
+
+
+def _is_multilingual(heard: Mapping[str, Any]) -> bool:
+    from whisq.whisper import Dimensions
+
+    return "dims" in heard and Dimensions(*heard["dims"]).is_multilingual
 
 
 def triangle_size(n: int) -> int:

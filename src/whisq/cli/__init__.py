@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "make an evaluation's HTML report again",
     "calibrate": "hear some audio once, so that quantizing knows each layer's inputs",
     "search": "find the mix of types that costs least for a size, by measuring",
+    "optimize": "calibrate, search, quantize, evaluate and report in one go",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

@@ -97,6 +97,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             from whisq.calibration.imatrix import write_imatrix
 
             write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names)
+    for message, hint in calibration.warnings:
+        console.warn(message, hint)
     for line in heard_lines(calibration):
         console.data(line)
     return 0

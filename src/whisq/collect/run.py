@@ -36,6 +36,7 @@ from whisq.collect.sums import Sums
 from whisq.collect.texts import Window, own_texts, transcript_ids, windows_of
 from whisq.errors import CalibrationError, DataError
 from whisq.evaluate.cache import default_cache_folder
+from whisq.evaluate.clips import ClipSet
 from whisq.evaluate.datasets import load_clips
 from whisq.evaluate.torch_model import HOP_SAMPLES, log_mel, require_torch
 from whisq.formats import open_model
@@ -76,7 +77,7 @@ class Settings:
 
 def calibrate(
     model: str | Path | Model,
-    data: str | Path,
+    data: str | Path | ClipSet,
     output: str | Path,
     *,
     settings: Settings | None = None,

@@ -29,6 +29,7 @@ class Clip:
     row: int | None = None
     sha256: str = ""
     duration_s: float = 0.0
+    speaker: str | None = None
 
     def content(self) -> bytes:
         """Return the encoded audio; raises ``OSError``."""

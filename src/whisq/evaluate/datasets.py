@@ -25,6 +25,7 @@ ARROW_AUDIO_COLUMNS = ("audio", *AUDIO_COLUMNS)
 """In a saved dataset the column with the audio itself often stands beside one with a path from elsewhere."""
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
 LANGUAGE_COLUMNS = ("language", "lang", "locale")
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 """Columns by the field's habits (ours, AudioFolder's, NeMo's, Common Voice's). The first present counts."""
 
 _MANIFESTS = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in (".csv", ".tsv", ".jsonl"))
@@ -38,7 +39,7 @@ _KINDS_HINT = (
 
 
 def load_clips(
-    path: str | Path,
+    path: str | Path | ClipSet,
     *,
     limit: int | None = None,
     seed: int = 0,
@@ -46,7 +47,7 @@ def load_clips(
     skip_bad: bool = False,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> ClipSet:
-    """Return the clips of ``path``, each decoded once and found usable.
+    """Return the clips of ``path``, each decoded once and found usable; those of a ``ClipSet`` as they are.
 
     ``limit`` draws that many at random, the same ones for the same ``seed``, and keeps their order.
     ``language`` is for clips whose data names none. Raises ``DataError`` that lists everything wrong at
@@ -54,6 +55,8 @@ def load_clips(
     Silent clips have nothing to transcribe: they always go there.
     """
     require_audio()
+    if isinstance(path, ClipSet):
+        return path
     where = Path(path)
     kind, clips, problems = find_clips(where)
     clips = [_with_language(clip, language, problems) for clip in clips]
@@ -137,7 +140,7 @@ def _librispeech(folder: Path, transcripts: list[Path]) -> tuple[str, list[Clip]
                 where = f"{transcript.relative_to(folder)} line {number}"
                 problems.append(Problem(where, f"no audio named {name} with one of {' '.join(SUFFIXES)}"))
                 continue
-            clips.append(Clip(name, audio, text.strip(), "en"))
+            clips.append(Clip(name, audio, text.strip(), "en", speaker=name.partition("-")[0]))
     return "LibriSpeech layout", clips, problems
 
 
@@ -187,7 +190,7 @@ def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
         raise DataError(f"{path}: no rows in it", hint=_KINDS_HINT)
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     audio, text = pick_column(columns, AUDIO_COLUMNS), pick_column(columns, TEXT_COLUMNS)
-    language = pick_column(columns, LANGUAGE_COLUMNS)
+    language, speaker = pick_column(columns, LANGUAGE_COLUMNS), pick_column(columns, SPEAKER_COLUMNS)
     if audio is None or text is None:
         wanted = [
             f"{what} (one of {', '.join(names)})"
@@ -208,11 +211,20 @@ def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
         if not name:
             problems.append(Problem(f"line {line}", f"no audio path in column {audio}"))
             continue
-        said = str(row.get(language) or "") if language else ""
         clips.append(
-            Clip(name.removeprefix(shared), _beside(path.parent, name), str(row.get(text) or "").strip(), said or None)
+            Clip(
+                name.removeprefix(shared),
+                _beside(path.parent, name),
+                _cell(row, text) or "",
+                _cell(row, language),
+                speaker=_cell(row, speaker),
+            )
         )
     return f"{suffix[1:]} manifest", clips, problems
+
+
+def _cell(row: dict[str, Any], column: str | None) -> str | None:
+    return str(row.get(column) or "").strip() or None if column else None
 
 
 def _shared_folder(names: list[str]) -> str:
@@ -280,7 +292,7 @@ def _arrow_clips(folder: Path, file: Path) -> list[Clip]:
     table = arrow_table(file)
     names = table.column_names
     audio, text = pick_column(names, ARROW_AUDIO_COLUMNS), pick_column(names, TEXT_COLUMNS)
-    language = pick_column(names, LANGUAGE_COLUMNS)
+    language, speaker = pick_column(names, LANGUAGE_COLUMNS), pick_column(names, SPEAKER_COLUMNS)
     if audio is None or text is None:
         raise data_error(
             folder,
@@ -294,7 +306,15 @@ def _arrow_clips(folder: Path, file: Path) -> list[Clip]:
         )
     texts = table.column(text).to_pylist()
     languages = table.column(language).to_pylist() if language else [None] * len(texts)
+    speakers = table.column(speaker).to_pylist() if speaker else [None] * len(texts)
     return [
-        Clip(f"{file.stem}:{row}", file, str(said or "").strip(), str(spoken) if spoken else None, row)
-        for row, (said, spoken) in enumerate(zip(texts, languages, strict=True))
+        Clip(
+            f"{file.stem}:{row}",
+            file,
+            str(said or "").strip(),
+            str(spoken) if spoken else None,
+            row,
+            speaker=str(who) if who is not None else None,
+        )
+        for row, (said, spoken, who) in enumerate(zip(texts, languages, speakers, strict=True))
     ]

@@ -181,6 +181,17 @@ class Evaluation:
         """The seed of the sample and of the bootstrap."""
         return int(self.settings.get("seed", 0))
 
+    def divergence_difference(self, index: int, other: int) -> Difference | None:
+        """Return the divergence of one model less another's, in nats a token, over the clips measured inside both.
+
+        What a model does counts, not how near its weights are: a smaller error of weights can diverge more.
+        """
+        mine, theirs = self.models[index].inside, self.models[other].inside
+        if not mine or [one.clip for one in mine] != [one.clip for one in theirs]:
+            return None
+        first, second = ([sum(one.divergences) for one in inside] for inside in (mine, theirs))
+        return paired_difference(first, second, [len(one.divergences) for one in mine], seed=self.seed)
+
     @cached_property
     def summaries(self) -> tuple[Summary | None, ...]:
         """One for each model in order; None for one that did not run."""

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def _cpus() -> int:
 def evaluate(
     reference: str | Path,
     candidates: Sequence[str | Path],
-    data: str | Path,
+    data: str | Path | ClipSet,
     *,
     settings: Settings | None = None,
     progress: Progress = _no_progress,
@@ -152,7 +152,7 @@ def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: Settings) -
         elif language != "en" and only_english:
             problems.append(Problem(clip.id, f"language {language}, but {only_english[0]} is English-only"))
         else:
-            good.append(Clip(clip.id, clip.path, clip.text, language, clip.row, clip.sha256, clip.duration_s))
+            good.append(replace(clip, language=language))
     if (problems and not settings.skip_bad) or not good:
         raise data_error(clips.source, [*clips.problems, *problems])
     return ClipSet(clips.source, clips.kind, tuple(good), (*clips.problems, *problems))

@@ -2,7 +2,8 @@
 
 Columns are rounded in order, and each column's error is pushed onto the columns that are not yet rounded, in
 proportion to how the layer's inputs correlate (GPTQ: Frantar et al. 2022, arXiv 2210.17323). The scale of a
-block is chosen when the feedback reaches it. The loop over columns is native (``native/feedback.cpp``).
+block is chosen when the feedback reaches it. Then integers and scales are improved one by one, all others as they are
+(``native/improve.cpp``). The loops are native.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ def damping_for(n_columns: int, n_vectors: int) -> float:
     return DAMPING + 0.3 * n_columns / max(1, n_vectors)
 
 
+SWEEPS = 3
+"""Times that every integer and scale is improved. On tiny.en's q4_1 the first takes a tenth off the weighted error, the
+third one per cent; each costs about as much as half the first pass."""
+
 _SUB_BLOCKS = {"q2_K": 16, "q3_K": 16, "q4_K": 8, "q5_K": 8, "q6_K": 16, "iq4_xs": 8}
 
 
@@ -41,11 +46,13 @@ class Factor:
     """What feedback needs of a layer's inputs, prepared once for all types.
 
     ``upper`` is the upper Cholesky factor of the damped inverse second moment with every row divided by its diagonal,
-    ``float32[columns, columns]``; ``gain`` is 1 / diagonal², ``float32[columns]``.
+    ``float32[columns, columns]``; ``gain`` is 1 / diagonal², ``float32[columns]``; ``moment`` is the damped second
+    moment itself.
     """
 
     upper: NDArray[np.float32]
     gain: NDArray[np.float32]
+    moment: NDArray[np.float32]
 
 
 def factor_of(second_moment: NDArray[np.floating], damping: float = DAMPING) -> Factor:
@@ -74,7 +81,11 @@ def factor_of(second_moment: NDArray[np.floating], damping: float = DAMPING) -> 
         raise CalibrationError(f"a second moment is singular: {error}", hint="raise the damping") from None
     upper = inverse[::-1, ::-1]
     diagonal = np.diag(upper)
-    return Factor(np.ascontiguousarray(upper / diagonal[:, None], np.float32), (1 / diagonal**2).astype(np.float32))
+    return Factor(
+        np.ascontiguousarray(upper / diagonal[:, None], np.float32),
+        (1 / diagonal**2).astype(np.float32),
+        moment.astype(np.float32),
+    )
 
 
 def quantize_with_feedback(
@@ -84,6 +95,7 @@ def quantize_with_feedback(
     *,
     threads: int = 1,
     isa: str | None = None,
+    sweeps: int = SWEEPS,
 ) -> NDArray[np.uint8]:
     """Return ``float32[rows, columns]`` in a block format, ``uint8[rows, row bytes]``, rounded with feedback.
 
@@ -94,12 +106,18 @@ def quantize_with_feedback(
     rows, columns = weights.shape
     if not kind.is_quantized or not kind.fits(columns) or factor.gain.shape != (columns,):
         raise KernelError(f"rows of {columns} do not fit {kind} and a factor of {factor.gain.shape[0]} columns")
-    parts = feedback_parts(weights, kind, factor, threads=threads, isa=isa)
+    parts = feedback_parts(weights, kind, factor, threads=threads, isa=isa, sweeps=sweeps)
     return pack(kind.name, parts).reshape(rows, -1)
 
 
 def feedback_parts(
-    weights: NDArray[np.float32], kind: TensorType, factor: Factor, *, threads: int = 1, isa: str | None = None
+    weights: NDArray[np.float32],
+    kind: TensorType,
+    factor: Factor,
+    *,
+    threads: int = 1,
+    isa: str | None = None,
+    sweeps: int = SWEEPS,
 ) -> Parts:
     """Return the integers and scales that feedback chose, block by block."""
     rows, columns = weights.shape
@@ -115,7 +133,7 @@ def feedback_parts(
         part = slice(start, stop)
         if start < stop:
             _core.feedback(
-                use, weights[part], factor.upper, factor.gain, kind.ggml_type, columns,
+                use, weights[part], factor.upper, factor.gain, factor.moment, kind.ggml_type, columns, sweeps,
                 levels[part], unit[part], minimum[part], scales[part], minimums[part],
             )  # fmt: skip
 

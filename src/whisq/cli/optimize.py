@@ -1,0 +1,135 @@
+"""``whisq optimize``: from a model, some speech and a size to the best file of that size, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisq.cli.calibrate import stages
+from whisq.cli.console import Console, megabytes
+from whisq.cli.search import size_bytes
+
+if TYPE_CHECKING:
+    from whisq.optimizer import Optimized
+
+_EPILOG = """
+  whisq optimize base-f16.bin base-80.bin --data clips --size 80MB
+
+CLIPS is what `whisq evaluate` takes; about 60 clips are good. A third of the audio is held back to judge by, of
+speakers that were not calibrated on where the data names speakers (LibriSpeech's layout, a column `speaker`).
+
+OUTPUT's folder gets a folder OUTPUT.optimize with model.calib, sensitivity.json, recipe.toml, the uniform files beside
+the result, results.json and report.html. The same command goes on where it stopped; another --size measures only the
+new files.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
+    parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
+    goal.add_argument("--size", type=size_bytes, metavar="SIZE", help="of the file at most, such as 80MB (MB = 2^20)")
+    goal.add_argument("--bits", type=float, metavar="N", help="bits per weight at most, over all tensors")
+    goal.add_argument("--divergence", type=float, metavar="NATS", help="expected a token at most; the smallest file")
+    data = parser.add_argument_group("the data")
+    data.add_argument("--data", metavar="CLIPS", required=True, help="audio and what is said in it")
+    data.add_argument("--limit", type=int, metavar="N", help="take this many clips, drawn at random")
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the split (default: 0)")
+    data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
+    data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
+    what = parser.add_argument_group("what it may choose")
+    what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
+    what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
+    what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
+    what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
+    how = parser.add_argument_group("how it runs")
+    how.add_argument("--probes", type=int, default=16, metavar="N", help="pieces of audio to search on (default: 16)")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    how.add_argument("--folder", metavar="FOLDER", help="for what is made on the way (default: OUTPUT's, .optimize)")
+    how.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Optimize; returns the exit code."""
+    from whisq.optimizer import Settings, optimize
+
+    settings = Settings(
+        types=tuple(args.types.split(",")) if args.types else (),
+        target=args.target,
+        protect=tuple(args.protect),
+        unprotect=tuple(args.unprotect),
+        probes=args.probes,
+        limit=args.limit,
+        seed=args.seed,
+        language=args.language,
+        skip_bad=args.skip_bad,
+        device=args.device,
+        folder=Path(args.folder) if args.folder else None,
+    )
+    try:
+        with stages(console) as progress:
+            found = optimize(
+                args.model, args.output, args.data, size_bytes=args.size, bits=args.bits, divergence=args.divergence,
+                settings=settings, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    for message, hint in found.calibration.warnings:
+        console.warn(message, hint)
+    for problem in found.evaluation.data.problems:
+        console.warn(f"left out: {problem}")
+    if found.reused:
+        console.note(f"from an earlier run: {', '.join(found.reused)}")
+    for line in lines_of(found):
+        console.data(line)
+    return 0
+
+
+def lines_of(found: Optimized) -> Iterator[str]:
+    """Yield what came of it: sizes, divergences, error rates, and a verdict against the uniform files."""
+    from whisq.report.tables import Table, text_lines
+    from whisq.report.wording import interval, number, percent, verdict_word
+
+    evaluation = found.evaluation
+    rows = []
+    for index, (model, summary) in enumerate(zip(evaluation.models, evaluation.summaries, strict=True)):
+        inside = summary.divergence if summary else None
+        rows.append(
+            (
+                "source" if index == 0 else model.label.rpartition("/")[2],
+                f"{megabytes(model.size_bytes):.2f}",
+                number(model.bits_per_weight, 2),
+                "–" if inside is None else f"{number(inside.estimate, 5)}",
+                "–" if inside is None else f"{number(inside.low, 5)} to {number(inside.high, 5)}",
+                "–" if summary is None else percent(summary.word_error_rate.estimate, 2),
+                "–" if summary is None else interval(summary.word_error_rate),
+                verdict_word(model, summary),
+            )
+        )
+    heading = ("model", "MB", "bits/weight", "KL", "95 %", "WER %", "95 %", "WER against the source")
+    yield from text_lines(Table(heading, tuple(rows)))
+    yield f"judged on {len(evaluation.data.clips)} clips held back ({evaluation.data.duration_s:.0f} s)"
+    for index in range(2, len(evaluation.models)):
+        line = _against(found, index)
+        if line:
+            yield line
+    yield f"wrote {found.output}; report: {found.folder / 'report.html'}"
+
+
+def _against(found: Optimized, other: int) -> str:
+    mine, theirs = found.evaluation.models[1], found.evaluation.models[other]
+    difference = found.evaluation.divergence_difference(1, other)
+    if difference is None:
+        return ""
+    sums = [sum(sum(one.divergences) for one in model.inside) for model in (mine, theirs)]
+    ratio = f"{sums[0] / sums[1]:.2f} times" if sums[1] else "not measurably more than"
+    name = theirs.label.rpartition("/")[2].removeprefix("uniform-")
+    share = mine.size_bytes / theirs.size_bytes
+    return f"{difference.verdict} than uniform {name}: diverges {ratio} as much, at {share:.1%} of its size"

@@ -36,7 +36,7 @@ from whisq.errors import WhisqError
 from whisq.formats import open_model
 from whisq.whisper import name_in_dialect
 
-N_CASES = 200
+N_CASES = 120
 MOST_BYTES = 24 << 20
 """Of Python's and numpy's memory in one case: a header may claim 256 layers, whose names alone take some MB."""
 

@@ -18,6 +18,7 @@ from format_builders import (
     tiny_tokenizer,
     tiny_weights,
     tokenizer_json,
+    write_bin,
     write_huggingface,
     write_safetensors,
     write_torch,
@@ -73,6 +74,17 @@ def changed_json(path: Path, **changes: Any) -> None:
 def test_config_that_is_no_whispers(folder: Path, changes: dict[str, Any], said: str) -> None:
     changed_json(folder / "config.json", **changes)
     assert said in refused(folder)
+
+
+def test_heads_that_do_not_divide_the_width(folder: Path) -> None:
+    changed_json(folder / "config.json", decoder_attention_heads=7)
+    assert "has a decoder of width 32 in 7 heads" in refused(folder)
+
+
+def test_an_encoder_and_a_decoder_of_different_widths(tmp_path: Path) -> None:
+    dims = replace(TINY, n_text_state=64)
+    path = write_bin(tmp_path / "a.bin", tiny_weights(dims))
+    assert "an encoder of width 32 and a decoder of 64" in refused(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "\udcff", "[" * 100_000])

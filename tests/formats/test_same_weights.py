@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -51,6 +53,15 @@ def test_reads_what_each_project_writes(kind: str, tmp_path: Path) -> None:
         assert model.mel_filters == weights.filters
         assert model.format == _FORMATS.get(kind, kind)
         assert model.warnings == ()
+
+
+def test_nothing_is_read_with_torch(tmp_path: Path) -> None:
+    paths = [str(write(tmp_path, tiny_weights())) for write in WRITERS.values()]
+    code = "import sys; sys.modules.update(torch=None, transformers=None); from whisq import open_model\n"
+    code += f"for path in {paths!r}:\n  with open_model(path) as model: print(len(model.tensors))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(len(expected_tensors(TINY)))] * len(paths)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -185,21 +196,21 @@ def test_slow_tokenizer_gives_what_the_fast_one_does(tmp_path: Path) -> None:
 # --- real weights
 
 
-@pytest.fixture(scope="session")
-def tiny_en_weights(tiny_en_folder: Path) -> Weights:
-    with open_model(tiny_en_folder) as model:
+@pytest.fixture(scope="module", params=["tiny_en_folder", "base_folder"])
+def real_weights(request: pytest.FixtureRequest) -> Weights:
+    with open_model(request.getfixturevalue(request.param)) as model:
         return weights_of(model)
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "sharded", "openai"])
-def test_real_weights_are_the_same_everywhere(kind: str, tiny_en_weights: Weights, tmp_path: Path) -> None:
-    """tiny.en as CTranslate2 has it, written as another project does, read back, and on to GGUF."""
-    with open_model(WRITERS[kind](tmp_path, tiny_en_weights)) as model:
-        assert_same_tensors(model, tiny_en_weights)
-        assert model.tokenizer.tokens == tiny_en_weights.tokenizer.tokens
+def test_real_weights_are_the_same_everywhere(kind: str, real_weights: Weights, tmp_path: Path) -> None:
+    """tiny.en and base as CTranslate2 has them, written as another project does, read back, and on to GGUF."""
+    with open_model(WRITERS[kind](tmp_path, real_weights)) as model:
+        assert_same_tensors(model, real_weights)
+        assert model.tokenizer.tokens == real_weights.tokenizer.tokens
         path = copy_model(model, tmp_path / "model.gguf", "gguf")
     with open_model(path) as model:
-        assert_same_tensors(model, tiny_en_weights)
+        assert_same_tensors(model, real_weights)
 
 
 @pytest.mark.parametrize("name", ["tiny_en_bin", "base_bin"])
@@ -237,17 +248,19 @@ def test_transformers_folder_and_torch_checkpoint(tiny_en_folder: Path, tmp_path
             assert_same_tensors(model, weights)
 
 
+@pytest.mark.parametrize("name", ["tiny_en", "base"])
 def test_bin_equals_one_made_by_hand_up_to_tensor_order(
-    tiny_en_folder: Path, tiny_en_bin: Path, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """whisq's ``.bin`` against one put together from CTranslate2's arrays, without whisq's writer."""
-    with open_model(tiny_en_folder) as model:
+    written: Path = request.getfixturevalue(f"{name}_bin")
+    with open_model(request.getfixturevalue(f"{name}_folder")) as model:
         weights = weights_of(model)
     wide = {name: spec.is_matrix or spec.role == "conv" for name, spec in expected_tensors(weights.dims).items()}
     arrays = {name: a.astype(np.float16 if wide[name] else np.float32) for name, a in weights.arrays.items()}
     by_hand = write_bin(tmp_path / "by-hand.bin", replace(weights, arrays=arrays))
-    assert _head(by_hand) == _head(tiny_en_bin)
-    with open_model(tiny_en_bin) as model:
+    assert _head(by_hand) == _head(written)
+    with open_model(written) as model:
         assert_same_tensors(model, replace(weights, arrays=arrays))
 
 

@@ -76,8 +76,27 @@ def _open_on_disk(where: Path) -> Model:
         reader = _module(name)
         if reader.detect(where):
             model: Model = reader.open(where)
+            _check_widths(model)
             return model
     raise FormatError(f"{where}: not a model that whisq knows" + _what_it_looks_like(where), hint=_KNOWN_KINDS)
+
+
+def _check_widths(model: Model) -> None:
+    """Raise ``FormatError`` for sizes that are each possible and together are not."""
+    dims = model.dims
+    wrong = [
+        f"{side} of width {width} in {heads} heads"
+        for side, width, heads in (
+            ("an encoder", dims.n_audio_state, dims.n_audio_head),
+            ("a decoder", dims.n_text_state, dims.n_text_head),
+        )
+        if width % heads
+    ]
+    if dims.n_audio_state != dims.n_text_state:
+        wrong.append(f"an encoder of width {dims.n_audio_state} and a decoder of {dims.n_text_state}")
+    if wrong:
+        model.close()
+        raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint="the file is damaged, or not a Whisper model")
 
 
 _KNOWN_KINDS = (

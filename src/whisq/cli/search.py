@@ -154,7 +154,7 @@ def measured_lines(sensitivity: Sensitivity) -> Iterator[str]:
     total = sum(kind != "f16" for harms in sensitivity.harms.values() for kind in harms)
     how = sensitivity.provenance
     yield (
-        f"harms: {total} of {len(sensitivity.harms)} matrices, {sensitivity.n_measured} measured on"
+        f"{total} harms of {len(sensitivity.harms)} matrices: {sensitivity.n_measured} measured on"
         f" {how.get('tokens')} tokens, the others predicted; rounded with {how.get('method')};"
         f" {how.get('seconds')} s"
     )

@@ -151,3 +151,11 @@ def test_a_missing_package_is_told_first(tiny_en_bin, data, tmp_path, monkeypatc
 def test_the_folder_says_what_made_each_file(made) -> None:
     known = json.loads((made.folder / "made.json").read_text())
     assert {"model.calib", "sensitivity.json", "recipe.toml", "mix.bin"} <= set(known)
+
+
+def test_help_names_the_goals(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["optimize", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--size", "--bits", "--divergence", "--data", "--folder"))

@@ -33,8 +33,7 @@ from whisq.plan import Plan, make_plan
 from whisq.provenance import provenance_of, source_sha256
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
 from whisq.search.measure import Settings as SearchSettings
-from whisq.search.measure import measure
-from whisq.search.mix import Goal, Space, search
+from whisq.search.mix import Goal, Space, measure_space, search
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 from whisq.types import F16, TensorType
 
@@ -53,7 +52,7 @@ class Settings:
     target: str = "transcribe.cpp"
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
-    probes: int = 16
+    probes: int = 8
     limit: int | None = None
     seed: int = 0
     language: str | None = None
@@ -183,10 +182,7 @@ class _Work:
         goal = self._goal_in_a_bin()
 
         def look() -> None:
-            found, _ = measure(
-                self.model, calibration, self.space.tensors, self.space.types,
-                settings=settings, progress=self.progress,
-            )  # fmt: skip
+            found, _ = measure_space(self.model, calibration, self.space, settings=settings, progress=self.progress)
             write_sensitivity(measured, found)
 
         def solve() -> None:
@@ -243,7 +239,8 @@ class _Work:
         )  # fmt: skip
         evaluation = evaluate(self._reference(), candidates, clips, settings=settings, progress=self.progress)
         self._file("results.json").write_text(to_json(evaluation), "utf-8")
-        write_report(evaluation, self._file("report.html"))
+        curve = read_sensitivity(self._file("sensitivity.json")).curve
+        write_report(evaluation, self._file("report.html"), curve)
         return evaluation
 
     def _reference(self) -> Path:

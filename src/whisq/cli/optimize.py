@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
     what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
     how = parser.add_argument_group("how it runs")
-    how.add_argument("--probes", type=int, default=16, metavar="N", help="pieces of audio to search on (default: 16)")
+    how.add_argument("--probes", type=int, default=8, metavar="N", help="pieces of audio to search on (default: 8)")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     how.add_argument("--folder", metavar="FOLDER", help="for what is made on the way (default: OUTPUT's, .optimize)")
     how.add_argument("--quiet", action="store_true", help="print warnings and errors only")

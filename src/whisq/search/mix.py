@@ -106,11 +106,7 @@ def search(
     """
     bench: Bench | None = None
     if reuse is None:
-        sensitivity, bench = measure(
-            model, calibration, space.tensors, space.types, settings=settings, progress=progress
-        )
-        whole = bench if sensitivity.provenance["how"] != "few" else None
-        sensitivity = replace(sensitivity, curve=curve(model, space, sensitivity, whole, progress))
+        sensitivity, bench = measure_space(model, calibration, space, settings=settings, progress=progress)
     else:
         sensitivity = reuse
         space = _measured_space(space, reuse)
@@ -128,6 +124,20 @@ def search(
     )
     others = _others(model, space, sensitivity, None, progress)
     return Searched(recipe, mine, tuple(others), sensitivity)
+
+
+def measure_space(
+    model: Model,
+    calibration: Calibration,
+    space: Space,
+    *,
+    settings: Settings | None = None,
+    progress: Progress = lambda label, done, total: None,
+) -> tuple[Sensitivity, Bench]:
+    """Return what ``measure`` finds of a space's matrices, with its curve, and the bench that measured it."""
+    sensitivity, bench = measure(model, calibration, space.tensors, space.types, settings=settings, progress=progress)
+    whole = bench if sensitivity.provenance["how"] != "few" else None
+    return replace(sensitivity, curve=curve(model, space, sensitivity, whole, progress)), bench
 
 
 def curve(

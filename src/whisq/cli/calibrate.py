@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.cli.arguments import add_clips, count
 from whisq.cli.console import Console
 from whisq.errors import DataError, OutputError
 
@@ -39,16 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the calibration to write (.calib)")
     data = parser.add_argument_group("the data")
-    data.add_argument("--data", metavar="CLIPS", help="audio, and what is said in it where that is known")
-    data.add_argument("--limit", type=_count, metavar="N", help="take this many clips, drawn at random")
-    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
-    data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
-    data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
+    add_clips(data, what="audio, and what is said in it where that is known", seed_of="the draw", required=False)
     data.add_argument("--own-text", action="store_true", help="show the decoder the model's own text, no transcripts")
     data.add_argument("--merge", metavar="FILE", action="append", default=[], help="add this calibration; repeatable")
     how = parser.add_argument_group("how it runs")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    how.add_argument("--threads", type=_count, metavar="N", help="default: torch's own choice")
+    how.add_argument("--threads", type=count, metavar="N", help="default: torch's own choice")
     how.add_argument("--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache")
     how.add_argument("--no-cache", action="store_true", help="keep nothing of an interrupted run")
     out = parser.add_argument_group("what else comes out")
@@ -58,12 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how tensors are named in it (default: canonical)",
     )  # fmt: skip
     out.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, expected 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from whisq.cli.arguments import add_clips, count
 from whisq.cli.console import Console
 from whisq.errors import OutputError
 
@@ -40,21 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", metavar="REFERENCE", help="the model to compare with, usually f16")
     parser.add_argument("candidates", metavar="CANDIDATE", nargs="*", help="models to compare with it")
     data = parser.add_argument_group("the data")
-    data.add_argument("--data", metavar="CLIPS", required=True, help="audio and what is said in it: see below")
-    data.add_argument("--limit", type=_count, metavar="N", help="take this many clips, drawn at random")
-    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the bootstrap (default: 0)")
-    data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
-    data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
+    add_clips(data, what="audio and what is said in it: see below", seed_of="the draw and the bootstrap")
     how = parser.add_argument_group("how it is measured")
     how.add_argument("--runtime", choices=("transcribe.cpp", "whisper.cpp"), help="default: what runs all the files")
-    how.add_argument("--threads", type=_count, metavar="N", help="of each model's process (default: up to 4)")
-    how.add_argument("--jobs", type=_count, default=1, metavar="N", help="models run at the same time (default: 1)")
+    how.add_argument("--threads", type=count, metavar="N", help="of each model's process (default: up to 4)")
+    how.add_argument("--jobs", type=count, default=1, metavar="N", help="models run at the same time (default: 1)")
     how.add_argument(
         "--temperature-fallback", action="store_true",
         help="let the runtime retry unlikely text at higher temperatures (default: greedy, repeatable)",
     )  # fmt: skip
     how.add_argument(
-        "--inside", type=_count, nargs="?", const=20, default=0, metavar="N",
+        "--inside", type=count, nargs="?", const=20, default=0, metavar="N",
         help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
     )  # fmt: skip
     how.add_argument("--device", default="cpu", metavar="NAME", help="of --inside: cpu or cuda (default: cpu)")
@@ -65,12 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--search", metavar="FILE", help="show the curve of this search in it (its --sensitivity file)")
     output.add_argument("--json", metavar="FILE", help="write all results, for scripts and `whisq report`")
     output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, expected 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

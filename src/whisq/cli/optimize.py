@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.cli.arguments import add_clips, count
 from whisq.cli.calibrate import stages
 from whisq.cli.console import Console, megabytes
 from whisq.cli.search import size_bytes
@@ -38,18 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--bits", type=float, metavar="N", help="bits per weight at most, over all tensors")
     goal.add_argument("--divergence", type=float, metavar="NATS", help="expected a token at most; the smallest file")
     data = parser.add_argument_group("the data")
-    data.add_argument("--data", metavar="CLIPS", required=True, help="audio and what is said in it")
-    data.add_argument("--limit", type=int, metavar="N", help="take this many clips, drawn at random")
-    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the split (default: 0)")
-    data.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
-    data.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")
+    add_clips(data, what="audio and what is said in it", seed_of="the draw and the split")
     what = parser.add_argument_group("what it may choose")
     what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
     what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
     what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
     what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
     how = parser.add_argument_group("how it runs")
-    how.add_argument("--probes", type=int, default=8, metavar="N", help="pieces of audio to search on (default: 8)")
+    how.add_argument("--probes", type=count, default=8, metavar="N", help="pieces of audio to search on (default: 8)")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     how.add_argument("--folder", metavar="FOLDER", help="for what is made on the way (default: OUTPUT's, .optimize)")
     how.add_argument("--quiet", action="store_true", help="print warnings and errors only")

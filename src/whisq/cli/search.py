@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.cli.arguments import count
 from whisq.cli.calibrate import stages
 from whisq.cli.console import Console, megabytes
 from whisq.errors import OutputError, PlanError
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them, all"
         " others predicted from gradients (default: one up to base's size, few beyond)",
     )  # fmt: skip
-    how.add_argument("--probes", type=int, default=8, metavar="N", help="pieces of audio to measure on (default: 8)")
+    how.add_argument("--probes", type=count, default=8, metavar="N", help="pieces of audio to measure on (default: 8)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the random mixes (default: 0)")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     how.add_argument("--sensitivity", metavar="FILE", help="keep what was measured, as JSON")

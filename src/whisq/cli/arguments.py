@@ -1,0 +1,21 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def count(text: str) -> int:
+    """Return a number of at least 1, as argparse wants it."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, expected 1 or more")
+    return int(text)
+
+
+def add_clips(group: argparse._ArgumentGroup, *, what: str, seed_of: str, required: bool = True) -> None:
+    """Declare ``--data`` and what chooses and reads its clips."""
+    group.add_argument("--data", metavar="CLIPS", required=required, help=what)
+    group.add_argument("--limit", type=count, metavar="N", help="take this many clips, drawn at random")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help=f"of {seed_of} (default: 0)")
+    group.add_argument("--language", metavar="CODE", help="of clips whose data names none (default: en)")
+    group.add_argument("--skip-bad", action="store_true", help="leave unusable clips out, and list them")

@@ -112,7 +112,7 @@ def _ranged(bits: int) -> Callable[[Floats, Floats | None, Floats], Bytes]:
             low = -minimum
         else:
             low = smallest(x)
-            scale = (x.max(1) - low) / F(most)
+            scale = (x.max(1) - low + F(0)) / F(most)  # + 0: of zeros with both signs the range is +0
             scaled = (x - low[:, None]) * _inverse(scale)[:, None] + F(0.5)
             integers = np.minimum(_low_byte(scaled), most) if bits == 4 else _low_byte(scaled) & 0xFF
         parts = [_half(scale)[0], _half(low)[0]] + ([_fifth_bits(integers)] if bits == 5 else [])

@@ -120,9 +120,6 @@ void q6_k(const uint8_t* b, float* y) {
     }
 }
 
-alignas(16) constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                               1,    13,   25,  38,  53,  69,  89,  113};
-
 void iq4(const uint8_t* packed, float d, float* y) {
     Bytes q = from_nibbles(packed);
 #if defined(__AVX2__)

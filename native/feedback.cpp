@@ -23,7 +23,8 @@ struct Rounded {
 
 F iq4_index(F x) {
     F index = F{};
-    for (int k = 0; k < 15; ++k) index = select(x < (kIq4[k] + kIq4[k + 1]) / 2, index, splat((float)(k + 1)));
+    for (int k = 0; k < 15; ++k)
+        index = select(x < (float)(kIq4Values[k] + kIq4Values[k + 1]) / 2, index, splat((float)(k + 1)));
     return index;
 }
 

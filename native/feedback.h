@@ -11,11 +11,9 @@ struct Levels {
     bool is_iq4;
 };
 
-inline constexpr float kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
 inline F iq4_value(F index) {
-    F value = splat(kIq4[0]);
-    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat(kIq4[k]));
+    F value = splat((float)kIq4Values[0]);
+    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat((float)kIq4Values[k]));
     return value;
 }
 

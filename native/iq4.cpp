@@ -7,10 +7,9 @@ namespace whisq::WHISQ_ISA {
 namespace {
 
 constexpr int kTries = 7;
-constexpr float kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 // Halfway to the next value; every one is a float, and so near them ggml's differences are exact.
-constexpr float threshold(int k) { return (kValues[k] + kValues[k + 1]) / 2; }
+constexpr float threshold(int k) { return (float)(kIq4Values[k] + kIq4Values[k + 1]) / 2; }
 
 // Index of the value nearest to x, the upper one at a tie.
 I nearest_index(F x) {
@@ -20,8 +19,8 @@ I nearest_index(F x) {
 }
 
 F nearest_value(F x) {
-    F value = splat(kValues[0]);
-    for (int k = 0; k < 15; ++k) value = select(x < threshold(k), value, splat(kValues[k + 1]));
+    F value = splat((float)kIq4Values[0]);
+    for (int k = 0; k < 15; ++k) value = select(x < threshold(k), value, splat((float)kIq4Values[k + 1]));
     return value;
 }
 
@@ -39,12 +38,12 @@ F search_iq4(const F* x, const F* w, I& is_zero) {
         }
     };
     F sum_qx, sum_q2;
-    const F first = -extreme.value / kValues[0];
+    const F first = -extreme.value / (float)kIq4Values[0];
     sums(1.f / first, sum_qx, sum_q2);
     F scale = select(sum_q2 > 0.f, sum_qx / sum_q2, F{});
     F best = scale * sum_qx;
     for (int step = -kTries; step <= kTries; ++step) {
-        sums(splat((float)step + kValues[0]) / extreme.value, sum_qx, sum_q2);
+        sums(splat((float)(step + kIq4Values[0])) / extreme.value, sum_qx, sum_q2);
         const I better = (sum_q2 > 0.f) & (sum_qx * sum_qx > best * sum_q2);
         scale = select(better, sum_qx / sum_q2, scale);
         best = select(better, scale * sum_qx, best);

@@ -25,6 +25,10 @@ enum Type : int {
     kBF16 = 30,
 };
 
+// The values that the indices of iq4_nl and iq4_xs stand for.
+alignas(16) inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                      1,    13,   25,  38,  53,  69,  89,  113};
+
 struct Tally {
     int64_t nan = 0, infinite = 0, overflow = 0;
 };

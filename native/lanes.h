@@ -60,7 +60,15 @@ inline I maximum(I a, I b) { return a > b ? a : b; }
 inline I bits_of(F value) { return (I)value; }
 inline F absolute(F value) { return (F)((I)value & 0x7fffffff); }
 inline F to_float(I value) { return __builtin_convertvector(value, F); }
-inline I truncated(F value) { return __builtin_convertvector(value, I); }
+// As x86 converts: what int32 cannot hold becomes its smallest value.
+inline I truncated(F value) {
+#if defined(__SSE2__)
+    return __builtin_convertvector(value, I);
+#else
+    const I fits = absolute(value) < 2147483648.f;
+    return select(fits, __builtin_convertvector(select(fits, value, F{}), I), splat_int(INT32_MIN));
+#endif
+}
 
 inline bool any(I mask) {
 #if defined(__AVX512F__) && WHISQ_LANES == 16

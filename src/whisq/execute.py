@@ -136,6 +136,7 @@ class _Syncing:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._written = 0
+        self._error: OSError | None = None
         self._wake = threading.Semaphore(0)
         self._done = False
         self._thread = threading.Thread(target=self._sync, name="whisq-sync", daemon=True)
@@ -144,10 +145,12 @@ class _Syncing:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done = True
         self._wake.release()
-        self._thread.join()
+        _join([self._thread])
+        if self._error is not None and kind is None:
+            raise self._error
 
     def wrote(self, n_bytes: int) -> None:
         """Count what was written, from any thread; a count lost between two threads does no harm."""
@@ -157,9 +160,11 @@ class _Syncing:
 
     def _sync(self) -> None:
         while self._wake.acquire() and not self._done:
-            # The last sync reports what goes wrong.
-            with contextlib.suppress(OSError):
+            try:
                 os.fsync(self._descriptor)
+            except OSError as error:
+                # The system tells it once: the sync at the end would not hear of it.
+                self._error = self._error or error
 
 
 def _mode_for(target: Path) -> int:
@@ -234,6 +239,8 @@ class _Worker:
         result: bytearray | memoryview = source
         if not (tensor.type.is_quantized and tensor.type is assignment.type):
             result = self._compute(assignment, source, start, stop)
+        if self.stopped:
+            return
         _write(
             self.descriptor, memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes, self.target
         )
@@ -352,11 +359,18 @@ def _do_all(worker: _Worker, work: list[tuple[Assignment, int, int, int]], threa
     except BaseException as error:
         worker.stopped = True
         errors.insert(0, error)
-        for thread in others:
-            if thread.is_alive():
-                thread.join()
+        _join(others)
     if errors:
         raise errors[0]
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    """Wait for threads whatever comes: they write to a descriptor that is closed afterwards."""
+    while any(thread.is_alive() for thread in threads):
+        with contextlib.suppress(KeyboardInterrupt):
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
 
 
 def _refuse_bad(plan: Plan, worker: _Worker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,13 +22,13 @@ class MadeFiles:
         try:
             folder.mkdir(exist_ok=True)
             self._path.touch()
-            text = self._path.read_text("utf-8")
+            content = self._path.read_bytes()
         except OSError as error:
             raise OutputError(f"{folder}: cannot be used: {error.strerror}", hint="name another: --folder") from None
-        try:
-            self._known: dict[str, list[str]] = dict(json.loads(text or "{}"))
-        except ValueError:
-            self._known = {}
+        self._known: dict[str, list[str]] = {}
+        # Where it is damaged everything is made again.
+        with contextlib.suppress(ValueError, TypeError):
+            self._known = dict(json.loads(content or b"{}"))
 
     def key(self, name: str) -> str:
         """Return the key of a file that was made."""
@@ -39,11 +40,16 @@ class MadeFiles:
         if path.is_file() and self._known.get(path.name) == [key, _sha256(path)]:
             self.reused.append(path.name)
             return False
-        make()
-        self._known[path.name] = [key, _sha256(path)]
-        written = self._path.with_suffix(".part")
-        written.write_text(json.dumps(self._known, indent=1) + "\n", "utf-8")
-        written.replace(self._path)
+        try:
+            make()
+            self._known[path.name] = [key, _sha256(path)]
+            written = self._path.with_suffix(".part")
+            written.write_text(json.dumps(self._known, indent=1) + "\n", "utf-8")
+            written.replace(self._path)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be written: {error.strerror or error}", hint="is the disk full?"
+            ) from error
         return True
 
 

@@ -34,7 +34,7 @@ from whisq.provenance import provenance_of, source_sha256
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
 from whisq.search.measure import Settings as SearchSettings
 from whisq.search.mix import Goal, Space, measure_space, search
-from whisq.search.sensitivity import read_sensitivity, write_sensitivity
+from whisq.search.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
 from whisq.types import F16, TensorType
 
 Progress = Callable[[str, float, float], None]
@@ -179,41 +179,48 @@ class _Work:
     def search(self, calibration: Calibration) -> Recipe:
         path, measured = self._file("recipe.toml"), self._file("sensitivity.json")
         settings = SearchSettings("feedback", self.settings.probes, self.settings.seed, self.settings.device)
-        goal = self._goal_in_a_bin()
 
         def look() -> None:
             found, _ = measure_space(self.model, calibration, self.space, settings=settings, progress=self.progress)
             write_sensitivity(measured, found)
 
         def solve() -> None:
-            found = search(self.model, calibration, goal, self.space, reuse=read_sensitivity(measured))
-            path.write_text(save_recipe(found.recipe), "utf-8")
+            recipe = self._solve(calibration, read_sensitivity(measured))
+            path.write_text(save_recipe(recipe), "utf-8")
 
         types = {name: [kind.name for kind in kinds] for name, kinds in self.space.types.items()}
         how = {"probes": settings.probes, "seed": settings.seed}
         self.made.make(measured, {"calibration": self.made.key("model.calib"), "types": types, **how}, look)
-        wanted = [goal.size_bytes, goal.bits, goal.divergence]
-        self.made.make(path, {"measured": self.made.key("sensitivity.json"), "goal": wanted}, solve)
+        wanted = [self.goal.size_bytes, self.goal.bits, self.goal.divergence]
+        made_from = {"measured": self.made.key("sensitivity.json"), "goal": wanted, "as": container_of(self.target)}
+        self.made.make(path, made_from, solve)
         return load_recipe(str(path))
 
-    def _goal_in_a_bin(self) -> Goal:
-        """Return the goal as the search has it, which counts the bytes of a .bin."""
-        container = container_of(self.target)
-        if self.goal.size_bytes is None or container == "bin":
-            return self.goal
-        sizes = [_smallest(self.model, self.space, kind).size_bytes for kind in (container, "bin")]
-        return replace(self.goal, size_bytes=self.goal.size_bytes - max(0, sizes[0] - sizes[1]))
+    def _solve(self, calibration: Calibration, sensitivity: Sensitivity) -> Recipe:
+        """Return the recipe for the goal. The search counts the bytes of a .bin; a GGUF also says how it was made."""
+        goal = self.goal
+        while True:
+            recipe = search(self.model, calibration, goal, self.space, reuse=sensitivity).recipe
+            if self.goal.size_bytes is None or goal.size_bytes is None:
+                return recipe
+            over = self._plan(self.target, recipe, "feedback", calibration).size_bytes - self.goal.size_bytes
+            if over <= 0:
+                return recipe
+            goal = replace(goal, size_bytes=goal.size_bytes - over)
 
     def quantize(self, calibration: Calibration, recipe: Recipe) -> None:
         made_from = {"recipe": save_recipe(recipe), "calibration": self.made.key("model.calib")}
         self.made.make(self.target, made_from, partial(self._write, self.target, recipe, "feedback", calibration))
 
-    def _write(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None = None) -> None:
+    def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
         container = container_of(path)
         provenance = provenance_of(self.model, recipe, method, calibration) if container == "gguf" else None
-        plan = make_plan(
+        return make_plan(
             self.model, recipe, container=container, provenance=provenance, calibration=calibration, method=method
         )
+
+    def _write(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None = None) -> None:
+        plan = self._plan(path, recipe, method, calibration)
         done = 0
 
         def advance(weights: int) -> None:

@@ -2,13 +2,15 @@
 
 import random
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from builders import TINY, head_of, model_bytes, tensor_record, weights_of, write_model
 
-from whisq import WhisqError, open_model
+from whisq import Recipe, WhisqError, make_plan, open_model
 from whisq.errors import FormatError
+from whisq.types import F16
 from whisq.whisper import expected_tensors
 
 SPECS = expected_tensors(TINY)
@@ -207,3 +209,10 @@ def test_a_model_is_read_lazily(tmp_path):
         view = model.rows(tensor, 2, 5)
         assert view.nbytes == 3 * 64 * 2
         assert view.readonly
+
+
+def test_a_token_that_no_bin_takes_is_refused_before_anything_is_written(tmp_path):
+    with opened(tmp_path, model_bytes()) as model:
+        model.tokenizer = replace(model.tokenizer, tokens=(b"a", b"x" * 4097))
+        with pytest.raises(FormatError, match="token 1 has 4097 bytes"):
+            make_plan(model, Recipe(F16))

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from builders import WIDE, model_bytes
+from builders import WIDE, model_bytes, write_model
 
 import whisq
 from whisq.errors import PlanError
@@ -175,6 +175,20 @@ def test_preferring_speed_takes_the_faster_types_within_size_and_a_tenth(model) 
 
     assert seconds(fast) < seconds(plain)
     assert fast.sensitivity.seconds == slow
+
+
+def test_preferring_speed_keeps_a_divergence_that_was_asked_for(model) -> None:
+    space = Space.of(model, ("q4_0", "q5_0", "q5_1", "q8_0"), "transcribe.cpp", (), ())
+    limit = sensitivity_of(space).predicted({t.name: "q5_1" for t in space.tensors})
+    slow = {"q4_0": 1.0, "q5_0": 9.0, "q5_1": 9.0, "q8_0": 9.0, "f16": 9.0}
+    assert searched(model, Goal(divergence=limit), space, prefer_fast=lambda: slow).mix.predicted <= limit
+
+
+def test_bits_are_those_of_the_result_not_of_an_f32_source(tmp_path) -> None:
+    path = write_model(tmp_path / "f32.bin", WIDE, kind=0)
+    with whisq.open_model(path) as model:
+        found = searched(model, Goal(bits=9.0), Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ()))
+        assert 8.9 <= whisq.make_plan(model, found.recipe).bits_per_weight <= 9.0
 
 
 def test_it_says_so_when_a_uniform_type_is_better(model) -> None:

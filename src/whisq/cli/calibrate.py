@@ -109,22 +109,25 @@ def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibr
 
 @contextmanager
 def stages(console: Console) -> Iterator[Progress]:
-    """Give what shows one bar for each thing being done, one after the other."""
+    """Give what shows one bar for each thing being done, one after the other; it may be called from any thread."""
     from contextlib import ExitStack
+    from threading import Lock
 
     with ExitStack() as stack:
         bars: dict[str, tuple[ExitStack, Callable[[int], None]]] = {}
         shown: dict[str, int] = {}
+        lock = Lock()
 
         def progress(label: str, done: float, total: float) -> None:
-            if label not in bars:
-                for bar, _ in bars.values():
-                    bar.close()
-                inner = stack.enter_context(ExitStack())
-                bars[label] = (inner, inner.enter_context(console.progress(_STEPS, label)))
-            now = round(_STEPS * done / total) if total else _STEPS
-            bars[label][1](now - shown.get(label, 0))
-            shown[label] = now
+            with lock:
+                if label not in bars:
+                    for bar, _ in bars.values():
+                        bar.close()
+                    inner = stack.enter_context(ExitStack())
+                    bars[label] = (inner, inner.enter_context(console.progress(_STEPS, label)))
+                now = max(shown.get(label, 0), round(_STEPS * done / total) if total else _STEPS)
+                bars[label][1](now - shown.get(label, 0))
+                shown[label] = now
 
         yield progress
 

@@ -23,10 +23,14 @@ def fastest(choices: Mapping[str, Sequence[Choice]], budget_bytes: int, most_har
 
     Raises ``PlanError`` when no mix does.
     """
-    found = _milp(choices, [c.seconds for options in choices.values() for c in options], budget_bytes, most_harm)
-    size, harm = sum(c.size_bytes for c in found.values()), sum(c.harm for c in found.values())
-    # What the solver's tolerance let over a limit is not taken.
-    return found if size <= budget_bytes and harm <= most_harm else allocate(choices, budget_bytes)
+    cost = [c.seconds for options in choices.values() for c in options]
+    # What the solver's tolerance lets over a limit is solved again, with that much less.
+    for less in (1.0, 1 - 1e-6, 1 - 1e-4):
+        found = _milp(choices, cost, int(budget_bytes * less), most_harm * less)
+        size, harm = sum(c.size_bytes for c in found.values()), sum(c.harm for c in found.values())
+        if size <= budget_bytes and harm <= most_harm:
+            return found
+    raise PlanError("no mix of timed types is within the limits", hint="leave out --prefer-fast")
 
 
 def allocate(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dict[str, Choice]:

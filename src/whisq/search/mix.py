@@ -113,9 +113,11 @@ def search(
     if prefer_fast is not None and sensitivity.seconds is None:
         sensitivity = replace(sensitivity, seconds=dict(prefer_fast()))
     choices = _choices(space, sensitivity)
-    chosen = _reach(model, goal, choices, _fixed_bytes(model, space), sensitivity)
+    chosen = _reach(model, goal, choices, space, sensitivity)
     if prefer_fast is not None:
         most = TOLERATED * sum(choice.harm for choice in chosen.values())
+        if goal.divergence is not None and sensitivity.scale > 0:
+            most = min(most, goal.divergence / sensitivity.scale)
         chosen = fastest(_loadable(choices, sensitivity), sum(c.size_bytes for c in chosen.values()), most)
     recipe = _recipe(chosen, choices, space, goal, sensitivity)
     types = {name: parse_type(choice.type) for name, choice in chosen.items()}
@@ -202,9 +204,12 @@ def _measured_space(space: Space, sensitivity: Sensitivity) -> Space:
 
 def _fixed_bytes(model: Model, space: Space) -> int:
     """Return the bytes of a file but for the matrices that take part."""
-    everything = Recipe(F16, protect=space.protect, unprotect=space.unprotect)
     taking_part = sum(t.n_rows * F16.row_bytes(t.n_columns) for t in space.tensors)
-    return _size(model, everything) - taking_part
+    return _size(model, _untouched(space)) - taking_part
+
+
+def _untouched(space: Space) -> Recipe:
+    return Recipe(F16, protect=space.protect, unprotect=space.unprotect)
 
 
 def _size(model: Model, recipe: Recipe) -> int:
@@ -212,12 +217,13 @@ def _size(model: Model, recipe: Recipe) -> int:
 
 
 def _reach(
-    model: Model, goal: Goal, choices: Mapping[str, Sequence[Choice]], fixed: int, sensitivity: Sensitivity
+    model: Model, goal: Goal, choices: Mapping[str, Sequence[Choice]], space: Space, sensitivity: Sensitivity
 ) -> dict[str, Choice]:
     if goal.size_bytes is not None:
-        return allocate(choices, goal.size_bytes - fixed)
+        return allocate(choices, goal.size_bytes - _fixed_bytes(model, space))
     if goal.bits is not None:
-        others = sum(t.size_bytes for t in model.tensors if t.name not in choices)
+        plan = make_plan(model, _untouched(space))
+        others = sum(a.size_after for a in plan.assignments if a.tensor.name not in choices)
         return allocate(choices, int(goal.bits * model.n_weights / 8) - others)
     if goal.divergence is None:
         raise PlanError("no goal was given", hint="give a size, bits per weight, or a divergence")

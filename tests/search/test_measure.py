@@ -184,6 +184,15 @@ def test_preferring_speed_keeps_a_divergence_that_was_asked_for(model) -> None:
     assert searched(model, Goal(divergence=limit), space, prefer_fast=lambda: slow).mix.predicted <= limit
 
 
+def test_a_size_out_of_reach_is_refused_before_measuring(model) -> None:
+    space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
+    size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes
+    # The calibration would be looked at to measure.
+    for goal in (Goal(size_bytes=size - 1), Goal(bits=1.0)):
+        with pytest.raises(PlanError, match="the matrices take at least"):
+            search(model, None, goal, space)
+
+
 def test_bits_are_those_of_the_result_not_of_an_f32_source(tmp_path) -> None:
     path = write_model(tmp_path / "f32.bin", WIDE, kind=0)
     with whisq.open_model(path) as model:

@@ -106,6 +106,7 @@ def search(
     """
     bench: Bench | None = None
     if reuse is None:
+        _refuse_unreachable(model, goal, space)
         sensitivity, bench = measure_space(model, calibration, space, settings=settings, progress=progress)
     else:
         sensitivity = reuse
@@ -183,6 +184,14 @@ def _choices(space: Space, sensitivity: Sensitivity) -> dict[str, list[Choice]]:
         ]
         for t in space.tensors
     }
+
+
+def _refuse_unreachable(model: Model, goal: Goal, space: Space) -> None:
+    """Raise ``PlanError`` before minutes of measuring for a size that even the smallest types do not reach."""
+    if goal.size_bytes is None and goal.bits is None:
+        return
+    nothing = Sensitivity({t.name: {} for t in space.tensors}, 1.0, 1.0, (), {}, {})
+    _reach(model, goal, _choices(space, nothing), space, nothing)
 
 
 def _loadable(choices: Mapping[str, Sequence[Choice]], sensitivity: Sensitivity) -> dict[str, list[Choice]]:

@@ -13,10 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from format_builders import hollow_weights, released, write_bin, write_huggingface
+from format_builders import WRITERS, hollow_weights, released
 from held_memory import held
 
-WAYS = (("huggingface", "bin"), ("huggingface", "gguf"), ("bin", "gguf"))
+WAYS = (
+    ("huggingface", "bin"), ("huggingface", "gguf"), ("openai", "bin"), ("openai", "gguf"), ("ctranslate2", "bin"),
+    ("ctranslate2", "gguf"), ("bin", "gguf"), ("gguf", "bin"),
+)  # fmt: skip
 
 
 def main() -> None:
@@ -25,22 +28,25 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", default=["tiny", "small", "large-v3"])
     parser.add_argument("--folder", type=Path, help="where the output goes (large-v3: 3 GB); default: a temporary one")
     arguments = parser.parse_args()
-    print(f"{'model':<16} {'way':<20} {'source MB':>10} {'VmHWM MB':>9} {'RssAnon MB':>11}")
+    print(f"{'model':<16} {'way':<20} {'output MB':>10} {'VmHWM MB':>9} {'RssAnon MB':>11}")
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
             folder = Path(name)
             weights = hollow_weights(released(size))
-            sources = {
-                "huggingface": write_huggingface(folder / "hf", weights),
-                "bin": write_bin(folder / "source.bin", weights),
-            }
+            sources: dict[str, Path] = {}
             for source, container in WAYS:
+                if source not in sources:
+                    (folder / source).mkdir()
+                    sources[source] = WRITERS[source](folder / source, weights)
                 output = folder / f"output.{container}"
                 most = held(["convert", "--quiet", str(sources[source]), str(output)])
-                megabytes = sources["bin"].stat().st_size / (1 << 20)
+                megabytes = output.stat().st_size / (1 << 20)
                 way = f"{source} -> {container}"
                 print(f"{size:<16} {way:<20} {megabytes:>10.0f} {most['VmHWM']:>9.0f} {most['RssAnon']:>11.0f}")
-                output.unlink()
+                if container == "gguf":
+                    sources["gguf"] = output.replace(folder / "source.gguf")
+                else:
+                    output.unlink()
 
 
 if __name__ == "__main__":

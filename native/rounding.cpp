@@ -11,49 +11,63 @@ constexpr float kMost = 3.40282347e+38f;
 
 // The weights of kLanes blocks, and the ends of every block's range.
 struct Batch {
-    F x[kLanes][kVectors];
+    const char* x;  // 32 f32 a lane: where the source has them, at any address, or `widened`
     F low, high;
     I nan;  // not 0 in some lane where a weight is NaN, or where infinities of both signs are
+    float widened[32 * kLanes];
 
-    const float* block(int lane) const { return (const float*)x[lane]; }
+    F vector(int lane, int j) const {
+        F value;
+        std::memcpy(&value, x + 4 * (32 * lane + kLanes * j), sizeof value);
+        return value;
+    }
+
+    float at(int lane, int j) const {
+        float value;
+        std::memcpy(&value, x + 4 * (32 * lane + j), sizeof value);
+        return value;
+    }
 };
 
 template <int source_type>
 void load_batch(const void* source, int64_t first, int n, Batch& batch, Watch& watch) {
     constexpr int kWeightBytes = source_type == kF32 ? 4 : 2;
+    const bool in_place = source_type == kF32 && n == kLanes;
+    batch.x = in_place ? (const char*)source + first * 128 : (const char*)batch.widened;
     F low[kLanes], high[kLanes];
-    batch.nan = I{};
+    I nan = I{};
     for (int lane = 0; lane < kLanes; ++lane) {
-        F* x = batch.x[lane];
-        if (lane < n) {
-            const int64_t begin = (first + lane) * 32;
-            // Two batches or so ahead, so that the memory works while the scales are taken.
-            for (int j = 0; j < 32; j += 64 / kWeightBytes)
-                __builtin_prefetch((const char*)source + (begin + j + 512) * kWeightBytes);
-            for (int j = 0; j < kVectors; ++j) x[j] = load(source, source_type, begin + j * kLanes);
-        }
+        // Lanes beyond the last block repeat it.
+        const int64_t begin = (first + (lane < n ? lane : n - 1)) * 32;
+        // Four batches ahead, so that the memory works while the scales are taken; read once, it need not stay.
+        for (int j = 0; j < 32; j += 64 / kWeightBytes)
+            __builtin_prefetch((const char*)source + (begin + j + 1024) * kWeightBytes, 0, 0);
+        F x[kVectors];
+        for (int j = 0; j < kVectors; ++j) x[j] = load(source, source_type, begin + j * kLanes);
+        if (!in_place) std::memcpy(batch.widened + 32 * lane, x, sizeof x);
+        F sum = x[0];
         low[lane] = minimum(x[0], splat(kMost));
         high[lane] = maximum(x[0], splat(-kMost));
-        F sum = x[0];
         for (int j = 1; j < kVectors; ++j) {
             low[lane] = minimum(x[j], low[lane]);
             high[lane] = maximum(x[j], high[lane]);
             sum += x[j];
         }
-        batch.nan |= sum != sum;
+        nan |= sum != sum;
     }
+    batch.nan = nan;
     batch.low = across(low, [](F a, F b) { return minimum(a, b); });
     batch.high = across(high, [](F a, F b) { return maximum(a, b); });
     watch.see(batch.low);
     watch.see(batch.high);
-    watch.strange |= batch.nan;
+    watch.strange |= nan;
 }
 
 // Of the largest magnitude the value itself, first come, as ggml's loop finds it.
-float first_extreme(const float* x) {
+float first_extreme(const Batch& batch, int lane) {
     float found = 0.f;
     for (int j = 0; j < 32; ++j)
-        if (__builtin_fabsf(x[j]) > __builtin_fabsf(found)) found = x[j];
+        if (__builtin_fabsf(batch.at(lane, j)) > __builtin_fabsf(found)) found = batch.at(lane, j);
     return found;
 }
 
@@ -63,7 +77,7 @@ F extremes(const Batch& batch) {
     const I doubtful = ~((batch.high > -batch.low) | (batch.high < -batch.low));
     if (any(doubtful)) {
         for (int lane = 0; lane < kLanes; ++lane)
-            if (doubtful[lane]) found[lane] = first_extreme(batch.block(lane));
+            if (doubtful[lane]) found[lane] = first_extreme(batch, lane);
     }
     return found;
 }
@@ -76,7 +90,7 @@ F smallest(const Batch& batch) {
         for (int lane = 0; lane < kLanes; ++lane) {
             if (!is_zero[lane]) continue;
             for (int j = 31; j >= 0; --j)
-                if (batch.block(lane)[j] == 0.f) found[lane] = batch.block(lane)[j];
+                if (batch.at(lane, j) == 0.f) found[lane] = batch.at(lane, j);
         }
     }
     return found;
@@ -89,7 +103,7 @@ F magnitudes(const Batch& batch) {
     for (int lane = 0; lane < kLanes; ++lane) {
         float largest = 0.f;
         for (int j = 0; j < 32; ++j) {
-            const float magnitude = __builtin_fabsf(batch.block(lane)[j]);
+            const float magnitude = __builtin_fabsf(batch.at(lane, j));
             largest = largest > magnitude ? largest : magnitude;
         }
         found[lane] = largest;
@@ -104,6 +118,7 @@ struct Each {
     float value[kLanes];
     uint16_t half[kLanes];
 
+    Each() = default;
     explicit Each(F lanes) {
         std::memcpy(value, &lanes, sizeof value);
         halves_of(lanes, half);
@@ -129,92 +144,124 @@ uint8_t* put_integers(uint8_t* to, Bytes l) {
     return to + 16;
 }
 
-template <int kBits>
-void round_symmetric(const Batch& batch, int n, uint8_t* to) {
-    constexpr int kHalf = 1 << (kBits - 1);
-    const F scale = extremes(batch) / (float)-kHalf;
-    const Each scales(scale), inverses(inverse_of(scale));
-    const Bytes most = Bytes{} + (uint8_t)(2 * kHalf - 1);
-    for (int lane = 0; lane < n; ++lane) {
-        I l[kVectors];
-        for (int j = 0; j < kVectors; ++j)
-            l[j] = truncated(batch.x[lane][j] * inverses.value[lane] + ((float)kHalf + 0.5f));
-        const Bytes whole = low_bytes(l);  // 0 to 2 * kHalf
-        put_half(to, scales.half[lane]);
-        to = put_integers<kBits>(to + 2, whole < most ? whole : most);
-    }
-}
+// What a type makes of a batch: first the scales of its blocks, then their integers.
 
 template <int kBits>
-void round_ranged(const Batch& batch, int n, uint8_t* to) {
-    constexpr int kTop = (1 << kBits) - 1;
-    // Of zeros with both signs the range is +0, as it is to ggml, whose ends are then both the first of them.
-    const F low = smallest(batch), scale = (batch.high - low + 0.f) / (float)kTop;
-    const Each lows(low), scales(scale), inverses(inverse_of(scale));
-    for (int lane = 0; lane < n; ++lane) {
+struct Symmetric {
+    static constexpr int kHalf = 1 << (kBits - 1);
+    Each scales, inverses;
+
+    void take(const Batch& batch) {
+        const F scale = extremes(batch) / (float)-kHalf;
+        scales = Each(scale);
+        inverses = Each(inverse_of(scale));
+    }
+
+    uint8_t* put(const Batch& batch, int lane, uint8_t* to) const {
         I l[kVectors];
         for (int j = 0; j < kVectors; ++j)
-            l[j] = truncated((batch.x[lane][j] - lows.value[lane]) * inverses.value[lane] + 0.5f);
+            l[j] = truncated(batch.vector(lane, j) * inverses.value[lane] + ((float)kHalf + 0.5f));
+        const Bytes whole = low_bytes(l), most = Bytes{} + (uint8_t)(2 * kHalf - 1);  // 0 to 2 * kHalf
+        put_half(to, scales.half[lane]);
+        return put_integers<kBits>(to + 2, whole < most ? whole : most);
+    }
+};
+
+template <int kBits>
+struct Ranged {
+    static constexpr int kTop = (1 << kBits) - 1;
+    Each lows, scales, inverses;
+
+    void take(const Batch& batch) {
+        // Of zeros with both signs the range is +0, as it is to ggml, whose ends are then both the first of them.
+        const F low = smallest(batch), scale = (batch.high - low + 0.f) / (float)kTop;
+        lows = Each(low);
+        scales = Each(scale);
+        inverses = Each(inverse_of(scale));
+    }
+
+    uint8_t* put(const Batch& batch, int lane, uint8_t* to) const {
+        I l[kVectors];
+        for (int j = 0; j < kVectors; ++j)
+            l[j] = truncated((batch.vector(lane, j) - lows.value[lane]) * inverses.value[lane] + 0.5f);
         put_half(to, scales.half[lane]);
         put_half(to + 2, lows.half[lane]);
-        to = put_integers<kBits>(to + 4, low_bytes(l));
+        return put_integers<kBits>(to + 4, low_bytes(l));
     }
-}
+};
 
-void round_q8_0(const Batch& batch, int n, uint8_t* to) {
-    const F scale = magnitudes(batch) / 127.f;
-    const Each scales(scale), inverses(inverse_of(scale));
-    for (int lane = 0; lane < n; ++lane, to += 34) {
+struct Bytewise {
+    Each scales, inverses;
+
+    void take(const Batch& batch) {
+        const F scale = magnitudes(batch) / 127.f;
+        scales = Each(scale);
+        inverses = Each(inverse_of(scale));
+    }
+
+    uint8_t* put(const Batch& batch, int lane, uint8_t* to) const {
         I l[kVectors];
-        for (int j = 0; j < kVectors; ++j) l[j] = rounded_away(batch.x[lane][j] * inverses.value[lane]);
+        for (int j = 0; j < kVectors; ++j) l[j] = rounded_away(batch.vector(lane, j) * inverses.value[lane]);
         const Bytes whole = low_bytes(l);
         put_half(to, scales.half[lane]);
         std::memcpy(to + 2, &whole, sizeof whole);
+        return to + 34;
+    }
+};
+
+// Two batches on the way: the scales of one take divisions, one after the other, while the other's integers are put.
+template <int source_type, typename Type>
+void round_all(const Job& job, Watch& watch) {
+    const int64_t n_blocks = job.n_rows * job.n_columns / 32;
+    Batch batches[2];
+    Type types[2];
+    uint8_t* to = job.destination;
+    for (int64_t first = 0; first < n_blocks + kLanes; first += kLanes) {
+        const int now = (int)(first / kLanes & 1);
+        if (first < n_blocks) {
+            const int64_t left = n_blocks - first;
+            load_batch<source_type>(job.source, first, left < kLanes ? (int)left : kLanes, batches[now], watch);
+            types[now].take(batches[now]);
+        }
+        if (first == 0) continue;
+        const int64_t left = n_blocks - (first - kLanes);
+        const int n = left < kLanes ? (int)left : kLanes;
+        for (int lane = 0; lane < n; ++lane) to = types[1 - now].put(batches[1 - now], lane, to);
     }
 }
 
-using Rounding = void (*)(const Batch&, int n, uint8_t* to);
-
-template <int source_type>
-void round_all(const Job& job, Rounding round, Watch& watch) {
-    const int64_t n_blocks = job.n_rows * job.n_columns / 32, bytes = block_bytes(job.type);
-    Batch batch{};
-    for (int64_t first = 0; first < n_blocks; first += kLanes) {
-        const int n = n_blocks - first < kLanes ? (int)(n_blocks - first) : kLanes;
-        load_batch<source_type>(job.source, first, n, batch, watch);
-        round(batch, n, job.destination + first * bytes);
-    }
-}
-
-Rounding rounding_of(int type) {
-    switch (type) {
-        case kQ4_0:
-            return round_symmetric<4>;
-        case kQ5_0:
-            return round_symmetric<5>;
-        case kQ4_1:
-            return round_ranged<4>;
-        case kQ5_1:
-            return round_ranged<5>;
-        case kQ8_0:
-            return round_q8_0;
-        default:
-            return nullptr;
-    }
+template <typename Type>
+void round_from(const Job& job, Watch& watch) {
+    if (job.source_type == kF16)
+        round_all<kF16, Type>(job, watch);
+    else if (job.source_type == kBF16)
+        round_all<kBF16, Type>(job, watch);
+    else
+        round_all<kF32, Type>(job, watch);
 }
 
 }  // namespace
 
 bool round_blocks(const Job& job, Watch& watch) {
-    const Rounding round = rounding_of(job.type);
-    if (round == nullptr) return false;
-    if (job.source_type == kF16)
-        round_all<kF16>(job, round, watch);
-    else if (job.source_type == kBF16)
-        round_all<kBF16>(job, round, watch);
-    else
-        round_all<kF32>(job, round, watch);
-    return true;
+    switch (job.type) {
+        case kQ4_0:
+            round_from<Symmetric<4>>(job, watch);
+            return true;
+        case kQ5_0:
+            round_from<Symmetric<5>>(job, watch);
+            return true;
+        case kQ4_1:
+            round_from<Ranged<4>>(job, watch);
+            return true;
+        case kQ5_1:
+            round_from<Ranged<5>>(job, watch);
+            return true;
+        case kQ8_0:
+            round_from<Bytewise>(job, watch);
+            return true;
+        default:
+            return false;
+    }
 }
 
 }  // namespace whisq::WHISQ_ISA

@@ -219,24 +219,23 @@ def test_all_bad_tensors_are_listed_at_once(tmp_path):
 
 
 def test_a_disk_error_that_only_the_sync_along_the_way_hears_of_is_reported(model, tmp_path, monkeypatch):
-    heard = []
+    heard = threading.Event()
 
     def once(descriptor: int) -> None:
-        if threading.current_thread().name == "whisq-sync" and not heard:
-            heard.append(descriptor)
+        if threading.current_thread().name == "whisq-sync" and not heard.is_set():
+            heard.set()
             raise OSError(5, "Input/output error")
+
+    wrote = executing._Syncing.wrote
+
+    def and_wait(syncing, n_bytes: int) -> None:
+        wrote(syncing, n_bytes)
+        # The other thread hears of it before the work ends.
+        assert heard.wait(60)
 
     monkeypatch.setattr(executing, "_SYNC_EVERY_BYTES", 1)
     monkeypatch.setattr(executing.os, "fsync", once)
-    write = executing._write
-
-    def and_wait(*words) -> None:
-        write(*words)
-        # The other thread hears of it before the work ends.
-        while not heard and threading.active_count() > 1 and words[2] > 2000:
-            threading.Event().wait(0.001)
-
-    monkeypatch.setattr(executing, "_write", and_wait)
+    monkeypatch.setattr(executing._Syncing, "wrote", and_wait)
     with pytest.raises(OutputError, match="Input/output error"):
         quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "out.bin", threads=1)
     assert not (tmp_path / "out.bin").exists()

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from format_builders import hollow_weights, released, write_bin, write_huggingface
+from format_builders import WRITERS, hollow_weights, released
 from held_memory import held
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells in /proc what a process holds")
-@pytest.mark.parametrize("kind", ["huggingface", "bin"])
+@pytest.mark.parametrize("kind", ["huggingface", "openai", "ctranslate2", "bin"])
 def test_memory_does_not_grow_with_the_model(kind: str, tmp_path: Path) -> None:
     most = {}
     for size in ("tiny", "small"):
-        weights = hollow_weights(released(size))
         folder = tmp_path / size
         folder.mkdir()
-        source = write_bin(folder / "a.bin", weights) if kind == "bin" else write_huggingface(folder / "hf", weights)
+        source = WRITERS[kind](folder, hollow_weights(released(size)))
         most[size] = held(["convert", "--quiet", str(source), str(folder / "out.gguf")])
         assert (folder / "out.gguf").stat().st_size > (60 if size == "tiny" else 400) << 20
         (folder / "out.gguf").unlink()

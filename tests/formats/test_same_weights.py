@@ -223,16 +223,18 @@ def test_real_bin_to_gguf_to_bin_is_the_same_file(name: str, request: pytest.Fix
     assert last.read_bytes() == first.read_bytes()
 
 
-def test_transformers_folder_and_torch_checkpoint(tiny_en_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tiny_en", "base"])
+def test_transformers_folder_and_torch_checkpoint(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """What transformers and torch themselves save, of the same weights."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from format_builders import hf_config
 
-    with open_model(tiny_en_folder) as model:
+    source: Path = request.getfixturevalue(f"{name}_folder")
+    with open_model(source) as model:
         weights = weights_of(model).as_type(np.float16)
     state = {name: torch.from_numpy(array.copy()) for name, array in weights.arrays.items()}
-    torch.save({"dims": asdict(weights.dims), "model_state_dict": state}, tmp_path / "tiny.en.pt")
+    torch.save({"dims": asdict(weights.dims), "model_state_dict": state}, tmp_path / "checkpoint.pt")
     network = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**hf_config(weights.dims))).half()
     network.load_state_dict({name_in_dialect(n, "huggingface"): t for n, t in state.items()}, strict=False)
     network.save_pretrained(tmp_path / "hf")
@@ -242,8 +244,8 @@ def test_transformers_folder_and_torch_checkpoint(tiny_en_folder: Path, tmp_path
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "old" / "pytorch_model.bin")
     shutil.copy(tmp_path / "hf" / "config.json", tmp_path / "old")
     for folder in ("hf", "sharded", "old", "."):
-        shutil.copy(tiny_en_folder / "tokenizer.json", tmp_path / folder)
-    for path in ("tiny.en.pt", "hf", "sharded", "old"):
+        shutil.copy(source / "tokenizer.json", tmp_path / folder)
+    for path in ("checkpoint.pt", "hf", "sharded", "old"):
         with open_model(tmp_path / path) as model:
             assert_same_tensors(model, weights)
 

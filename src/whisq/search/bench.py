@@ -57,14 +57,19 @@ class Bench:
         """Return half the output error of a matrix in a type, each row as ``fisher`` says that it matters.
 
         The error is tr(ΔW H ΔWᵀ) with the calibration's second moments H, of an even sample of the rows; about the
-        mean where a shift of the output goes into the bias or, of keys, changes no attention.
+        mean where a shift of the output goes into the bias or, of keys, changes no attention. Where roundings are kept
+        the whole matrix is rounded: every mix to come finds it, and the factor of an input, which costs more than a
+        rounding, is computed for all types at once.
         """
         weights = self._model.array(name)
         step = max(1, len(weights) // SAMPLED_ROWS)
         rows, matters = np.ascontiguousarray(weights[::step]), fisher[::step]
         method = method_for(name, kind, self._method, self._calibration).method
-        blocks = self._rounder.round(name, rows, kind, method, threads=THREADS)
-        change = rows - kernels.dequantize(blocks.data, kind, rows.shape)
+        if self._keep:
+            change = rows - self._rounded(name, kind)[name][::step]
+        else:
+            blocks = self._rounder.round(name, rows, kind, method, threads=THREADS)
+            change = rows - kernels.dequantize(blocks.data, kind, rows.shape)
         source = input_of(name)
         if source is None or source not in self._calibration.counts:
             each = np.square(change).sum(1, dtype=np.float64)

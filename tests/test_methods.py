@@ -13,7 +13,7 @@ from whisq import kernels
 from whisq.calibration import input_of, inputs_of, read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix
 from whisq.errors import CalibrationError, PlanError
-from whisq.methods import Rounder, parse_method
+from whisq.methods import Rounder, factor_for, parse_method
 from whisq.types import TYPES, parse_type
 
 BLOCK_TYPES = [kind.name for kind in TYPES.values() if kind.is_quantized]
@@ -85,6 +85,21 @@ def test_the_bias_takes_up_the_mean_shift(model, tmp_path: Path) -> None:
             np.testing.assert_allclose(after, before, atol=1e-5)
         norm = "encoder.blocks.0.attn_ln.bias"
         assert np.array_equal(result.array(norm), model.array(norm))
+
+
+def test_moments_are_about_the_mean_only_where_a_shift_of_the_output_is_taken_up() -> None:
+    """By a bias, or by the softmax over keys; the token embedding as the output layer has neither."""
+    moments = moments_of(64, seed=3)
+    assert moments.second_moment is not None
+    assert moments.mean is not None
+    centred = moments.second_moment - np.outer(moments.mean, moments.mean)
+    off = ~np.eye(64, dtype=bool)  # the diagonal is damped
+    for source, expected in (
+        ("encoder.blocks.0.attn.query", centred),
+        ("decoder.blocks.0.cross_attn.key", moments.second_moment),
+        ("decoder.token_embedding", moments.second_moment),
+    ):
+        np.testing.assert_allclose(factor_for(source, moments).moment[off], expected[off], rtol=1e-5, atol=1e-7)
 
 
 def test_a_layer_that_is_not_covered_is_named_in_the_plan(model, tmp_path: Path) -> None:

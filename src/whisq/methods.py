@@ -148,17 +148,18 @@ def factor_for(source: str, moments: Moments) -> Factor:
     """Return the factor for an input's moments.
 
     They are taken about the mean: a constant shift of a layer's output goes into its bias, and one of the keys changes
-    no attention. The encoder's output is weighted by attention, which has no one mean: there they are as they are.
+    no attention. The encoder's output is weighted by attention, which has no one mean, and the output layer, which is
+    the token embedding, has no bias: there they are as they are.
     """
     import numpy as np
 
-    from whisq.calibration.inputs import ENCODER_OUTPUT
+    from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT
     from whisq.kernels.feedback import damping_for, factor_of
 
     if moments.second_moment is None or moments.mean is None:
         raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
     second = moments.second_moment.astype(np.float64)
-    if source != ENCODER_OUTPUT:
+    if source not in (ENCODER_OUTPUT, EMBEDDING_INPUT):
         second -= np.outer(moments.mean, moments.mean).astype(np.float64)
         # A column that never varied leaves rounding noise, of either sign, on the diagonal.
         diagonal = np.diag_indices_from(second)

@@ -257,12 +257,13 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
     head = struct.pack("<I", MAGIC)
     head += _HEADER.pack(*(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
     head += struct.pack("<2i", dims.n_mels, N_FFT_BINS) + model.mel_filters
-    for number, token in enumerate(tokens):
-        if len(token) > _LONGEST_TOKEN:
-            raise FormatError(
-                f"{model.path}: token {number} has {len(token)} bytes, a .bin takes at most {_LONGEST_TOKEN}",
-                hint="write a GGUF, or mend the vocabulary",
-            )
+    longest = max(map(len, tokens), default=0)
+    if longest > _LONGEST_TOKEN:
+        number = next(number for number, token in enumerate(tokens) if len(token) == longest)
+        raise FormatError(
+            f"{model.path}: token {number} has {longest} bytes, a .bin takes at most {_LONGEST_TOKEN}",
+            hint="write a GGUF, or mend the vocabulary",
+        )
     lengths = [struct.pack("<I", length) for length in range(_LONGEST_TOKEN + 1)]
     head += struct.pack("<i", len(tokens)) + b"".join([lengths[len(token)] + token for token in tokens])
     pieces = [(0, head)]

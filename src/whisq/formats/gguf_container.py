@@ -2,8 +2,9 @@
 
 Layout (little-endian; source: ggml, ``docs/gguf.md``, version 3): magic · u32 version · u64 tensors · u64 keys · keys
 (name, u32 type, value) · tensors (name, u32 rank, u64 sizes fastest first, u32 type, u64 offset) · padding · data.
-The ``gguf`` package reads this too, but makes arrays of every field and believes the counts; here nothing is
-believed before it is checked against the file's size, and a value is made only once its bytes are known to be there.
+The ``gguf`` package (0.19) reads this too, but makes arrays of every field and believes the counts: sixty bytes that
+claim an array of 2^33 elements keep its reader busy without end. Here nothing is believed before it is checked against
+the file's size, and a value is made only once its bytes are known to be there.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 Stack = Literal["encoder", "decoder"]
@@ -189,6 +189,7 @@ def _block_parts(stack: str) -> dict[str, tuple[str, str, str]]:
     return {row[0]: row for row in _BLOCK_PARTS[stack]}
 
 
+@lru_cache(maxsize=8192)
 def name_in_dialect(canonical: str, dialect: Dialect) -> str:
     """Return a canonical tensor name as another dialect writes it.
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from builders import TINY, WIDE, write_ct2, write_model
 
+import whisq
 from whisq.cli import main, quantize_main
 from whisq.whisper import expected_tensors
 
@@ -263,6 +264,11 @@ def test_a_signal_leaves_nothing(tmp_path, tiny_en_bin, number):
 def test_colour_only_on_a_terminal(source, tmp_path):
     done = subprocess.run(command("quantize", source, tmp_path, "q4_0"), capture_output=True, text=True, check=False)
     assert done.stderr.startswith("error: ")
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "whisq", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"whisq {whisq.__version__}\n"
 
 
 def test_version_imports_nothing_heavy():

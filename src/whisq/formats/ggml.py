@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,7 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
             f"{model.path}: token {number} has {longest} bytes, a .bin takes at most {_LONGEST_TOKEN}",
             hint="write a GGUF, or mend the vocabulary",
         )
-    lengths = [struct.pack("<I", length) for length in range(_LONGEST_TOKEN + 1)]
-    head += struct.pack("<i", len(tokens)) + b"".join([lengths[len(token)] + token for token in tokens])
+    head += _packed(tokens)
     pieces = [(0, head)]
     offset = len(head)
     data_offsets = []
@@ -276,6 +276,13 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
         data_offsets.append(offset)
         offset += output.size_bytes
     return Layout(offset, tuple(pieces), tuple(data_offsets))
+
+
+@lru_cache(maxsize=1)
+def _packed(tokens: tuple[bytes, ...]) -> bytes:
+    """Return the vocabulary as it is written; a search plans a dozen files of one model."""
+    lengths = [struct.pack("<I", length) for length in range(_LONGEST_TOKEN + 1)]
+    return struct.pack("<i", len(tokens)) + b"".join([lengths[len(token)] + token for token in tokens])
 
 
 def _tensor_header(output: Output) -> bytes:

@@ -14,7 +14,7 @@ struct Batch {
     const char* x;  // 32 f32 a lane: where the source has them, at any address, or `widened`
     F low, high;
     I nan;  // not 0 in some lane where a weight is NaN, or where infinities of both signs are
-    float widened[32 * kLanes];
+    alignas(64) float widened[32 * kLanes];
 
     F vector(int lane, int j) const {
         F value;

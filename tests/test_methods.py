@@ -1,5 +1,6 @@
 """Importance and feedback through the whole way: plan, file, bytes, notes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,28 @@ def test_importance_gives_ggmls_bytes_with_that_imatrix(model, tmp_path: Path, t
                 assert bytes(result.rows(result[name])) == expected.tobytes(), name
 
 
-def test_an_imatrix_file_gives_the_same_bytes_as_the_calibration_it_came_from(model, tmp_path: Path) -> None:
+def test_an_imatrix_is_named_in_a_gguf_as_llama_cpp_names_it_and_not_in_what_is_made_of_that(
+    model, tmp_path: Path
+) -> None:
+    from whisq.cli import main
+
+    write(tmp_path / "a.calib")
+    write_imatrix(tmp_path / "speech.gguf", read_calibration(tmp_path / "a.calib"), WIDE)
+    first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
+    words = ["--quiet", "--calibration", str(tmp_path / "speech.gguf"), "--method", "importance"]
+    assert main(["quantize", *words, str(model.path), str(first), "q8_0", "--tensor-type", r".*mlp.*=q4_0"]) == 0
+    with whisq.open_model(first) as made:
+        keys = made.metadata["gguf"]
+    assert keys["quantize.imatrix.file"] == "speech.gguf"
+    assert keys["quantize.imatrix.entries_count"] == len(inputs_of(WIDE))
+    assert keys["whisq.method"] == "importance"
+    assert main(["quantize", "--quiet", "--allow-requantize", str(first), str(second), "q4_0"]) == 0
+    with whisq.open_model(second) as made:
+        keys = made.metadata["gguf"]
+    assert not {key for key in keys if key.startswith(("quantize.imatrix.", "whisq.calibration", "whisq.method"))}
+
+
+def test_an_imatrix_file_gives_the_same_weights_as_the_calibration_it_came_from(model, tmp_path: Path) -> None:
     write(tmp_path / "a.calib")
     calibration = read_calibration(tmp_path / "a.calib")
     write_imatrix(tmp_path / "a.gguf", calibration, WIDE)
@@ -114,6 +136,25 @@ def test_a_layer_that_is_not_covered_is_named_in_the_plan(model, tmp_path: Path)
         for name in ("encoder.blocks.0.mlp.2.weight", "decoder.blocks.0.mlp.0.weight"):
             expected = kernels.quantize(model.array(name), "q4_0").tobytes()
             assert bytes(result.rows(result[name])) == expected
+
+
+def test_a_singular_second_moment_is_named_in_the_plan(model, tmp_path: Path) -> None:
+    made = write(tmp_path / "whole.calib")
+    whole = read_calibration(tmp_path / "whole.calib")
+    bad = "encoder.blocks.0.mlp.0"
+    second = made[bad].second_moment.copy()
+    second[0, 1] = second[1, 0] = 9 * second[0, 0]  # no moments of any inputs
+    made[bad] = replace(made[bad], second_moment=second)
+    listed = [(name, len(moments.squares), 500) for name, moments in made.items()]
+    write_calibration(tmp_path / "a.calib", dict(whole.heard), listed, made.__getitem__, None)
+    plan = quantized(model, tmp_path / "q.bin", "q4_0", "feedback", read_calibration(tmp_path / "a.calib"))
+    assert plan[f"{bad}.weight"].method == "ggml"
+    assert "singular" in plan[f"{bad}.weight"].note
+    others = [a for a in plan.assignments if a.is_quantized_here and a.tensor.name != f"{bad}.weight"]
+    assert {a.method for a in others} == {"feedback"}
+    with whisq.open_model(tmp_path / "q.bin") as result:
+        expected = kernels.quantize(model.array(f"{bad}.weight"), "q4_0").tobytes()
+        assert bytes(result.rows(result[f"{bad}.weight"])) == expected
 
 
 @pytest.mark.parametrize("type_name", BLOCK_TYPES)

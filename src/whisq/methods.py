@@ -47,7 +47,7 @@ def parse_method(text: str) -> Method:
 
 
 def method_for(tensor: str, type: TensorType, asked: Method, calibration: Calibration | None) -> Chosen:  # noqa: A002
-    """Return how a matrix will be rounded. Reads a calibration's list of inputs, no moments.
+    """Return how a matrix will be rounded. For feedback, its input's second moments are read and checked once.
 
     Raises ``PlanError`` when a method needs a calibration and there is none, or it cannot give what is needed.
     """
@@ -69,16 +69,17 @@ def method_for(tensor: str, type: TensorType, asked: Method, calibration: Calibr
         return Chosen("ggml", f"{calibration.path.name} does not cover it")
     if calibration.counts[source] == 0 or source in calibration.idle:
         return Chosen("ggml", "its input was never active in the calibration")
+    if asked == "feedback":
+        wrong = _what_is_wrong(source, calibration)
+        if wrong:
+            return Chosen("ggml", f"of its input in {calibration.path.name}, {wrong}")
     if asked == "importance" and type.name in WITHOUT_IMPORTANCE:
         return Chosen("ggml", f"{type} does not use importance")
     return Chosen(asked)
 
 
 class Rounder:
-    """Rounds matrices with a calibration. Moments and factors of the inputs used last are kept.
-
-    ``notes`` says of tensors for which the moments turned out unusable: those are rounded as ggml does.
-    """
+    """Rounds matrices with a calibration. Moments and factors of the inputs used last are kept."""
 
     def __init__(self, calibration: Calibration, most_kept: int = 2) -> None:
         self._calibration = calibration
@@ -145,16 +146,23 @@ class Rounder:
 
 
 def factor_for(source: str, moments: Moments) -> Factor:
-    """Return the factor for an input's moments.
+    """Return the factor for an input's moments; raises ``CalibrationError`` where there is none.
 
     They are taken about the mean: a constant shift of a layer's output goes into its bias, and one of the keys changes
     no attention. The encoder's output is weighted by attention, which has no one mean, and the output layer, which is
     the token embedding, has no bias: there they are as they are.
     """
+    from whisq.kernels.feedback import factor_of
+
+    return factor_of(*_second_moment(source, moments))
+
+
+def _second_moment(source: str, moments: Moments) -> tuple[NDArray[np.float64], float]:
+    """Return an input's second moment as feedback takes it, and its damping."""
     import numpy as np
 
     from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT
-    from whisq.kernels.feedback import damping_for, factor_of
+    from whisq.kernels.feedback import damping_for
 
     if moments.second_moment is None or moments.mean is None:
         raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
@@ -164,7 +172,21 @@ def factor_for(source: str, moments: Moments) -> Factor:
         # A column that never varied leaves rounding noise, of either sign, on the diagonal.
         diagonal = np.diag_indices_from(second)
         second[diagonal] = np.maximum(second[diagonal], 0)
-    return factor_of(second, damping_for(len(second), moments.n_rows))
+    return second, damping_for(len(second), moments.n_rows)
+
+
+def _what_is_wrong(source: str, calibration: Calibration) -> str:
+    """Return why an input's second moments give no factor, empty where they do. Looked at once a calibration."""
+    from whisq.kernels.feedback import damped_moment
+
+    if source not in calibration.unusable:
+        moments = calibration.moments(source)
+        try:
+            damped_moment(*_second_moment(source, moments))
+            calibration.unusable[source] = ""
+        except CalibrationError as error:
+            calibration.unusable[source] = str(error)
+    return calibration.unusable[source]
 
 
 def _source(tensor: str) -> str:

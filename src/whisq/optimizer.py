@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from whisq.provenance import provenance_of, source_sha256
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
 from whisq.search.measure import Settings as SearchSettings
 from whisq.search.mix import Goal, Space, measure_space, search
-from whisq.search.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 from whisq.types import F16, TensorType
 
 Progress = Callable[[str, float, float], None]
@@ -185,8 +185,11 @@ class _Work:
             write_sensitivity(measured, found)
 
         def solve() -> None:
-            recipe = self._solve(calibration, read_sensitivity(measured))
-            path.write_text(save_recipe(recipe), "utf-8")
+            found = search(
+                self.model, calibration, self.goal, self.space, reuse=read_sensitivity(measured),
+                container=container_of(self.target),
+            )  # fmt: skip
+            path.write_text(save_recipe(found.recipe), "utf-8")
 
         types = {name: [kind.name for kind in kinds] for name, kinds in self.space.types.items()}
         how = {"probes": settings.probes, "seed": settings.seed}
@@ -195,18 +198,6 @@ class _Work:
         made_from = {"measured": self.made.key("sensitivity.json"), "goal": wanted, "as": container_of(self.target)}
         self.made.make(path, made_from, solve)
         return load_recipe(str(path))
-
-    def _solve(self, calibration: Calibration, sensitivity: Sensitivity) -> Recipe:
-        """Return the recipe for the goal. The search counts the bytes of a .bin; a GGUF also says how it was made."""
-        goal = self.goal
-        while True:
-            recipe = search(self.model, calibration, goal, self.space, reuse=sensitivity).recipe
-            if self.goal.size_bytes is None or goal.size_bytes is None:
-                return recipe
-            over = self._plan(self.target, recipe, "feedback", calibration).size_bytes - self.goal.size_bytes
-            if over <= 0:
-                return recipe
-            goal = replace(goal, size_bytes=goal.size_bytes - over)
 
     def quantize(self, calibration: Calibration, recipe: Recipe) -> None:
         made_from = {"recipe": save_recipe(recipe), "calibration": self.made.key("model.calib")}

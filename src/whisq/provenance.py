@@ -46,6 +46,11 @@ def provenance_of(
         stated["calibration"] = {"name": calibration.path.name} | {
             key: heard[key] for key in ("data", "data_sha256", "seconds", "tokens") if key in heard
         }
+        if method == "importance":
+            # As llama.cpp's quantizer says it.
+            stated["quantize"] = {"imatrix": {"file": calibration.path.name, "entries_count": len(calibration.counts)}}
+            if isinstance(heard.get("data"), list | tuple) and heard["data"]:
+                stated["quantize"]["imatrix"]["dataset"] = ", ".join(map(str, heard["data"]))
     return stated
 
 

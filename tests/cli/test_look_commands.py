@@ -196,6 +196,21 @@ def test_what_is_no_model(capsys, tmp_path: Path, monkeypatch, command: list[str
     assert not (tmp_path / "out.gguf").exists()
 
 
+def test_a_container_that_is_only_read_is_not_written_under_its_name(capsys, tmp_path: Path) -> None:
+    source = WRITERS["bin"](tmp_path, tiny_weights())
+    code, _, err = run(capsys, "convert", source, tmp_path / "a.safetensors")
+    assert code == 1
+    assert ".safetensors is not written" in err
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_compare_of_fewer_than_one(capsys, tmp_path: Path) -> None:
+    source = WRITERS["bin"](tmp_path, tiny_weights())
+    code, _, err = run(capsys, "compare", source, source, "--top", "-1")
+    assert code == 1
+    assert "--top" in err
+
+
 @pytest.mark.parametrize("suffix", ["bin", "gguf"])
 def test_convert_warns_of_tokens_that_a_bin_cannot_name(capsys, tmp_path: Path, suffix: str) -> None:
     source = write_huggingface(tmp_path / "hf", tiny_weights())
@@ -204,7 +219,7 @@ def test_convert_warns_of_tokens_that_a_bin_cannot_name(capsys, tmp_path: Path, 
     assert ("hint: write a .gguf" in err) == (suffix == "bin")
 
 
-@pytest.mark.parametrize("words", [["--type", "q4_0"], ["--format", "onnx"], ["--threads", "x"]])
+@pytest.mark.parametrize("words", [["--type", "q4_0"], ["--format", "onnx"], ["--threads", "x"], ["--threads", "0"]])
 def test_options_that_are_none(capsys, tmp_path: Path, words: list[str]) -> None:
     code, _, err = run(capsys, "convert", WRITERS["bin"](tmp_path, tiny_weights()), tmp_path / "a.bin", *words)
     assert code == 1

@@ -134,10 +134,14 @@ def test_provenance_is_written_and_carried_on(tmp_path: Path) -> None:
         assert stated["quantize.imatrix.entries_count"] == 64
         assert stated["whisq.version"]
         assert "whisq.nothing" not in stated
-        second = copy_model(model, tmp_path / "second.gguf", "gguf", {"recipe": "another"})
-    with open_model(second) as model:
-        assert model.metadata["gguf"]["whisq.recipe"] == "another"
+        converted = copy_model(model, tmp_path / "second.gguf", "gguf", {"source": {"name": "first.gguf"}})
+        quantized = copy_model(model, tmp_path / "third.gguf", "gguf", {"recipe": "another"})
+    with open_model(converted) as model:
+        assert model.metadata["gguf"]["whisq.recipe"] == 'default = "q5_0"'
         assert model.metadata["gguf"]["quantize.imatrix.file"] == "speech.imatrix.gguf"
+    with open_model(quantized) as model:
+        assert model.metadata["gguf"]["whisq.recipe"] == "another"
+        assert "quantize.imatrix.file" not in model.metadata["gguf"]
 
 
 def test_license_and_name_come_from_the_model_card(tmp_path: Path) -> None:

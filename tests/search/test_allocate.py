@@ -115,7 +115,28 @@ def test_sensitivity_survives_its_file(tmp_path) -> None:
     assert made.predicted({"a": "q4_0"}) == pytest.approx(0.09)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"whisq.sensitivity": 2}', "\x00"])
+def test_one_matrix_of_another_shape_is_solved_exactly_without_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the token embedding is, whose sizes share hardly a divisor with the others'."""
+    choices = {
+        f"m{i}": [Choice(str(bits), 4096 * bits, (1 + i % 4) * 4.0**-bits) for bits in (4, 5, 8)] for i in range(6)
+    }
+    choices["embedding"] = [Choice(str(bits), 51865 * bits, 3 * 4.0**-bits) for bits in (4, 5, 8, 16)]
+    module = sys.modules["whisq.search.allocate"]
+    monkeypatch.setattr(module, "LARGEST_TABLE", 2000)
+    monkeypatch.setattr(module, "_milp", None)  # is not called
+    for budget in (310_000, 400_000, 600_000, 1_000_000):
+        size, harm = total(allocate(choices, budget))
+        assert size <= budget
+        assert harm == pytest.approx(brute_force(choices, budget), rel=1e-12)
+
+
+NO_PROVENANCE = (
+    '{"whisq.sensitivity": 1, "seconds": null, "harms": {}, "scale": 1, "correlation": 1, "mixes": [],'
+    ' "provenance": [], "measured": {}, "checks": [], "curve": []}'
+)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"whisq.sensitivity": 2}', "\x00", NO_PROVENANCE])
 def test_other_files_are_no_sensitivity(tmp_path, content: str) -> None:
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(CalibrationError):

@@ -8,9 +8,12 @@ from itertools import product
 import numpy as np
 import pytest
 from builders import WIDE, model_bytes, write_model
+from calibration_builders import write as write_calibration
 
 import whisq
+from whisq.calibration import read_calibration
 from whisq.errors import PlanError
+from whisq.provenance import provenance_of
 from whisq.search import Choice, Goal, Mix, Sensitivity, Space, allocate, curve, read_sensitivity, search
 from whisq.search.measure import _combined, _to_measure, correlation, parse_how, random_mixes
 from whisq.types import F16, TYPES
@@ -184,6 +187,52 @@ def test_preferring_speed_keeps_a_divergence_that_was_asked_for(model) -> None:
     assert searched(model, Goal(divergence=limit), space, prefer_fast=lambda: slow).mix.predicted <= limit
 
 
+def test_types_that_the_runtime_cannot_time_take_no_part_where_speed_is_preferred(model) -> None:
+    space = Space.of(model, (), "whisper.cpp-pr3605", (), ())
+    slow = {"q4_0": 1.0, "q5_0": 2.0, "q8_0": 3.0, "f16": 9.0}
+    size = whisq.make_plan(model, whisq.Recipe(Q5)).size_bytes
+    found = searched(model, Goal(size_bytes=size), space, prefer_fast=lambda: slow)
+    assert {rule.type.name for rule in found.recipe.rules} <= slow.keys()
+    assert found.mix.size_bytes <= size
+
+
+def test_a_size_is_that_of_the_container_that_was_asked_for(model, tmp_path) -> None:
+    space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
+    write_calibration(tmp_path / "a.calib")
+    heard = read_calibration(tmp_path / "a.calib")
+    size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes + 400_000
+    found = search(model, heard, Goal(size_bytes=size), space, reuse=sensitivity_of(space), container="gguf")
+    stated = provenance_of(model, found.recipe, "feedback", heard)
+    plan = whisq.make_plan(model, found.recipe, container="gguf", provenance=stated, calibration=heard)
+    assert 0.97 * size < plan.size_bytes == found.mix.size_bytes <= size
+
+
+@pytest.mark.parametrize(
+    "bound", [{"size_bytes": 0}, {"bits": float("nan")}, {"bits": float("inf")}, {"divergence": -1.0}]
+)
+def test_goals_that_are_none(bound) -> None:
+    with pytest.raises(PlanError, match="is no goal"):
+        Goal(**bound)
+
+
+def test_what_was_not_measured_is_not_left_out_silently(model) -> None:
+    known = sensitivity_of(Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ()))
+    space = Space.of(model, ("q4_0", "q5_0"), "transcribe.cpp", (), ())
+    with pytest.raises(PlanError, match="q5_0 was not measured"):
+        search(model, None, Goal(bits=12.0), space, reuse=known)
+
+
+def test_what_was_measured_is_handed_out_before_it_is_solved(model, monkeypatch) -> None:
+    module = import_module("whisq.search.mix")
+    space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
+    known, kept = sensitivity_of(space), []
+    monkeypatch.setattr(module, "measure_space", lambda *_, **__: (known, None))
+    monkeypatch.setattr(module, "_recipe", None)  # the solving breaks
+    with pytest.raises(TypeError):
+        search(model, None, Goal(bits=12.0), space, on_measured=kept.append)
+    assert kept[0] is known
+
+
 def test_a_size_out_of_reach_is_refused_before_measuring(model) -> None:
     space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
     size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes
@@ -204,6 +253,7 @@ def test_it_says_so_when_a_uniform_type_is_better(model) -> None:
     space = Space.of(model, (), "transcribe.cpp", (), ())
     found = searched(model, Goal(bits=10.0), space)
     assert found.better_than_all
+    assert not replace(found, others=(replace(found.mix, name="q4_0", kind="uniform"),)).better_than_all
     rival = Mix("q4_0", "uniform", found.mix.size_bytes, found.mix.predicted / 2, None)
     assert not replace(found, others=(rival,)).better_than_all
     measured = replace(found.mix, measured=0.5)
@@ -344,6 +394,9 @@ class TestOnTinyEn:
         assert 0.995 * (65 << 20) <= size <= 65 << 20
         again = ["--types", "q4_0,q8_0", "--size", "60MB", "--reuse", str(file), "-o", str(tmp_path / "b.toml")]
         assert main(["search", *common, *again]) == 0
+        capsys.readouterr()
+        assert main(["search", *common, *again, "--method", "feedback"]) == 1
+        assert "was measured with --method ggml, not feedback" in capsys.readouterr().err
 
 
 def test_types_are_timed_in_the_real_runtime(tiny_en_bin, speech_wav) -> None:

@@ -62,6 +62,8 @@ class Calibration:
     load: Callable[[str], Moments] = field(repr=False)
     load_probes: Callable[[], Probes | None] = field(repr=False, default=lambda: None)
     has_second_moments: bool = True
+    unusable: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
+    """Inputs whose second moments were looked at, and what is wrong with them; empty where nothing is."""
 
     @property
     def idle(self) -> frozenset[str]:

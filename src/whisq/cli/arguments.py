@@ -12,6 +12,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def thread_count(text: str) -> int:
+    """Return a number of threads, as argparse wants it."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads, expected 1 to 1024")
+    return int(text)
+
+
 def add_clips(group: argparse._ArgumentGroup, *, what: str, seed_of: str, required: bool = True) -> None:
     """Declare ``--data`` and what chooses and reads its clips."""
     group.add_argument("--data", metavar="CLIPS", required=required, help=what)

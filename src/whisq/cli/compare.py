@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from whisq.cli.arguments import count
 from whisq.cli.console import Console, megabytes
 from whisq.errors import RecipeError
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help="the reference: any model that whisq reads")
     parser.add_argument("second", metavar="B", help="the other one; containers and types may differ")
     parser.add_argument("--match", metavar="PATTERN", help="only tensors with such a name, in any dialect")
-    parser.add_argument("--top", type=int, metavar="N", help="only the N worst")
+    parser.add_argument("--top", type=count, metavar="N", help="only the N worst")
     parser.add_argument("--json", action="store_true", help="print numbers as JSON")
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console, megabytes
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", choices=("f16", "f32", "bf16"), help="type of all matrices (default: as they are)")
     parser.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all CPUs at hand")
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="default: all CPUs at hand")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 

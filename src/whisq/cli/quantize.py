@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
 from whisq.errors import OutputError, PlanError, RecipeError
 
@@ -54,15 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     runs.add_argument("--recipe-out", metavar="FILE", help="save what was asked as a recipe")
-    runs.add_argument("--threads", type=_threads, metavar="N", help="default: all CPUs at hand")
+    runs.add_argument("--threads", type=thread_count, metavar="N", help="default: all CPUs at hand")
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
-
-
-def _threads(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads, expected 1 to 1024")
-    return int(text)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--size", type=size_bytes, metavar="SIZE", help="of the file at most, such as 80MB (MB = 2^20)")
     goal.add_argument("--bits", type=float, metavar="N", help="bits per weight at most, over all tensors")
     goal.add_argument("--divergence", type=float, metavar="NATS", help="expected a token at most; the smallest file")
+    parser.add_argument("--format", choices=("bin", "gguf"), default="bin", help="of the file that --size means")
     what = parser.add_argument_group("what it may choose")
     what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
     what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
@@ -54,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
     how = parser.add_argument_group("how it measures")
-    how.add_argument("--method", choices=("ggml", "importance", "feedback"), default="feedback", help="of rounding")
+    how.add_argument(
+        "--method", choices=("ggml", "importance", "feedback"), help="of rounding (default: feedback, or --reuse's)"
+    )
     how.add_argument(
         "--measure", metavar="HOW", default="auto",
         help="every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them, all"
@@ -84,14 +87,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.calibration import read_calibration
     from whisq.formats import open_model
     from whisq.recipe import save_recipe
-    from whisq.search.sensitivity import write_sensitivity
 
     calibration = read_calibration(args.calibration)
     with open_model(args.model) as model:
         calibration.check_fits(model)
         searched = _search(args, console, model, calibration)
-        if args.sensitivity:
-            write_sensitivity(args.sensitivity, searched.sensitivity)
         try:
             Path(args.output).write_text(save_recipe(searched.recipe), "utf-8")
         except OSError as error:
@@ -105,16 +105,26 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
     from whisq.methods import parse_method
     from whisq.search import Goal, Settings, Space, search
     from whisq.search.measure import parse_how
+    from whisq.search.sensitivity import write_sensitivity
 
     goal = Goal(args.size, args.bits, args.divergence)
     types = tuple(args.types.split(",")) if args.types else ()
     space = Space.of(model, types, args.target, tuple(args.protect), tuple(args.unprotect))
-    settings = Settings(parse_method(args.method), args.probes, args.seed, args.device, parse_how(args.measure))
-    reused = _reused(args, model) if args.reuse else None
+    method = parse_method(args.method or "feedback")
+    settings = Settings(method, args.probes, args.seed, args.device, parse_how(args.measure))
+    reused = _reused(args, console, model, calibration) if args.reuse else None
+
+    def keep(found: Sensitivity) -> None:
+        if args.sensitivity:
+            write_sensitivity(args.sensitivity, found)
+
+    if reused is not None:
+        keep(reused)
     with stages(console) as progress:
         return search(
             model, calibration, goal, space, settings=settings, reuse=reused,
-            prefer_fast=partial(_seconds, model, space) if args.prefer_fast else None, progress=progress,
+            prefer_fast=partial(_seconds, model, space) if args.prefer_fast else None,
+            container=args.format, on_measured=keep, progress=progress,
         )  # fmt: skip
 
 
@@ -126,13 +136,24 @@ def _seconds(model: Model, space: Space) -> dict[str, float]:
     return seconds_by_type(model, sorted(kinds, key=lambda kind: kind.bits_per_weight), speech_path())
 
 
-def _reused(args: argparse.Namespace, model: Model) -> Sensitivity:
+def _reused(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Sensitivity:
     from whisq.provenance import source_sha256
     from whisq.search.sensitivity import read_sensitivity
 
     found = read_sensitivity(args.reuse)
     if found.provenance.get("model_sha256") != source_sha256(model):
         raise PlanError(f"{args.reuse}: was measured on another model", hint="measure this one: leave out --reuse")
+    method = found.provenance.get("method")
+    if args.method not in (None, method):
+        raise PlanError(
+            f"{args.reuse}: was measured with --method {method}, not {args.method}",
+            hint="leave out --method, or --reuse",
+        )
+    if found.provenance.get("calibration_data_sha256") != calibration.heard.get("data_sha256"):
+        console.warn(
+            f"{args.reuse}: was measured with a calibration on other audio than {calibration.path.name}",
+            hint="measure again, without --reuse, unless the two are much alike",
+        )
     return found
 
 
@@ -144,7 +165,7 @@ def lines_of(searched: Searched, output: str) -> Iterator[str]:
     for mix in [searched.mix, *searched.others]:
         yield _line(mix)
     if searched.better_than_all is False:
-        yield "the mix is not better than all of these: one of no larger size is expected to diverge less"
+        yield "the mix is not better than all of these: one of no larger size is expected to diverge as little, or less"
     yield f"wrote {output}"
 
 

@@ -120,12 +120,21 @@ def _what_it_looks_like(path: Path) -> str:
 
 
 def container_of(path: Path, asked: str | None = None) -> ContainerName:
-    """Return the container to write: what was asked for, else what OUTPUT's suffix says, else ``.bin``."""
+    """Return the container to write: what was asked for, else what OUTPUT's suffix says, else ``.bin``.
+
+    Raises ``FormatError`` for a suffix of a container that is read only.
+    """
     if asked in _WRITERS:
         return asked  # type: ignore[return-value]  # the dictionary's keys are the literal's values
     if asked is not None:
         raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
-    return "gguf" if path.suffix.lower() == ".gguf" else "bin"
+    suffix = path.suffix.lower()
+    if suffix in _ONLY_READ:
+        raise FormatError(f"{path}: {suffix} is not written", hint="name it .bin or .gguf, or say which: --format")
+    return "gguf" if suffix == ".gguf" else "bin"
+
+
+_ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
 
 
 def layout(

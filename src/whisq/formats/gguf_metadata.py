@@ -30,6 +30,8 @@ _SAMPLE_RATE_HZ, _N_FFT, _HOP_LENGTH = 16000, 400, 160
 _SAMPLES_PER_POSITION = 2 * _HOP_LENGTH
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 _CARRIED_OVER = ("general.", "whisq.", "quantize.")
+_OF_ONE_RUN = ("whisq.recipe", "whisq.method", "whisq.calibration.", "quantize.imatrix.")
+"""What a run of the quantizer says of itself: it does not hold for the next one's file."""
 _STATED_ANEW = {
     "general.alignment",
     "general.architecture",
@@ -244,8 +246,9 @@ def _frontend(dims: Dimensions) -> dict[str, Value]:
 def _provenance(model: Model, provenance: Mapping[str, Any]) -> dict[str, Value]:
     """Return where the file comes from: what a source GGUF said of that, and on top of it this run."""
     keys: dict[str, Value] = {}
+    superseded = _OF_ONE_RUN if "recipe" in provenance else ()
     for key, stated in model.metadata.get("gguf", {}).items():
-        if key.startswith(_CARRIED_OVER) and key not in _STATED_ANEW:
+        if key.startswith(_CARRIED_OVER) and key not in _STATED_ANEW and not key.startswith(superseded):
             value = _value_of(stated)
             if value is not None:
                 keys[key] = value

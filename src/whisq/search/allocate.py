@@ -1,14 +1,17 @@
 """One type a matrix, least harm within a size: the multiple-choice knapsack, solved exactly.
 
-A model's matrices have few distinct shapes, so that all their sizes share a large divisor and the budget has some
-thousand steps of it: then dynamic programming is exact and takes milliseconds. Where they do not (the embedding takes
-part), and where time is a second limit, HiGHS solves the integer programme.
+A model's matrices have few distinct shapes, so that their sizes share a large divisor and the budget has some thousand
+steps of it: then dynamic programming is exact and takes milliseconds. One matrix may be of another shape, as the
+embedding is. Where sizes share nothing, and where time is a second limit, HiGHS solves the integer programme.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whisq.errors import PlanError
@@ -57,8 +60,8 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dict
     return _by_table(useful, budget_bytes) or _solve(useful, budget_bytes)
 
 
-LARGEST_TABLE = 20_000_000
-"""Matrices times steps of the budget: 20 MB, and a fifth of a second."""
+LARGEST_TABLE = 60_000_000
+"""Matrices times steps of the budget: 60 MB, and half a second or so."""
 
 
 def _by_table(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dict[str, Choice] | None:
@@ -67,31 +70,69 @@ def _by_table(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dic
     ``choices`` are undominated, smallest first. Every budget from the smallest mix on gets its least harm, matrix by
     matrix; sizes are counted from each matrix's smallest, in steps of their greatest common divisor.
     """
-    import numpy as np
-
     extra = {name: [c.size_bytes - options[0].size_bytes for c in options] for name, options in choices.items()}
-    step = math.gcd(*(size for sizes in extra.values() for size in sizes))
     room = budget_bytes - sum(options[0].size_bytes for options in choices.values())
-    if step == 0 or (room // step + 1) * len(choices) > LARGEST_TABLE:
-        return None
-    least = np.zeros(room // step + 1)
-    picks = np.zeros((len(choices), len(least)), np.uint8)
-    for row, (name, options) in enumerate(choices.items()):
-        before, least = least, least + options[0].harm
-        for number in range(1, len(options)):
-            shift = extra[name][number] // step
-            if shift >= len(least):
-                break
-            found = before[: len(before) - shift] + options[number].harm
-            better = found < least[shift:]
-            least[shift:][better] = found[better]
-            picks[row, shift:][better] = number
-    chosen, left = {}, len(least) - 1
-    for row, (name, options) in reversed(list(enumerate(choices.items()))):
-        number = int(picks[row, left])
-        chosen[name] = options[number]
-        left -= extra[name][number] // step
-    return {name: chosen[name] for name in choices}
+
+    def step_without(lone: str) -> int:
+        return math.gcd(*(size for name, sizes in extra.items() if name != lone for size in sizes))
+
+    lone = max(choices, key=step_without) if len(choices) > 1 else ""
+    step = max(step_without(""), 1)
+    if (room // step + 1) * len(choices) <= LARGEST_TABLE:
+        lone = ""
+    else:
+        step = max(step_without(lone), 1)
+        if (room // step + 1) * len(choices) > LARGEST_TABLE:
+            return None
+    table = _Table({name: options for name, options in choices.items() if name != lone}, extra, step, room)
+    if not lone:
+        return table.mix(room)
+    # Every type of the odd one out, with the best of all others in what is left.
+    harm, option, left = min(
+        (option.harm + table.harm(room - size), number, room - size)
+        for number, (option, size) in enumerate(zip(choices[lone], extra[lone], strict=True))
+        if size <= room
+    )
+    del harm
+    found = table.mix(left) | {lone: choices[lone][option]}
+    return {name: found[name] for name in choices}
+
+
+class _Table:
+    """The best mix for every budget up to ``room``, in bytes above that of all smallest choices."""
+
+    def __init__(
+        self, choices: Mapping[str, Sequence[Choice]], extra: Mapping[str, Sequence[int]], step: int, room: int
+    ) -> None:
+        import numpy as np
+
+        self._choices, self._extra, self._step = choices, extra, step
+        self._least = np.zeros(room // step + 1)
+        self._picks = np.zeros((len(choices), len(self._least)), np.uint8)
+        for row, (name, options) in enumerate(choices.items()):
+            before, least = self._least, self._least + options[0].harm
+            for number in range(1, len(options)):
+                shift = extra[name][number] // step
+                if shift >= len(least):
+                    break
+                found = before[: len(before) - shift] + options[number].harm
+                better = found < least[shift:]
+                least[shift:][better] = found[better]
+                self._picks[row, shift:][better] = number
+            self._least = least
+
+    def harm(self, room: int) -> float:
+        """Return the least harm within ``room`` bytes."""
+        return float(self._least[room // self._step])
+
+    def mix(self, room: int) -> dict[str, Choice]:
+        """Return the choices that do it."""
+        chosen, left = {}, room // self._step
+        for row, (name, options) in reversed(list(enumerate(self._choices.items()))):
+            number = int(self._picks[row, left])
+            chosen[name] = options[number]
+            left -= self._extra[name][number] // self._step
+        return {name: chosen[name] for name in self._choices}
 
 
 def _undominated(options: Sequence[Choice]) -> list[Choice]:
@@ -128,16 +169,31 @@ def _milp(
         harm = np.array([choice.harm for _, _, choice in items])
         # A choice that alone does more harm than allowed is out at any coefficient over 1.
         limits.append(LinearConstraint(np.minimum(harm / max(most_harm, 1e-300), 2.0)[None, :], -np.inf, 1.0))
-    found = milp(
-        np.array(cost) / (max(cost) or 1.0),
-        integrality=np.ones(n),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), *limits],
-        options={"mip_rel_gap": 1e-7, "time_limit": 60},
-    )
-    if found.x is None:
+    with _nothing_printed():
+        found = milp(
+            np.array(cost) / (max(cost) or 1.0),
+            integrality=np.ones(n),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(one_each, 1, 1), *limits],
+            options={"mip_rel_gap": 1e-7, "time_limit": 60},
+        )
+    if found.x is None or found.status != 0:
         raise PlanError(f"the allocation was not solved: {found.message}", hint="try another budget")
     return {name: choice for (_, name, choice), picked in zip(items, found.x, strict=True) if picked > 0.5}
+
+
+@contextlib.contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep a library's own words off this process's output: HiGHS prints some, whatever it is told."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _trimmed(

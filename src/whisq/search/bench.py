@@ -26,8 +26,12 @@ SAMPLED_ROWS = 128
 THREADS = 2
 
 
+MOST_KEPT = 300_000_000
+"""Weights of the largest model whose roundings are kept: in all types they take seven bytes a weight."""
+
+
 class Bench:
-    """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks."""
+    """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks, up to ``MOST_KEPT``."""
 
     def __init__(
         self, model: Model, calibration: Calibration, method: Method, probes: int, device: str, *, keep: bool
@@ -41,7 +45,8 @@ class Bench:
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
         self.prober = Prober(model, self.probes, device)
-        self._model, self._calibration, self._method, self._keep = model, calibration, method, keep
+        self._model, self._calibration, self._method = model, calibration, method
+        self._keep = keep and model.n_weights <= MOST_KEPT
         self._rounder = Rounder(calibration, most_kept=4)
         self._blocks: dict[tuple[str, str], tuple[NDArray[np.uint8], Tensors]] = {}
 

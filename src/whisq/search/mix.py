@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
+from whisq.formats import ContainerName
+from whisq.methods import parse_method
 from whisq.model import Model, TensorRef
 from whisq.plan import make_plan
+from whisq.provenance import provenance_of
 from whisq.recipe import Recipe, Rule, load_recipe
 from whisq.recipe.toml import preset_names
 from whisq.runtimes import TRANSCRIBE_CPP_TYPES, parse_runtime
@@ -30,6 +34,12 @@ class Goal:
     bits: float | None = None
     divergence: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ``PlanError`` for what is no bound."""
+        for name, bound in (("size", self.size_bytes), ("bits", self.bits), ("divergence", self.divergence)):
+            if bound is not None and not 0 < bound < math.inf:
+                raise PlanError(f"a {name} of {bound} is no goal", hint="give a number above 0")
+
 
 @dataclass(frozen=True)
 class Space:
@@ -39,6 +49,8 @@ class Space:
     types: Mapping[str, tuple[TensorType, ...]]
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
+    asked: tuple[TensorType, ...] = ()
+    """The types that were asked for by name, if any."""
 
     @classmethod
     def of(
@@ -62,7 +74,7 @@ class Space:
         tensors = tuple(t for t in model.tensors if t.spec.is_matrix and not recipe.protects(t.spec))
         blocks = [kind for kind in asked if kind.is_quantized]
         types = {t.name: (*(kind for kind in blocks if kind.fits(t.n_columns)), F16) for t in tensors}
-        return cls(tensors, types, tuple(protect), tuple(unprotect))
+        return cls(tensors, types, tuple(protect), tuple(unprotect), tuple(blocks) if names else ())
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,15 @@ class Searched:
 
     @property
     def better_than_all(self) -> bool:
-        """Whether none of the others of no larger size diverges less: as measured if the mix was, else as expected."""
+        """Whether each of the others of no larger size diverges more: as measured if the mix was, else as expected."""
         rivals = [other for other in self.others if other.size_bytes <= self.mix.size_bytes]
         if self.mix.measured is None:
-            return all(other.predicted >= self.mix.predicted for other in rivals)
-        return all(other.harm >= self.mix.measured for other in rivals)
+            return all(other.predicted > self.mix.predicted * (1 + _SAME) for other in rivals)
+        return all(other.harm > self.mix.measured * (1 + _SAME) for other in rivals)
+
+
+_SAME = 1e-6
+"""Divergences that differ by less, relatively, are those of the same bytes."""
 
 
 TOLERATED = 1.1
@@ -96,35 +112,47 @@ def search(
     settings: Settings | None = None,
     reuse: Sensitivity | None = None,
     prefer_fast: Callable[[], Mapping[str, float]] | None = None,
+    container: ContainerName = "bin",
+    on_measured: Callable[[Sensitivity], None] = lambda found: None,
     progress: Progress = lambda label, done, total: None,
 ) -> Searched:
     """Return the mix that is expected to diverge least within a size, or the smallest within a divergence.
 
     With ``reuse`` nothing is measured. ``prefer_fast`` measures what the runtime takes for a clip in each type: of the
-    mixes that diverge at most a tenth more than the best, the fastest is taken. Raises ``PlanError`` for a goal that
-    cannot be reached.
+    mixes that diverge at most a tenth more than the best, the fastest is taken; types that it cannot time take no part.
+    A size is that of a file in ``container``. ``on_measured`` is called with what was measured before anything is
+    solved. Raises ``PlanError`` for a goal that cannot be reached.
     """
     bench: Bench | None = None
     if reuse is None:
         _refuse_unreachable(model, goal, space)
         sensitivity, bench = measure_space(model, calibration, space, settings=settings, progress=progress)
+        on_measured(sensitivity)
     else:
         sensitivity = reuse
         space = _measured_space(space, reuse)
     if prefer_fast is not None and sensitivity.seconds is None:
         sensitivity = replace(sensitivity, seconds=dict(prefer_fast()))
+        on_measured(sensitivity)
     choices = _choices(space, sensitivity)
-    chosen = _reach(model, goal, choices, space, sensitivity)
     if prefer_fast is not None:
-        most = TOLERATED * sum(choice.harm for choice in chosen.values())
-        if goal.divergence is not None and sensitivity.scale > 0:
-            most = min(most, goal.divergence / sensitivity.scale)
-        chosen = fastest(_loadable(choices, sensitivity), sum(c.size_bytes for c in chosen.values()), most)
-    recipe = _recipe(chosen, choices, space, goal, sensitivity)
+        choices = _timed(choices, sensitivity)
+    aim = goal
+    while True:
+        chosen = _reach(model, aim, choices, space, sensitivity)
+        if prefer_fast is not None:
+            most = TOLERATED * sum(choice.harm for choice in chosen.values())
+            if goal.divergence is not None and sensitivity.scale > 0:
+                most = min(most, goal.divergence / sensitivity.scale)
+            chosen = fastest(choices, sum(c.size_bytes for c in chosen.values()), most)
+        recipe = _recipe(chosen, choices, space, goal, sensitivity)
+        size = _size_in(container, model, recipe, sensitivity, calibration)
+        if goal.size_bytes is None or aim.size_bytes is None or size <= goal.size_bytes:
+            break
+        # A GGUF also says how it was made: what that takes is known only with the recipe.
+        aim = replace(aim, size_bytes=aim.size_bytes - (size - goal.size_bytes))
     types = {name: parse_type(choice.type) for name, choice in chosen.items()}
-    mine = Mix(
-        "this mix", "searched", _size(model, recipe), sensitivity.predicted(_names(types)), _measured(bench, types)
-    )
+    mine = Mix("this mix", "searched", size, sensitivity.predicted(_names(types)), _measured(bench, types))
     others = _others(model, space, sensitivity, None, progress)
     return Searched(recipe, mine, tuple(others), sensitivity)
 
@@ -194,21 +222,34 @@ def _refuse_unreachable(model: Model, goal: Goal, space: Space) -> None:
     _reach(model, goal, _choices(space, nothing), space, nothing)
 
 
-def _loadable(choices: Mapping[str, Sequence[Choice]], sensitivity: Sensitivity) -> dict[str, list[Choice]]:
+def _timed(choices: Mapping[str, Sequence[Choice]], sensitivity: Sensitivity) -> dict[str, list[Choice]]:
     """Return the choices whose time is known."""
     known = sensitivity.seconds or {}
     return {name: [c for c in options if c.type in known] for name, options in choices.items()}
 
 
+def _size_in(
+    container: ContainerName, model: Model, recipe: Recipe, sensitivity: Sensitivity, calibration: Calibration
+) -> int:
+    """Return the size of the file that ``whisq quantize`` makes of a recipe with this calibration."""
+    if container == "bin":
+        return _size(model, recipe)
+    method = parse_method(str(sensitivity.provenance.get("method", "feedback")))
+    stated = provenance_of(model, recipe, method, calibration)
+    return make_plan(model, recipe, container=container, provenance=stated).size_bytes
+
+
 def _measured_space(space: Space, sensitivity: Sensitivity) -> Space:
     missing = [t.name for t in space.tensors if t.name not in sensitivity.harms]
+    known = {kind for t in space.tensors for kind in sensitivity.harms.get(t.name, {})}
+    missing += [kind.name for kind in space.asked if kind.name not in known]
     if missing:
         raise PlanError(f"{missing[0]} was not measured", hint="measure again, without --reuse")
     types = {
         t.name: tuple(k for k in space.types[t.name] if k is F16 or k.name in sensitivity.harms[t.name])
         for t in space.tensors
     }
-    return Space(space.tensors, types, space.protect, space.unprotect)
+    return replace(space, types=types)
 
 
 def _fixed_bytes(model: Model, space: Space) -> int:

@@ -80,13 +80,15 @@ def read_sensitivity(path: str | Path) -> Sensitivity:
         document = json.loads(Path(path).read_text("utf-8"))
         if document["whisq.sensitivity"] != 1:
             raise ValueError("another version")
-        seconds = document["seconds"]
+        seconds, provenance = document["seconds"], document["provenance"]
+        if not isinstance(provenance, dict):
+            raise TypeError("its provenance is no object")
         return Sensitivity(
             {name: {t: float(h) for t, h in harms.items()} for name, harms in document["harms"].items()},
             float(document["scale"]),
             float(document["correlation"]),
             tuple((float(a), float(b)) for a, b in document["mixes"]),
-            document["provenance"],
+            provenance,
             {name: tuple(types) for name, types in document["measured"].items()},
             tuple((float(a), float(b)) for a, b in document["checks"]),
             tuple(Mix(**mix) for mix in document["curve"]),

@@ -97,6 +97,11 @@ def test_sign_flip_is_exact_where_it_can_be() -> None:
     assert 0.02 < sign_flip_p_value(many) <= 1
 
 
+def test_one_utterance_says_nothing_of_how_many_would() -> None:
+    found = paired_difference([7], [3], [690])
+    assert (found.verdict, found.utterances_needed) == ("not distinguishable", None)
+
+
 def test_utterances_needed_do_show_half_a_point() -> None:
     # The promise itself, played out: with that many utterances, half a point is found about 80 % of the time.
     generator = np.random.default_rng(6)

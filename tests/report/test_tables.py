@@ -53,6 +53,7 @@ def test_every_model_has_its_verdict_in_words(made: Evaluation) -> None:
 def test_audio_needed_in_its_three_cases(made: Evaluation) -> None:
     found = made.summaries[1].difference
     assert "cannot be said" in audio_needed(replace(found, utterances_needed=None), 100)
+    assert "from one utterance it cannot be said" in audio_needed(replace(found, utterances=1), 100)
     assert "this much audio is enough" in audio_needed(replace(found, utterances_needed=10), 100)
     assert "about 5 min of such audio, 3.0 times" in audio_needed(replace(found, utterances_needed=120), 100)
 

@@ -42,8 +42,8 @@ class Difference:
 
     ``p_value`` is the two-sided sign-flip test's. ``standard_error`` is the bootstrap's.
     ``utterances_needed`` says how many such utterances would show a difference of
-    ``DIFFERENCE_OF_INTEREST`` with a probability of 80 %; None when the utterances do not differ at all, so
-    that nothing can be said.
+    ``DIFFERENCE_OF_INTEREST`` with a probability of 80 %; None when there is one utterance only, or they do
+    not differ at all, so that nothing can be said.
     """
 
     interval: Interval
@@ -125,7 +125,7 @@ def paired_difference(
     elif p_value < 1 - CONFIDENCE and high < 0:
         verdict = "better"
     needed = None
-    if error > 0:
+    if len(columns) > 1 and error > 1e-12:  # of one utterance all resamples are the same
         needed = math.ceil(len(columns) * (_DETECTION_Z * error / DIFFERENCE_OF_INTEREST) ** 2)
     return Difference(interval, error, p_value, len(columns), verdict, needed)
 

@@ -59,6 +59,8 @@ def audio_needed(difference: Difference, duration_s: float) -> str:
     """Return what it would take to see half a point between these two models."""
     half = f"{100 * DIFFERENCE_OF_INTEREST:g} points"
     factor = difference.audio_factor
+    if difference.utterances == 1:
+        return f"from one utterance it cannot be said how much audio would show {half}"
     if factor is None:
         return f"no utterance differs in its errors, so how much audio would show {half} cannot be said"
     if factor <= 1:

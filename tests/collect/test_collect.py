@@ -65,6 +65,30 @@ def test_moments_are_what_the_whole_network_sees(made, tiny_en_bin: Path, data: 
         np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-3, atol=1e-4)
 
 
+def test_several_languages_and_audio_in_windows(base_bin: Path, tmp_path: Path) -> None:
+    """base hears an English clip, the same backwards said to be German, and one of 37 s without text."""
+    import soundfile
+
+    from whisq import demo
+
+    sound = demo.speech()
+    long = np.tile(np.concatenate([sound, np.zeros(16000, np.float32)]), 40)[: 37 * 16000]
+    soundfile.write(tmp_path / "short.wav", sound, 16000)
+    soundfile.write(tmp_path / "other.wav", sound[::-1], 16000)
+    soundfile.write(tmp_path / "long.wav", long, 16000)
+    rows = ["path,text,language", f"short.wav,{SENTENCE},en", f"other.wav,{SENTENCE},de", "long.wav,,en"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    found = calibrate(base_bin, tmp_path / "clips.csv", tmp_path / "base.calib", settings=Settings(cache=None))
+    short = len(sound) / 16000
+    assert found.heard["clips"] == 3
+    assert found.heard["windows"] == 4
+    assert found.heard["languages"] == pytest.approx({"en": short + 37, "de": short}, abs=0.02)
+    assert set(found.load_probes().languages) == {"en", "de"}
+    assert found.warnings == ()
+    with whisq.open_model(base_bin) as model:
+        assert list(found.counts) == list(inputs_of(model.dims))
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
     class Stop(Exception):
         pass

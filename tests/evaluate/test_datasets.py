@@ -108,6 +108,24 @@ def test_dataset_saved_on_disk(tmp_path: Path, embedded: bool) -> None:
         assert found.clips[1].samples().size == RATE // 2
 
 
+def test_clips_without_a_text_are_taken_only_where_none_is_needed(tmp_path: Path) -> None:
+    """A model to be calibrated writes its own text; one to be judged cannot be judged by that."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.wav", "b.wav"):
+        tone(folder / name)
+    (folder / "b.txt").write_text("said")
+    (tmp_path / "list.csv").write_text("path,language\nfolder/a.wav,de\nfolder/b.wav,en\n")
+    (tmp_path / "partly.jsonl").write_text('{"path": "folder/a.wav", "text": ""}\n')
+    for name, texts in (("folder", ["", "said"]), ("list.csv", ["", ""]), ("partly.jsonl", [""])):
+        assert [clip.text for clip in load_clips(tmp_path / name, need_text=False).clips] == texts
+        with pytest.raises(DataError):
+            load_clips(tmp_path / name)
+    (tmp_path / "nameless.csv").write_text("text,language\nsaid,de\n")
+    with pytest.raises(DataError, match="no column for audio"):
+        load_clips(tmp_path / "nameless.csv", need_text=False)
+
+
 def test_dataset_written_by_the_datasets_package(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="needs the datasets package")
     audio = [{"bytes": tone(tmp_path / name).read_bytes(), "path": name} for name in ("a.wav", "b.wav")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -264,6 +265,56 @@ def test_bin_equals_one_made_by_hand_up_to_tensor_order(
     assert _head(by_hand) == _head(written)
     with open_model(written) as model:
         assert_same_tensors(model, replace(weights, arrays=arrays))
+
+
+def _variables(path: Path) -> dict[str, np.ndarray]:
+    """Return a CTranslate2 file's f16 variables, read here without whisq."""
+    data, at, found = path.read_bytes(), 0, {}
+
+    def take(form: str) -> tuple[int, ...]:
+        nonlocal at
+        values = struct.unpack_from(f"<{form}", data, at)
+        at += struct.calcsize(f"<{form}")
+        return values
+
+    def text() -> str:
+        nonlocal at
+        (length,) = take("H")
+        at += length
+        return data[at - length : at - 1].decode()
+
+    take("I"), text(), take("I")
+    for _ in range(*take("I")):
+        name = text()
+        (rank,) = take("B")
+        shape = take(f"{rank}I")
+        kind, size = take("BI")
+        if kind == 4:
+            found[name] = np.frombuffer(data, np.float16, size // 2, at).reshape(shape)
+        at += size
+    return found
+
+
+@pytest.mark.parametrize("name", ["tiny_en", "base"])
+def test_fused_matrices_are_split_into_query_key_and_value(name: str, request: pytest.FixtureRequest) -> None:
+    """CTranslate2 stacks query, key and value of self-attention, key and value of cross-attention, in that order."""
+    folder: Path = request.getfixturevalue(f"{name}_folder")
+    variables = _variables(folder / "model.bin")
+    fused = (("encoder", "self_attention/linear_0", "attn", ("query", "key", "value")),
+             ("decoder", "self_attention/linear_0", "attn", ("query", "key", "value")),
+             ("decoder", "attention/linear_0", "cross_attn", ("query",)),
+             ("decoder", "attention/linear_1", "cross_attn", ("key", "value")))  # fmt: skip
+    with open_model(folder) as model:
+        layers = {"encoder": model.dims.n_audio_layer, "decoder": model.dims.n_text_layer}
+        width = model.dims.n_audio_state
+        for stack, linear, attention, parts in fused:
+            for layer in range(layers[stack]):
+                whole = variables[f"{stack}/layer_{layer}/{linear}/weight"]
+                assert whole.shape == (len(parts) * width, width)
+                for number, part in enumerate(parts):
+                    tensor = model[f"{stack}.blocks.{layer}.{attention}.{part}.weight"]
+                    rows = whole[number * width : (number + 1) * width]
+                    assert bytes(model.rows(tensor)) == rows.tobytes(), tensor.name
 
 
 def _head(path: Path) -> bytes:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 CLIPS is what `whisq evaluate` takes: a folder in LibriSpeech's layout, a manifest, a folder of audio with texts, a
-saved dataset. 40 clips are enough; take the languages and the kind of speech that the model will hear.
+saved dataset; texts may be missing, then the model writes its own. 40 clips are enough; take the languages and the kind
+of speech that the model will hear.
 
   whisq calibrate base-f16.bin --data train-clips -o base.calib
   whisq calibrate base-f16.bin --data german-clips -o more.calib

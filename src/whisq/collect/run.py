@@ -102,7 +102,7 @@ def calibrate(
         )
     clips = load_clips(
         data, limit=chosen.limit, seed=chosen.seed, language=chosen.language, skip_bad=chosen.skip_bad,
-        on_clip=lambda done, total: progress("checking clips", done, total),
+        need_text=False, on_clip=lambda done, total: progress("checking clips", done, total),
     )  # fmt: skip
     unfit = [clip.id for clip in clips.clips if clip.language not in (None, "en") and not opened.dims.is_multilingual]
     if unfit:

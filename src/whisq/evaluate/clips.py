@@ -82,13 +82,16 @@ def data_error(source: str | Path, problems: Sequence[Problem], *, hint: str = B
 
 
 def check_clips(
-    clips: Iterable[Clip], *, on_clip: Callable[[Clip], None] = lambda clip: None
+    clips: Iterable[Clip], *, need_text: bool = True, on_clip: Callable[[Clip], None] = lambda clip: None
 ) -> tuple[list[Clip], list[Problem]]:
-    """Return the usable clips, with hash and duration, and what is wrong with the others."""
+    """Return the usable clips, with hash and duration, and what is wrong with the others.
+
+    A clip without a text is usable where ``need_text`` is false.
+    """
     good: list[Clip] = []
     problems: list[Problem] = []
     for clip in clips:
-        checked, reason = _check(clip)
+        checked, reason = _check(clip, need_text)
         on_clip(clip)
         if reason:
             problems.append(Problem(clip.id, reason))
@@ -97,8 +100,8 @@ def check_clips(
     return good, problems
 
 
-def _check(clip: Clip) -> tuple[Clip, str]:
-    if not clip.text.strip():
+def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
+    if need_text and not clip.text.strip():
         return clip, "its text is empty"
     try:
         content = clip.content()

@@ -45,6 +45,7 @@ def load_clips(
     seed: int = 0,
     language: str | None = None,
     skip_bad: bool = False,
+    need_text: bool = True,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> ClipSet:
     """Return the clips of ``path``, each decoded once and found usable; those of a ``ClipSet`` as they are.
@@ -52,13 +53,13 @@ def load_clips(
     ``limit`` draws that many at random, the same ones for the same ``seed``, and keeps their order.
     ``language`` is for clips whose data names none. Raises ``DataError`` that lists everything wrong at
     once, unless ``skip_bad``: then what is wrong with single clips goes into ``problems`` of the result.
-    Silent clips have nothing to transcribe: they always go there.
+    Silent clips have nothing to transcribe: they always go there. Without ``need_text`` clips may have no transcript.
     """
     require_audio()
     if isinstance(path, ClipSet):
         return path
     where = Path(path)
-    kind, clips, problems = find_clips(where)
+    kind, clips, problems = find_clips(where, need_text)
     clips = [_with_language(clip, language, problems) for clip in clips]
     _refuse_duplicates(clips, problems)
     if limit is not None and limit < len(clips):
@@ -71,7 +72,7 @@ def load_clips(
         done += 1
         on_clip(done, len(clips))
 
-    good, unusable = check_clips(clips, on_clip=count)
+    good, unusable = check_clips(clips, need_text=need_text, on_clip=count)
     problems += unusable
     fatal = [problem for problem in problems if not problem.reason.startswith("silent")]
     if (fatal and not skip_bad) or not good:
@@ -79,7 +80,7 @@ def load_clips(
     return ClipSet(str(where), kind, tuple(good), tuple(problems))
 
 
-def find_clips(path: Path) -> tuple[str, list[Clip], list[Problem]]:
+def find_clips(path: Path, need_text: bool = True) -> tuple[str, list[Clip], list[Problem]]:
     """Return what kind of data this is, its clips unheard, and what was wrong on the way.
 
     Raises ``DataError`` when nothing at all can be made of it.
@@ -87,16 +88,16 @@ def find_clips(path: Path) -> tuple[str, list[Clip], list[Problem]]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", hint="check the path given with --data")
     if path.is_file():
-        return _manifest(path)
+        return _manifest(path, need_text)
     if any((path / name).exists() for name in _DATASET_FILES):
-        return _saved_dataset(path)
+        return _saved_dataset(path, need_text)
     transcripts = sorted(path.rglob("*.trans.txt"))
     if transcripts:
         return _librispeech(path, transcripts)
     for name in _MANIFESTS:
         if (path / name).exists():
-            return _manifest(path / name)
-    return _folder(path)
+            return _manifest(path / name, need_text)
+    return _folder(path, need_text)
 
 
 def pick_column(columns: Iterable[str], wanted: tuple[str, ...]) -> str | None:
@@ -144,13 +145,13 @@ def _librispeech(folder: Path, transcripts: list[Path]) -> tuple[str, list[Clip]
     return "LibriSpeech layout", clips, problems
 
 
-def _folder(folder: Path) -> tuple[str, list[Clip], list[Problem]]:
+def _folder(folder: Path, need_text: bool) -> tuple[str, list[Clip], list[Problem]]:
     audio = _audio_files(folder)
     texts = {file.with_suffix("") for file in folder.rglob("*.txt")}
     if not audio:
         raise DataError(f"{folder}: no audio in it ({' '.join(SUFFIXES)})", hint=_KINDS_HINT)
     with_text = [file for file in audio if file.with_suffix("") in texts]
-    if not with_text:
+    if need_text and not with_text:
         found = f"{len(audio)} audio files (first {audio[0].name}) and {len(texts)} .txt files"
         example = f" (first {min(texts).name}.txt)" if texts else ""
         raise DataError(f"{folder}: {found}{example}, but no two of the same name", hint=_KINDS_HINT)
@@ -158,14 +159,15 @@ def _folder(folder: Path) -> tuple[str, list[Clip], list[Problem]]:
     problems = [
         Problem(str(file.relative_to(folder)), f"no transcript: {file.with_suffix('.txt').name} is missing")
         for file in audio
-        if file.with_suffix("") not in texts
+        if need_text and file.with_suffix("") not in texts
     ]
     problems += [
         Problem(f"{stem.relative_to(folder)}.txt", "no audio of the same name") for stem in sorted(texts - stems)
     ]
     clips = []
-    for file in with_text:
-        text = " ".join(_lines(file.with_suffix(".txt"))).strip()
+    for file in with_text if need_text else audio:
+        has_text = file.with_suffix("") in texts
+        text = " ".join(_lines(file.with_suffix(".txt"))).strip() if has_text else ""
         clips.append(Clip(str(file.relative_to(folder)), file, text))
     return "folder of audio with .txt", clips, problems
 
@@ -177,7 +179,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})", hint="save the transcripts as UTF-8") from None
 
 
-def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
+def _manifest(path: Path, need_text: bool) -> tuple[str, list[Clip], list[Problem]]:
     problems: list[Problem] = []
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".json", ".ndjson"):
@@ -191,11 +193,11 @@ def _manifest(path: Path) -> tuple[str, list[Clip], list[Problem]]:
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     audio, text = pick_column(columns, AUDIO_COLUMNS), pick_column(columns, TEXT_COLUMNS)
     language, speaker = pick_column(columns, LANGUAGE_COLUMNS), pick_column(columns, SPEAKER_COLUMNS)
-    if audio is None or text is None:
+    if audio is None or (text is None and need_text):
         wanted = [
             f"{what} (one of {', '.join(names)})"
             for what, names, found in (("audio", AUDIO_COLUMNS, audio), ("text", TEXT_COLUMNS, text))
-            if found is None
+            if found is None and (what == "audio" or need_text)
         ]
         problems.append(
             Problem(
@@ -269,7 +271,7 @@ def _json_rows(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[
             problems.append(Problem(f"line {number}", "not a JSON object"))
 
 
-def _saved_dataset(folder: Path) -> tuple[str, list[Clip], list[Problem]]:
+def _saved_dataset(folder: Path, need_text: bool) -> tuple[str, list[Clip], list[Problem]]:
     require_packages("pyarrow", purpose="a Hugging Face dataset saved on disk")
     if (folder / "dataset_dict.json").exists():
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
@@ -284,16 +286,16 @@ def _saved_dataset(folder: Path) -> tuple[str, list[Clip], list[Problem]]:
         raise DataError(f"{folder}: no .arrow file in it", hint="save it with Dataset.save_to_disk")
     clips: list[Clip] = []
     for file in files:
-        clips += _arrow_clips(folder, file)
+        clips += _arrow_clips(folder, file, need_text)
     return "Hugging Face dataset", clips, []
 
 
-def _arrow_clips(folder: Path, file: Path) -> list[Clip]:
+def _arrow_clips(folder: Path, file: Path, need_text: bool) -> list[Clip]:
     table = arrow_table(file)
     names = table.column_names
     audio, text = pick_column(names, ARROW_AUDIO_COLUMNS), pick_column(names, TEXT_COLUMNS)
     language, speaker = pick_column(names, LANGUAGE_COLUMNS), pick_column(names, SPEAKER_COLUMNS)
-    if audio is None or text is None:
+    if audio is None or (text is None and need_text):
         raise data_error(
             folder,
             [
@@ -304,9 +306,10 @@ def _arrow_clips(folder: Path, file: Path) -> list[Clip]:
             ],
             hint="rename the columns to audio and text",
         )
-    texts = table.column(text).to_pylist()
-    languages = table.column(language).to_pylist() if language else [None] * len(texts)
-    speakers = table.column(speaker).to_pylist() if speaker else [None] * len(texts)
+    nothing = [None] * table.num_rows
+    texts = table.column(text).to_pylist() if text else nothing
+    languages = table.column(language).to_pylist() if language else nothing
+    speakers = table.column(speaker).to_pylist() if speaker else nothing
     return [
         Clip(
             f"{file.stem}:{row}",

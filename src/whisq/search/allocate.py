@@ -76,24 +76,23 @@ def _by_table(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> dic
     def step_without(lone: str) -> int:
         return math.gcd(*(size for name, sizes in extra.items() if name != lone for size in sizes))
 
-    lone = max(choices, key=step_without) if len(choices) > 1 else ""
+    def is_small(step: int) -> bool:
+        return (room // step + 1) * len(choices) <= LARGEST_TABLE
+
     step = max(step_without(""), 1)
-    if (room // step + 1) * len(choices) <= LARGEST_TABLE:
-        lone = ""
-    else:
-        step = max(step_without(lone), 1)
-        if (room // step + 1) * len(choices) > LARGEST_TABLE:
-            return None
+    if is_small(step):
+        return _Table(choices, extra, step, room).mix(room)
+    lone = max(choices, key=step_without)
+    step = max(step_without(lone), 1)
+    if not is_small(step):
+        return None
     table = _Table({name: options for name, options in choices.items() if name != lone}, extra, step, room)
-    if not lone:
-        return table.mix(room)
     # Every type of the odd one out, with the best of all others in what is left.
-    harm, option, left = min(
+    _, option, left = min(
         (option.harm + table.harm(room - size), number, room - size)
         for number, (option, size) in enumerate(zip(choices[lone], extra[lone], strict=True))
         if size <= room
     )
-    del harm
     found = table.mix(left) | {lone: choices[lone][option]}
     return {name: found[name] for name in choices}
 

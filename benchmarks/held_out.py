@@ -21,10 +21,10 @@ import torch
 import whisq
 from whisq import kernels
 from whisq.calibration import Calibration, read_calibration
-from whisq.evaluate.datasets import load_clips
-from whisq.evaluate.divergence import Network
-from whisq.evaluate.torch_model import load_torch_whisper, log_mel, prompt_tokens, windows
-from whisq.methods import Rounder, method_for, parse_method
+from whisq.clips.datasets import load_clips
+from whisq.evaluation.divergence import Network
+from whisq.network.model import load_torch_whisper, log_mel, prompt_tokens, windows
+from whisq.quantization.rounding import Rounder, method_for, parse_method
 from whisq.model import Model
 from whisq.types import F16, parse_type
 from whisq.whisper import name_in_dialect

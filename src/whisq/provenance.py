@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq import __version__
+from whisq.version import __version__
 from whisq.errors import OutputError
 from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
 from whisq.model import Model
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.plan import Plan
+    from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
 
 _HASHED_BYTES = 1 << 22

@@ -208,7 +208,7 @@ def test_our_own_mistakes_are_exit_2(capsys, source, tmp_path, monkeypatch):
     def broken(*arguments, **more):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("whisq.plan.make_plan", broken)
+    monkeypatch.setattr("whisq.quantization.plan.make_plan", broken)
     code, _, err = run(capsys, source, tmp_path / "out.bin", "q4_0")
     assert code == 2
     assert "this is a bug in whisq" in err

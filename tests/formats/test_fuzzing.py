@@ -31,7 +31,7 @@ from mutations import damaged, odd_json, structure_of
 from whisq.calibration.calibration import Moments, read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix
 from whisq.calibration.inputs import inputs_of
-from whisq.convert import make_conversion
+from whisq.quantization.convert import make_conversion
 from whisq.errors import WhisqError
 from whisq.formats import open_model
 from whisq.whisper import name_in_dialect

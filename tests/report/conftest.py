@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from whisq.evaluate.clips import Problem
-from whisq.evaluate.results import (
+from whisq.clips.clip import Problem
+from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
     Evaluation,
@@ -14,7 +14,7 @@ from whisq.evaluate.results import (
     Utterance,
     count_types,
 )
-from whisq.evaluate.scoring import count_edits
+from whisq.evaluation.scoring import count_edits
 from whisq.search import Mix
 from whisq.types import TYPES
 from whisq.whisper import Dimensions, expected_tensors

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from whisq.evaluate.results import Evaluation
+from whisq.evaluation.results import Evaluation
 from whisq.report.page import write_report
 from whisq.search import Mix
 

@@ -10,8 +10,8 @@ import pytest
 from markupsafe import escape
 
 from whisq.errors import DataError, OutputError
-from whisq.evaluate import to_json
-from whisq.evaluate.results import Evaluation
+from whisq.evaluation import to_json
+from whisq.evaluation.results import Evaluation
 from whisq.report.page import render_report, write_report
 from whisq.report.search_curve import curve_figure
 from whisq.report.tables import markdown_text
@@ -95,7 +95,7 @@ def test_report_command_makes_it_again(made: Evaluation, tmp_path: Path, capsys:
     ],
 )
 def test_report_of_something_else(tmp_path: Path, content: str, told: str) -> None:
-    from whisq.evaluate import read_results
+    from whisq.evaluation import read_results
 
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match=told):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from whisq.evaluate.results import Evaluation
+from whisq.evaluation.results import Evaluation
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure, spread
 from whisq.report.tables import (
     Table,

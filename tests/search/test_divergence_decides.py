@@ -12,10 +12,10 @@ from whisq.demo import SENTENCE
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
 pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
 
-from whisq.collect import Settings as Calibrating
-from whisq.collect import calibrate
+from whisq.calibration.run import Settings as Calibrating
+from whisq.calibration.run import calibrate
 from whisq.search.measure import Settings
-from whisq.search.mix import Goal, Space, search
+from whisq.search.run import Goal, Space, search
 
 QUERY, VALUE = (f"decoder.blocks.0.attn.{part}.weight" for part in ("query", "value"))
 """In tiny.en, of the same shape: q4_0 takes more from the first one's weights, and more from what the model says

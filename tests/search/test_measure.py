@@ -223,7 +223,7 @@ def test_what_was_not_measured_is_not_left_out_silently(model) -> None:
 
 
 def test_what_was_measured_is_handed_out_before_it_is_solved(model, monkeypatch) -> None:
-    module = import_module("whisq.search.mix")
+    module = import_module("whisq.search.run")
     space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
     known, kept = sensitivity_of(space), []
     monkeypatch.setattr(module, "measure_space", lambda *_, **__: (known, None))
@@ -277,7 +277,7 @@ def test_the_curve_has_all_uniform_types_and_a_mix_of_each_size_that_is_no_worse
 def calibration(tiny_en_bin, speech_wav, tmp_path_factory):
     for package in ("torch", "transformers"):
         pytest.importorskip(package, reason="needs the extra 'calibrate'")
-    from whisq.collect import Settings, calibrate
+    from whisq.calibration.run import Settings, calibrate
     from whisq.demo import SENTENCE
 
     folder = tmp_path_factory.mktemp("clips")
@@ -311,7 +311,7 @@ class TestOnTinyEn:
         import torch
 
         from whisq import kernels
-        from whisq.evaluate.torch_model import load_torch_whisper
+        from whisq.network.model import load_torch_whisper
         from whisq.whisper import name_in_dialect
 
         found = bench.divergence(dict.fromkeys(names, Q4))

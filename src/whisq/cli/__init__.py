@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from whisq import __version__
+from whisq.version import __version__
 from whisq.cli.console import Console
 from whisq.errors import WhisqError
 

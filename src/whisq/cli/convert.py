@@ -11,7 +11,7 @@ from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console, megabytes
 
 if TYPE_CHECKING:
-    from whisq.plan import Plan
+    from whisq.quantization.plan import Plan
 
 _EPILOG = """
 SOURCE is a Hugging Face folder or hub id (openai/whisper-small), an OpenAI .pt, a CTranslate2 folder, a .bin or a GGUF.
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Convert; returns the exit code."""
-    from whisq.convert import make_conversion
-    from whisq.execute import check_output, quantize
+    from whisq.quantization.convert import make_conversion
+    from whisq.quantization.write import check_output, quantize
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, write_sidecar
     from whisq.types import parse_type

@@ -16,7 +16,7 @@ from whisq.cli.console import Console
 from whisq.errors import OutputError
 
 if TYPE_CHECKING:
-    from whisq.evaluate.run import Progress, Settings
+    from whisq.evaluation.run import Progress, Settings
     from whisq.search import Mix
 
 _EPILOG = """
@@ -67,12 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate; returns the exit code."""
     check_writable(args.report, args.json)
-    from whisq.evaluate.results_json import to_json
-    from whisq.evaluate.run import evaluate
+    from whisq.evaluation.results_json import to_json
+    from whisq.evaluation.run import evaluate
     from whisq.report.tables import terminal_lines
 
     if args.report:
-        from whisq.evaluate.audio import require_packages
+        from whisq.clips.audio import require_packages
 
         require_packages("jinja2", "plotly", purpose="--report")
     curve = _curve(args.search)
@@ -108,8 +108,8 @@ def _curve(path: str | None) -> tuple[Mix, ...]:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from whisq.evaluate.cache import default_cache_folder
-    from whisq.evaluate.run import Settings
+    from whisq.evaluation.cache import default_cache_folder
+    from whisq.evaluation.run import Settings
 
     cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
     return Settings(

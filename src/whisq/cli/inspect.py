@@ -12,7 +12,7 @@ from whisq.cli.console import Console, megabytes
 
 if TYPE_CHECKING:
     from whisq.model import Model, TensorRef
-    from whisq.runtimes import Verdict
+    from whisq.runtimes.registry import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +117,7 @@ def _roles(model: Model) -> list[dict[str, Any]]:
 
 def _verdicts(model: Model) -> tuple[Verdict, ...]:
     """Return what each ggml runtime makes of the file; of other containers, what they all would say."""
-    from whisq.runtimes import RUNTIMES, Verdict, verdicts
+    from whisq.runtimes.registry import RUNTIMES, Verdict, verdicts
 
     if model.format in ("bin", "gguf"):
         return verdicts(model.format, [(tensor.spec, tensor.type) for tensor in model.tensors])

@@ -14,7 +14,7 @@ from whisq.cli.console import Console, megabytes
 from whisq.cli.search import size_bytes
 
 if TYPE_CHECKING:
-    from whisq.optimizer import Optimized
+    from whisq.optimization.run import Optimized
 
 _EPILOG = """
   whisq optimize base-f16.bin base-80.bin --data clips --size 80MB
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Optimize; returns the exit code."""
-    from whisq.optimizer import Settings, optimize
+    from whisq.optimization.run import Settings, optimize
 
     settings = Settings(
         types=tuple(args.types.split(",")) if args.types else (),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from whisq.cli.console import megabytes
-from whisq.plan import Assignment, Plan
+from whisq.quantization.plan import Assignment, Plan
 
 _NAME_WIDTH = 40
 

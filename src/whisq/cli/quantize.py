@@ -13,8 +13,8 @@ from whisq.errors import OutputError, PlanError, RecipeError
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.methods import Method
-    from whisq.plan import Plan
+    from whisq.quantization.rounding import Method
+    from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
 
 _EPILOG = r"""
@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
-    from whisq.execute import check_output, quantize
+    from whisq.quantization.write import check_output, quantize
     from whisq.formats import container_of, open_model
-    from whisq.plan import make_plan
+    from whisq.quantization.plan import make_plan
     from whisq.provenance import provenance_of, write_sidecar
 
     recipe = recipe_from(args)

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
-    from whisq.methods import parse_method
+    from whisq.quantization.rounding import parse_method
     from whisq.search import Goal, Settings, Space, search
     from whisq.search.measure import parse_how
     from whisq.search.sensitivity import write_sensitivity

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whisq import __version__
+from whisq.version import __version__
 from whisq.formats import Output
 from whisq.formats.byte_pairs import merges_of, printable
 from whisq.formats.gguf_container import Value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whisq.evaluate.results import Evaluation, ModelResult, Summary, TensorError
+from whisq.evaluation.results import Evaluation, ModelResult, Summary, TensorError
 from whisq.report.wording import interval, mebibytes, number, percent, points, verdict_word
 from whisq.types import TYPES
 from whisq.whisper import MATRIX_ROLES

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisq.errors import OutputError
-from whisq.evaluate.audio import require_packages
-from whisq.evaluate.results import Evaluation
+from whisq.clips.audio import require_packages
+from whisq.evaluation.results import Evaluation
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
 from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table

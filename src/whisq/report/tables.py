@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whisq.evaluate.results import Evaluation, ModelResult, Summary
+from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.report.wording import (
     interval,
     mebibytes,

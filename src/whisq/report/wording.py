@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from whisq.evaluate.results import Evaluation, ModelResult, Summary
-from whisq.evaluate.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
+from whisq.evaluation.results import Evaluation, ModelResult, Summary
+from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
 
 _MINUS = "−"
 

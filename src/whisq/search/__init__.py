@@ -2,7 +2,7 @@
 
 from whisq.search.allocate import Choice, allocate, fastest
 from whisq.search.measure import Settings, measure
-from whisq.search.mix import Goal, Searched, Space, curve, search
+from whisq.search.run import Goal, Searched, Space, curve, search
 from whisq.search.sensitivity import Mix, Sensitivity, read_sensitivity, write_sensitivity
 
 __all__ = [

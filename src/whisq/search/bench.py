@@ -11,7 +11,7 @@ from whisq import kernels
 from whisq.calibration import Calibration, Probes, input_of
 from whisq.calibration.inputs import ENCODER_OUTPUT
 from whisq.errors import CalibrationError
-from whisq.methods import Method, Rounder, method_for
+from whisq.quantization.rounding import Method, Rounder, method_for
 from whisq.model import Model
 from whisq.search.probing import Prober
 from whisq.types import TensorType

@@ -14,10 +14,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from whisq import __version__
+from whisq.version import __version__
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
-from whisq.methods import Method
+from whisq.quantization.rounding import Method
 from whisq.model import Model, TensorRef
 from whisq.provenance import source_sha256
 from whisq.search.bench import Bench

@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whisq.errors import MissingExtraError, PlanError
-from whisq.evaluate.worker_process import WorkerProcess
-from whisq.execute import quantize
+from whisq.runtimes.process import WorkerProcess
+from whisq.quantization.write import quantize
 from whisq.model import Model
-from whisq.plan import make_plan
+from whisq.quantization.plan import make_plan
 from whisq.recipe import Recipe
-from whisq.runtimes import TRANSCRIBE_CPP_TYPES
+from whisq.runtimes.registry import TRANSCRIBE_CPP_TYPES
 from whisq.types import TensorType
 
 RUNS = 4
@@ -31,7 +31,7 @@ def seconds_by_type(model: Model, types: Sequence[TensorType], clip: Path, threa
     for kind in types:
         if kind not in TRANSCRIBE_CPP_TYPES:
             continue
-        with TemporaryDirectory() as folder, WorkerProcess("whisq.evaluate.worker") as worker:
+        with TemporaryDirectory() as folder, WorkerProcess("whisq.runtimes.worker") as worker:
             path = Path(folder) / "model.bin"
             quantize(make_plan(model, Recipe(kind)), path)
             worker.ask("load", runtime="transcribe.cpp", path=str(path), threads=threads, fallback=False)

@@ -1,0 +1,147 @@
+"""A clip: some audio and what is said in it. What can be wrong with one, and how it is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import DataError
+from whisq.clips.audio import SAMPLE_RATE, SHORTEST_S, SILENT_PEAK, Samples, decode_audio
+
+BAD_HINT = "mend these, or leave them out of the measurement with --skip-bad (they are listed all the same)"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance. ``row`` is set when ``path`` is an Arrow file and the audio is in that row of it.
+
+    ``sha256`` (of the audio's bytes) and ``duration_s`` are filled in by ``check_clips``.
+    """
+
+    id: str
+    path: Path
+    text: str
+    language: str | None = None
+    row: int | None = None
+    sha256: str = ""
+    duration_s: float = 0.0
+    speaker: str | None = None
+
+    def content(self) -> bytes:
+        """Return the encoded audio; raises ``OSError``."""
+        return self.path.read_bytes() if self.row is None else arrow_audio(self.path, self.row)
+
+    def samples(self) -> Samples:
+        """Return 16 kHz mono samples; raises ``DataError`` or ``OSError``."""
+        return decode_audio(self.content())
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One clip, line or file that cannot be used, and why."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSet:
+    """The clips of some data in order, and all that was wrong with the rest."""
+
+    source: str
+    kind: str
+    clips: tuple[Clip, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio together."""
+        return sum(clip.duration_s for clip in self.clips)
+
+    @property
+    def sha256(self) -> str:
+        """Return one hash for audio, texts and languages of all clips in order."""
+        digest = hashlib.sha256()
+        for clip in self.clips:
+            digest.update(repr((clip.sha256, clip.text, clip.language)).encode())
+        return digest.hexdigest()
+
+
+def data_error(source: str | Path, problems: Sequence[Problem], *, hint: str = BAD_HINT) -> DataError:
+    """Return the one error that lists all problems."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return DataError(f"{source}: {count} in the data:{lines}", hint=hint)
+
+
+def check_clips(
+    clips: Iterable[Clip], *, need_text: bool = True, on_clip: Callable[[Clip], None] = lambda clip: None
+) -> tuple[list[Clip], list[Problem]]:
+    """Return the usable clips, with hash and duration, and what is wrong with the others.
+
+    A clip without a text is usable where ``need_text`` is false.
+    """
+    good: list[Clip] = []
+    problems: list[Problem] = []
+    for clip in clips:
+        checked, reason = _check(clip, need_text)
+        on_clip(clip)
+        if reason:
+            problems.append(Problem(clip.id, reason))
+        else:
+            good.append(checked)
+    return good, problems
+
+
+def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
+    if need_text and not clip.text.strip():
+        return clip, "its text is empty"
+    try:
+        content = clip.content()
+        samples = decode_audio(content)
+    except OSError as error:
+        return clip, f"audio missing: {error.strerror or error} ({clip.path})"
+    except DataError as error:
+        return clip, str(error)
+    duration_s = samples.size / SAMPLE_RATE
+    if duration_s < SHORTEST_S:
+        return clip, f"{1000 * duration_s:.0f} ms of audio, too short to transcribe"
+    peak = float(abs(samples).max())
+    if peak < SILENT_PEAK:
+        return clip, f"silent: no sample above {peak:.1g} of full scale"
+    return replace(clip, sha256=hashlib.sha256(content).hexdigest(), duration_s=duration_s), ""
+
+
+@lru_cache(maxsize=64)
+def arrow_table(path: Path) -> Any:
+    """Return the Arrow table of a ``datasets`` file, mapped; either of Arrow's two file layouts."""
+    import pyarrow
+
+    source = pyarrow.memory_map(str(path))
+    try:
+        return pyarrow.ipc.open_stream(source).read_all()
+    except pyarrow.ArrowInvalid:
+        return pyarrow.ipc.open_file(source).read_all()
+
+
+def arrow_audio(path: Path, row: int) -> bytes:
+    """Return the encoded audio in one row of an Arrow file; raises ``OSError`` for a missing one."""
+    from whisq.clips.datasets import ARROW_AUDIO_COLUMNS, pick_column
+
+    table = arrow_table(path)
+    column = pick_column(table.column_names, ARROW_AUDIO_COLUMNS)
+    value = table.column(column)[row].as_py()
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        value = value.get("path")
+    if not value:
+        raise FileNotFoundError(2, f"row {row} holds neither audio nor a path")
+    return bytes((path.parent / value).read_bytes())

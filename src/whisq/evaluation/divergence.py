@@ -1,0 +1,149 @@
+"""Inside the model: how a candidate's next-token distributions and encoder outputs differ.
+
+No runtime shows these, so both run in transformers' Whisper with their weights dequantized. Both are
+teacher-forced on what the reference itself writes greedily, window by window of 30 s: at every token the
+two see the same past, so that one slip does not count again in all that follows.
+
+Run as a process of its own: ``python -m whisq.evaluation.divergence``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisq.clips.audio import Samples
+from whisq.clips.clip import Clip
+from whisq.network.model import (
+    FRAME_SAMPLES,
+    load_torch_whisper,
+    log_mel,
+    prompt_tokens,
+    require_torch,
+    special_tokens,
+    windows,
+)
+from whisq.runtimes.worker import private_stdout, serve
+from whisq.formats import open_model
+from whisq.model import Model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+LONGEST_TEXT = 224
+"""Tokens that Whisper writes for a window at most (OpenAI's ``sample_len``: half the text context)."""
+
+
+@dataclass(slots=True)
+class Network:
+    """One model in torch."""
+
+    model: Model
+    network: WhisperForConditionalGeneration
+
+    def encode(self, mel: torch.Tensor) -> torch.Tensor:
+        """Return the encoder's output, ``[1, frames, width]``."""
+        encoded: torch.Tensor = self.network.model.encoder(mel).last_hidden_state
+        return encoded
+
+    def log_probabilities(self, encoded: torch.Tensor, ids: list[int]) -> torch.Tensor:
+        """Return the log-probabilities after each of ``ids``, ``[len(ids), vocabulary]``."""
+        import torch
+
+        decoded = self.network.model.decoder(
+            input_ids=torch.tensor([ids], device=encoded.device), encoder_hidden_states=encoded
+        ).last_hidden_state
+        return torch.log_softmax(self.network.proj_out(decoded)[0].double(), dim=-1)
+
+    def write(self, encoded: torch.Tensor, prompt: list[int], longest: int | None = None) -> list[int]:
+        """Return the prompt and what the model writes greedily after it, the end token included.
+
+        Together they are at most ``longest`` tokens; by default the text is at most ``LONGEST_TEXT``.
+        """
+        import torch
+
+        special = special_tokens(self.model.dims)
+        # transformers renamed it in 5.24.
+        accepted = inspect.signature(type(self.network.model.decoder).forward).parameters
+        cache = "cache" if "cache" in accepted else "past_key_values"
+        end, ids, past = special["endoftext"], list(prompt), None
+        fresh = ids
+        longest = len(prompt) + LONGEST_TEXT if longest is None else longest
+        while len(ids) < longest:
+            step = self.network.model.decoder(
+                input_ids=torch.tensor([fresh], device=encoded.device),
+                encoder_hidden_states=encoded,
+                use_cache=True,
+                **{cache: past},
+            )
+            past = step[cache]
+            logits = self.network.proj_out(step.last_hidden_state[0, -1])
+            # Text tokens and the end only: all control tokens come after the end.
+            token = int(logits[: end + 1].argmax())
+            fresh = [token]
+            ids.append(token)
+            if token == end:
+                break
+        return ids
+
+
+class DivergenceWorker:
+    """Compares two models clip by clip."""
+
+    def __init__(self) -> None:
+        self._reference: Network | None = None
+        self._candidate: Network | None = None
+
+    def load(self, reference: str, candidate: str, threads: int, device: str) -> dict[str, Any]:
+        """Load both models in float32."""
+        require_torch()
+        import torch
+
+        torch.set_num_threads(threads)
+        self._reference = self._open(reference, device)
+        self._candidate = self._open(candidate, device)
+        return {}
+
+    def _open(self, path: str, device: str) -> Network:
+        model = open_model(path)
+        return Network(model, load_torch_whisper(model, device=device))
+
+    def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:
+        """Return the divergences of all tokens of a clip, and the encoder's error."""
+        import torch
+
+        samples = Clip("", Path(path), "", row=row).samples()
+        found: dict[str, Any] = {"divergences": [], "same_top": 0, "encoder_error": 0.0, "encoder_power": 0.0}
+        with torch.inference_mode():
+            for window in windows(samples):
+                self._window(window, language, found)
+        return found
+
+    def _window(self, window: Samples, language: str | None, found: dict[str, Any]) -> None:
+        reference, candidate = self._reference, self._candidate
+        if reference is None or candidate is None:
+            raise RuntimeError("no models were loaded")
+        dims = reference.model.dims
+        device = str(next(reference.network.parameters()).device)
+        prompt = prompt_tokens(dims, language)
+        truth = reference.encode(log_mel(window, reference.model, device=device))
+        mine = candidate.encode(log_mel(window, candidate.model, device=device))
+        frames = max(1, -(-len(window) // FRAME_SAMPLES))
+        heard = truth[:, :frames].double()
+        found["encoder_error"] += float((mine[:, :frames].double() - heard).square().sum())
+        found["encoder_power"] += float(heard.square().sum())
+        ids = reference.write(truth, prompt)
+        start = len(prompt) - 1
+        expected = reference.log_probabilities(truth, ids[:-1])[start:]
+        actual = candidate.log_probabilities(mine, ids[:-1])[start:]
+        divergences = (expected.exp() * (expected - actual)).sum(dim=-1).clamp(min=0)
+        found["divergences"] += [float(f"{value:.6g}") for value in divergences.tolist()]
+        found["same_top"] += int((expected.argmax(dim=-1) == actual.argmax(dim=-1)).sum())
+
+
+if __name__ == "__main__":
+    serve(sys.stdin, private_stdout(), DivergenceWorker())

@@ -1,0 +1,150 @@
+"""What an evaluation needs to know of a model file, and which installed runtime can run it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from whisq.errors import RuntimeUnavailableError
+from whisq.formats import open_model
+from whisq.runtimes.registry import verdicts
+from whisq.types import TensorType
+from whisq.whisper import Dimensions, TensorSpec
+
+RuntimeName = Literal["transcribe.cpp", "whisper.cpp"]
+
+RUNTIME_PACKAGES: dict[RuntimeName, str] = {"transcribe.cpp": "transcribe-cpp", "whisper.cpp": "pywhispercpp"}
+"""The Python package that carries each runtime, the preferred one first: it takes the most files."""
+
+_RUNNABLE = frozenset({"bin", "gguf"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model on disk as an evaluation sees it; nothing of it stays open.
+
+    ``size_bytes`` is that of the file or, for a folder, of the files with weights.
+    """
+
+    label: str
+    path: Path
+    container: str
+    sha256: str
+    size_bytes: int
+    dims: Dimensions
+    tensors: tuple[tuple[TensorSpec, TensorType], ...]
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of all tensors together."""
+        total = 0
+        for spec, _ in self.tensors:
+            count = 1
+            for size in spec.shape:
+                count *= size
+            total += count
+        return total
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the whole file for one weight."""
+        return 8 * self.size_bytes / self.n_weights
+
+
+def describe(path: str | Path, label: str, on_bytes: Callable[[int], None] = lambda count: None) -> ModelFile:
+    """Return what is to be known of a model; reads it once for its hash. Raises ``FormatError``."""
+    where = Path(path)
+    with open_model(where) as model:
+        digest = hashlib.sha256()
+        for file in model.files:
+            with file.path.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+                    on_bytes(len(block))
+        return ModelFile(
+            label=label,
+            path=where,
+            container=model.format,
+            sha256=digest.hexdigest(),
+            size_bytes=model.size_bytes,
+            dims=model.dims,
+            tensors=tuple((tensor.spec, tensor.type) for tensor in model.tensors),
+        )
+
+
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """Return a short name for each path, as many folders before the stem as it takes to tell them apart."""
+    for depth in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
+        labels = ["/".join((*path.parts[-depth:-1], path.stem if path.suffix else path.name)) for path in paths]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(path) for path in paths]
+
+
+def installed_runtimes() -> dict[RuntimeName, str]:
+    """Return the version of every runtime whose package is installed."""
+    found: dict[RuntimeName, str] = {}
+    for name, package in RUNTIME_PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def reasons_against(file: ModelFile, runtime: RuntimeName) -> tuple[str, ...]:
+    """Return why this runtime cannot run this file; empty when nothing speaks against it."""
+    if file.container not in _RUNNABLE:
+        return (f"no ggml runtime reads a {file.container} model: write a .bin of it with `whisq quantize`",)
+    reasons: tuple[str, ...] = ()
+    if runtime not in installed_runtimes():
+        reasons = (f"{RUNTIME_PACKAGES[runtime]} is not installed",)
+    for verdict in verdicts(file.container, file.tensors):
+        if verdict.runtime == runtime:
+            reasons += verdict.reasons
+    return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The runtime for one file, or why there is none."""
+
+    runtime: RuntimeName | None
+    reason: str = ""
+
+
+def _more_runtimes(forced: RuntimeName | None) -> str:
+    if forced:
+        return f"let another runtime be chosen (without --runtime {forced})"
+    return "install the extra with pip install 'whisq[evaluate]'"
+
+
+def choose_runtimes(files: Sequence[ModelFile], forced: RuntimeName | None = None) -> list[Choice]:
+    """Return the runtime for every file: one that runs them all if there is one, so that only weights differ.
+
+    ``forced`` leaves no other. Raises ``RuntimeUnavailableError`` when the first file, the reference,
+    cannot be run at all: there is nothing to compare with then.
+    """
+    names: list[RuntimeName] = [forced] if forced else list(RUNTIME_PACKAGES)
+    against = [{name: reasons_against(file, name) for name in names} for file in files]
+    able = [[name for name in names if not reasons[name]] for reasons in against]
+    common = [name for name in names if all(name in runs for runs in able if runs)]
+    choices = []
+    for file, runs, reasons in zip(files, able, against, strict=True):
+        if runs:
+            choices.append(Choice(common[0] if common else runs[0]))
+            continue
+        distinct = dict.fromkeys(f"{name}: {'; '.join(reasons[name])}" for name in names)
+        if file.container not in _RUNNABLE:
+            distinct = dict.fromkeys(reasons[names[0]])
+        choices.append(Choice(None, " · ".join(distinct)))
+    if choices[0].runtime is None:
+        raise RuntimeUnavailableError(
+            f"{files[0].path}: no installed runtime can run the reference: {choices[0].reason}",
+            hint=f"{_more_runtimes(forced)}, or take an f16 .bin as the reference",
+        )
+    return choices

@@ -1,0 +1,275 @@
+"""What an evaluation found: frozen, with counts per utterance, from which every rate is derived."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from whisq.clips.clip import Problem
+from whisq.evaluation.scoring import Edits
+from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRecord:
+    """An utterance as it was measured."""
+
+    id: str
+    text: str
+    language: str | None
+    duration_s: float
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecord:
+    """The data: where it came from, the utterances measured, and what of it could not be used."""
+
+    source: str
+    kind: str
+    sha256: str
+    clips: tuple[ClipRecord, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio together."""
+        return sum(clip.duration_s for clip in self.clips)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """What a model wrote for one clip. ``remark`` is set where the runtime stopped early or failed."""
+
+    text: str
+    seconds: float
+    edits: Edits
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InsideUtterance:
+    """Teacher-forced against the reference on one clip: a divergence in nats for each token.
+
+    ``same_top`` counts tokens on which both would have written the same; ``encoder_error`` and
+    ``encoder_power`` are sums of squares over the encoder's output where there is audio.
+    """
+
+    clip: str
+    divergences: tuple[float, ...]
+    same_top: int
+    encoder_error: float
+    encoder_power: float
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """One tensor of a candidate against the reference's. ``snr_db`` is None where both are equal.
+
+    ``signal`` and ``noise`` are sums of squares of the reference's weights and of the differences.
+    """
+
+    name: str
+    stack: str
+    layer: int | None
+    role: str
+    type: str
+    reference_type: str
+    n_weights: int
+    size_bytes: int
+    signal: float
+    noise: float
+
+    @property
+    def snr_db(self) -> float | None:
+        """Signal to noise in decibels."""
+        if self.noise == 0:
+            return None
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+
+    @property
+    def relative_error(self) -> float:
+        """Root of noise over signal."""
+        return math.sqrt(self.noise / self.signal) if self.signal > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """All that was measured of one model. ``failure`` says why there are no ``utterances``."""
+
+    label: str
+    path: str
+    container: str
+    sha256: str
+    size_bytes: int
+    n_weights: int
+    types: dict[str, int]
+    runtime: str | None
+    runtime_version: str | None
+    failure: str
+    load_s: float | None
+    peak_bytes: int | None
+    baseline_bytes: int | None
+    utterances: tuple[Utterance, ...]
+    inside: tuple[InsideUtterance, ...] = ()
+    tensors: tuple[TensorError, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the whole file for one weight."""
+        return 8 * self.size_bytes / self.n_weights
+
+    def total(self, count: str) -> int:
+        """Return the sum of one of the counts of ``Edits`` over all utterances."""
+        return sum(int(getattr(utterance.edits, count)) for utterance in self.utterances)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The derived figures of one model: what the table and the report show.
+
+    ``difference`` and ``character_difference`` are against the reference, None for itself. The rates of
+    substitutions, deletions, insertions and runaway repetition add up to the word error rate. Divergences
+    are in nats; ``same_top`` and ``encoder_error`` are fractions; all None where they were not measured.
+    """
+
+    label: str
+    word_error_rate: Interval
+    character_error_rate: Interval
+    substitutions: float
+    deletions: float
+    insertions: float
+    runaway: float
+    exact_match: float
+    difference: Difference | None
+    character_difference: Difference | None
+    real_time_factor: float
+    divergence: Interval | None = None
+    divergence_p99: float | None = None
+    same_top: float | None = None
+    encoder_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A reference and candidates measured on the same clips; ``models[0]`` is the reference."""
+
+    data: DataRecord
+    models: tuple[ModelResult, ...]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def reference(self) -> ModelResult:
+        """The model that the others are compared with."""
+        return self.models[0]
+
+    @property
+    def candidates(self) -> tuple[ModelResult, ...]:
+        """All models but the reference."""
+        return self.models[1:]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the sample and of the bootstrap."""
+        return int(self.settings.get("seed", 0))
+
+    def divergence_difference(self, index: int, other: int) -> Difference | None:
+        """Return the divergence of one model less another's, in nats a token, over the clips measured inside both.
+
+        What a model does counts, not how near its weights are: a smaller error of weights can diverge more.
+        """
+        mine, theirs = self.models[index].inside, self.models[other].inside
+        if not mine or [one.clip for one in mine] != [one.clip for one in theirs]:
+            return None
+        first, second = ([sum(one.divergences) for one in inside] for inside in (mine, theirs))
+        return paired_difference(first, second, [len(one.divergences) for one in mine], seed=self.seed)
+
+    @cached_property
+    def summaries(self) -> tuple[Summary | None, ...]:
+        """One for each model in order; None for one that did not run."""
+        return tuple(self._summary(model) if model.utterances else None for model in self.models)
+
+    def _summary(self, model: ModelResult) -> Summary:
+        words = [u.edits.words for u in model.utterances]
+        characters = [u.edits.characters for u in model.utterances]
+        word_edits = [u.edits.word_edits for u in model.utterances]
+        character_edits = [u.edits.character_edits for u in model.utterances]
+        difference = character_difference = None
+        if model is not self.reference:
+            theirs = [u.edits for u in self.reference.utterances]
+            difference = paired_difference(word_edits, [e.word_edits for e in theirs], words, seed=self.seed)
+            character_difference = paired_difference(
+                character_edits, [e.character_edits for e in theirs], characters, seed=self.seed
+            )
+        pairs = zip(model.utterances, self.reference.utterances, strict=True)
+        same = sum(mine.text == theirs.text for mine, theirs in pairs)
+        n_words = max(1, sum(words))
+        return Summary(
+            label=model.label,
+            word_error_rate=rate(word_edits, words, seed=self.seed),
+            character_error_rate=rate(character_edits, characters, seed=self.seed),
+            substitutions=model.total("substitutions") / n_words,
+            deletions=model.total("deletions") / n_words,
+            insertions=model.total("insertions") / n_words,
+            runaway=model.total("runaway") / n_words,
+            exact_match=same / len(model.utterances),
+            difference=difference,
+            character_difference=character_difference,
+            real_time_factor=sum(u.seconds for u in model.utterances) / self.data.duration_s,
+            **_inside_figures(model.inside, self.seed),
+        )
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row for each model and utterance (needs pandas, which whisq does not ask for)."""
+        try:
+            import pandas
+        except ImportError:
+            from whisq.errors import MissingExtraError
+
+            raise MissingExtraError("to_dataframe needs pandas: not installed", hint="pip install pandas") from None
+        rows = [
+            {
+                "model": model.label,
+                "clip": clip.id,
+                "language": clip.language,
+                "duration_s": clip.duration_s,
+                "said": clip.text,
+                "written": utterance.text,
+                "seconds": utterance.seconds,
+                "remark": utterance.remark,
+                "word_edits": utterance.edits.word_edits,
+                **{name: getattr(utterance.edits, name) for name in Edits.__slots__},
+            }
+            for model in self.models
+            for clip, utterance in zip(self.data.clips, model.utterances, strict=False)
+        ]
+        return pandas.DataFrame(rows)
+
+
+def _inside_figures(inside: tuple[InsideUtterance, ...], seed: int) -> dict[str, Any]:
+    if not inside:
+        return {}
+    import numpy as np
+
+    tokens = [len(one.divergences) for one in inside]
+    pooled = np.concatenate([np.asarray(one.divergences, dtype=np.float64) for one in inside])
+    power = sum(one.encoder_power for one in inside)
+    return {
+        "divergence": rate([sum(one.divergences) for one in inside], tokens, seed=seed),
+        "divergence_p99": float(np.percentile(pooled, 99)),
+        "same_top": sum(one.same_top for one in inside) / sum(tokens),
+        "encoder_error": math.sqrt(sum(one.encoder_error for one in inside) / power) if power else None,
+    }
+
+
+def count_types(types: list[str]) -> dict[str, int]:
+    """Return how many matrices there are of each type, the most frequent first."""
+    return dict(Counter(types).most_common())

@@ -1,0 +1,355 @@
+"""Measure a reference and candidates on the same clips, each in its own process, and put it together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from whisq.errors import DataError
+from whisq.clips.audio import require_packages
+from whisq.evaluation.cache import Cache, clip_key, default_cache_folder
+from whisq.clips.clip import Clip, ClipSet, Problem, data_error
+from whisq.clips.datasets import load_clips
+from whisq.evaluation.model_files import (
+    Choice,
+    ModelFile,
+    RuntimeName,
+    choose_runtimes,
+    describe,
+    installed_runtimes,
+    labels_of,
+)
+from whisq.evaluation.environment import provenance
+from whisq.evaluation.results import (
+    ClipRecord,
+    DataRecord,
+    Evaluation,
+    InsideUtterance,
+    ModelResult,
+    Utterance,
+    count_types,
+)
+from whisq.evaluation.scoring import count_edits, normalize
+from whisq.evaluation.tensors import tensor_errors
+from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
+
+Progress = Callable[[str, float, float], None]
+"""Called with what is being done, and how much of how much of it; from any thread."""
+
+
+def _no_progress(stage: str, done: float, total: float) -> None:
+    del stage, done, total
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none.
+
+    ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely, as it does by itself.
+    It is off because what it samples then differs by chance, which drowns small differences between
+    weights.
+    """
+
+    limit: int | None = None
+    seed: int = 0
+    language: str | None = None
+    runtime: RuntimeName | None = None
+    threads: int | None = None
+    jobs: int = 1
+    fallback: bool = False
+    inside: int = 0
+    device: str = "cpu"
+    skip_bad: bool = False
+    cache: Path | None = field(default_factory=default_cache_folder)
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of one worker: what was asked for, else the CPUs shared among the jobs, at most 4."""
+        return self.threads or max(1, min(4, _cpus() // self.jobs))
+
+    def record(self) -> dict[str, Any]:
+        """Return what belongs into the results: all that a number may depend on."""
+        return {
+            "limit": self.limit,
+            "seed": self.seed,
+            "language": self.language,
+            "runtime": self.runtime,
+            "threads": self.threads_each,
+            "jobs": self.jobs,
+            "inside": self.inside,
+            "decoding": "greedy, with temperature fallback" if self.fallback else "greedy",
+        }
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def evaluate(
+    reference: str | Path,
+    candidates: Sequence[str | Path],
+    data: str | Path | ClipSet,
+    *,
+    settings: Settings | None = None,
+    progress: Progress = _no_progress,
+) -> Evaluation:
+    """Return what quantizing cost: every model's transcripts of the data, compared with the reference's.
+
+    All that can be checked is checked first: the models' files, the data, which runtime runs what. A
+    candidate that no installed runtime can run, or that fails when loaded, has a ``failure`` instead of
+    utterances.
+
+    Raises ``FormatError`` for a damaged model, ``DataError`` that lists all that is wrong with the data,
+    ``RuntimeUnavailableError`` when the reference cannot be run, ``MissingExtraError`` for missing packages.
+    """
+    require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", purpose="measuring word error rates")
+    chosen = settings or Settings()
+    if chosen.inside:
+        from whisq.network.model import require_torch
+
+        require_torch()
+    paths = [Path(reference), *(Path(path) for path in candidates)]
+    files = _describe_all(paths, progress)
+    choices = choose_runtimes(files, chosen.runtime)
+    clips = load_clips(
+        data,
+        limit=chosen.limit,
+        seed=chosen.seed,
+        language=chosen.language,
+        skip_bad=chosen.skip_bad,
+        on_clip=lambda done, total: progress("checking clips", done, total),
+    )
+    clips = _fit_to_models(clips, files, chosen)
+    models = _measure(files, choices, clips, chosen, progress)
+    return Evaluation(_data_record(clips), tuple(models), chosen.record(), provenance())
+
+
+def _describe_all(paths: list[Path], progress: Progress) -> list[ModelFile]:
+    labels = labels_of(paths)
+    if len(set(paths)) < len(paths):
+        raise DataError("a model is named twice", hint="give the reference and each candidate once")
+    files = []
+    for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        progress("reading models", index, len(paths))
+        files.append(describe(path, label))
+    progress("reading models", len(paths), len(paths))
+    return files
+
+
+def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: Settings) -> ClipSet:
+    """Return the clips that these models can be scored on; the language is settled for each."""
+    only_english = [file.label for file in files if not file.dims.is_multilingual]
+    good, problems = [], []
+    for clip in clips.clips:
+        language = clip.language or "en"
+        if not normalize(clip.text, language):
+            problems.append(Problem(clip.id, f"nothing is left of its text after normalizing: {clip.text!r}"))
+        elif language != "en" and only_english:
+            problems.append(Problem(clip.id, f"language {language}, but {only_english[0]} is English-only"))
+        else:
+            good.append(replace(clip, language=language))
+    if (problems and not settings.skip_bad) or not good:
+        raise data_error(clips.source, [*clips.problems, *problems])
+    return ClipSet(clips.source, clips.kind, tuple(good), (*clips.problems, *problems))
+
+
+def _data_record(clips: ClipSet) -> DataRecord:
+    return DataRecord(
+        source=Path(clips.source).name or clips.source,
+        kind=clips.kind,
+        sha256=clips.sha256,
+        clips=tuple(ClipRecord(c.id, c.text, c.language, c.duration_s, c.sha256) for c in clips.clips),
+        problems=clips.problems,
+    )
+
+
+def _measure(
+    files: list[ModelFile], choices: list[Choice], clips: ClipSet, settings: Settings, progress: Progress
+) -> list[ModelResult]:
+    inside_clips = _inside_clips(clips, settings)
+    runs = sum(choice.runtime is not None for choice in choices)
+    total = clips.duration_s * runs + sum(clip.duration_s for clip in inside_clips) * (len(files) - 1)
+    done, lock = 0.0, threading.Lock()
+
+    def advance(clip: Clip) -> None:
+        nonlocal done
+        with lock:
+            done += clip.duration_s
+            progress("transcribing", done, total)
+
+    def one(index: int) -> ModelResult:
+        file, choice = files[index], choices[index]
+        measured = _transcribe(file, choice, clips, settings, advance_or_stop)
+        inside: tuple[InsideUtterance, ...] = ()
+        tensors = tensor_errors(files[0].path, file.path) if index else ()
+        if index and inside_clips and file.dims == files[0].dims:
+            inside = _inside(files[0], file, inside_clips, settings, advance_or_stop)
+        return _model_result(file, choice, measured, clips, inside, tensors)
+
+    stop = threading.Event()
+
+    def advance_or_stop(clip: Clip) -> None:
+        advance(clip)
+        if stop.is_set():
+            raise WorkerError("stopped")
+
+    progress("transcribing", 0.0, total)
+    with ThreadPoolExecutor(settings.jobs) as pool:
+        futures = [pool.submit(one, index) for index in range(len(files))]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+@dataclass(slots=True)
+class _Measured:
+    replies: list[dict[str, Any]] = field(default_factory=list)
+    session: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+
+def _transcribe(
+    file: ModelFile, choice: Choice, clips: ClipSet, settings: Settings, advance: Callable[[Clip], None]
+) -> _Measured:
+    """Return every clip's reply, from the cache where it is there, else from a worker started when needed."""
+    if choice.runtime is None:
+        return _Measured(failure=choice.reason)
+    cache = Cache(
+        settings.cache,
+        "transcripts",
+        model=file.sha256,
+        runtime=choice.runtime,
+        version=installed_runtimes()[choice.runtime],
+        threads=settings.threads_each,
+        fallback=settings.fallback,
+    )
+    measured = _Measured(session=cache.get("session") or {})
+    worker: WorkerProcess | None = None
+    try:
+        for clip in clips.clips:
+            key = clip_key(clip.sha256, clip.language)
+            reply = cache.get(key)
+            if reply is None:
+                if worker is None:
+                    worker = WorkerProcess("whisq.runtimes.worker")
+                    loaded = worker.ask(
+                        "load",
+                        runtime=choice.runtime,
+                        path=str(file.path),
+                        threads=settings.threads_each,
+                        fallback=settings.fallback,
+                    )
+                    measured.session = dict(loaded)
+                    cache.put("session", measured.session)
+                reply = _ask(worker, clip)
+                if "failed" not in reply:
+                    cache.put(key, reply)
+            measured.replies.append(reply)
+            advance(clip)
+        if worker is not None:
+            measured.session["peak_bytes"] = max(reply.get("peak_bytes", 0) for reply in measured.replies)
+            cache.put("session", measured.session)
+    except WorkerError as error:
+        at = f" at {clips.clips[len(measured.replies)].id}" if measured.replies else ""
+        return _Measured(failure=f"{choice.runtime} failed{at}: {error}")
+    finally:
+        if worker is not None:
+            worker.close()
+    failed = [reply["failed"] for reply in measured.replies if "failed" in reply]
+    if len(failed) == len(measured.replies):
+        return _Measured(failure=f"{choice.runtime} failed on every clip: {failed[0]}")
+    return measured
+
+
+def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
+    """Return the reply for a clip; one that failed is counted as no text, with the reason."""
+    try:
+        return worker.ask("run", path=str(clip.path), row=clip.row, language=clip.language)
+    except WorkerRefusedError as error:
+        return {"text": "", "seconds": 0.0, "remark": f"failed: {error}", "failed": str(error)}
+
+
+def _inside_clips(clips: ClipSet, settings: Settings) -> list[Clip]:
+    """Return evenly spaced clips, so that all speakers of sorted data have their share."""
+    count = min(settings.inside, len(clips.clips))
+    return [clips.clips[index * len(clips.clips) // count] for index in range(count)]
+
+
+def _inside(
+    reference: ModelFile,
+    file: ModelFile,
+    clips: list[Clip],
+    settings: Settings,
+    advance: Callable[[Clip], None],
+) -> tuple[InsideUtterance, ...]:
+    cache = Cache(settings.cache, "divergences", model=file.sha256, reference=reference.sha256)
+    worker: WorkerProcess | None = None
+    found = []
+    try:
+        for clip in clips:
+            key = clip_key(clip.sha256, clip.language)
+            reply = cache.get(key)
+            if reply is None:
+                if worker is None:
+                    worker = WorkerProcess("whisq.evaluation.divergence")
+                    worker.ask(
+                        "load",
+                        reference=str(reference.path),
+                        candidate=str(file.path),
+                        threads=settings.threads_each,
+                        device=settings.device,
+                    )
+                reply = worker.ask("run", path=str(clip.path), row=clip.row, language=clip.language)
+                cache.put(key, reply)
+            found.append(InsideUtterance(clip=clip.id, **{**reply, "divergences": tuple(reply["divergences"])}))
+            advance(clip)
+    finally:
+        if worker is not None:
+            worker.close()
+    return tuple(found)
+
+
+def _model_result(
+    file: ModelFile,
+    choice: Choice,
+    measured: _Measured,
+    clips: ClipSet,
+    inside: tuple[InsideUtterance, ...],
+    tensors: tuple[Any, ...],
+) -> ModelResult:
+    utterances = tuple(
+        Utterance(
+            text=reply["text"],
+            seconds=reply["seconds"],
+            edits=count_edits(clip.text, reply["text"], clip.language),
+            remark=reply.get("remark", ""),
+        )
+        for clip, reply in zip(clips.clips, measured.replies, strict=False)
+    )
+    return ModelResult(
+        label=file.label,
+        path=file.path.name,
+        container=file.container,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        n_weights=file.n_weights,
+        types=count_types([kind.name for spec, kind in file.tensors if spec.is_matrix]),
+        runtime=choice.runtime,
+        runtime_version=installed_runtimes().get(choice.runtime) if choice.runtime else None,
+        failure=measured.failure,
+        load_s=measured.session.get("load_s"),
+        peak_bytes=measured.session.get("peak_bytes"),
+        baseline_bytes=measured.session.get("baseline_bytes"),
+        utterances=utterances,
+        inside=inside,
+        tensors=tensors,
+    )

@@ -1,0 +1,1 @@
+"""Whisper's forward pass on a ``Model``'s weights: for what no runtime shows."""

@@ -1,0 +1,58 @@
+"""Files made step by step in one folder, made again only when what they are made from has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from whisq.version import __version__
+from whisq.errors import OutputError
+
+
+class MadeFiles:
+    """The files of a folder, each with a key of what made it and the hash of what it was then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._path = folder, folder / "made.json"
+        self.reused: list[str] = []
+        try:
+            folder.mkdir(exist_ok=True)
+            self._path.touch()
+            content = self._path.read_bytes()
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be used: {error.strerror}", hint="name another: --folder") from None
+        self._known: dict[str, list[str]] = {}
+        # Where it is damaged everything is made again.
+        with contextlib.suppress(ValueError, TypeError):
+            self._known = dict(json.loads(content or b"{}"))
+
+    def key(self, name: str) -> str:
+        """Return the key of a file that was made."""
+        return self._known[name][0]
+
+    def make(self, path: Path, made_from: Mapping[str, Any], make: Callable[[], object]) -> bool:
+        """Make a file unless it is there, as it was made from the same; returns whether it was made now."""
+        key = hashlib.sha256(json.dumps({"whisq": __version__, **made_from}, sort_keys=True).encode()).hexdigest()
+        if path.is_file() and self._known.get(path.name) == [key, _sha256(path)]:
+            self.reused.append(path.name)
+            return False
+        try:
+            make()
+            self._known[path.name] = [key, _sha256(path)]
+            written = self._path.with_suffix(".part")
+            written.write_text(json.dumps(self._known, indent=1) + "\n", "utf-8")
+            written.replace(self._path)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be written: {error.strerror or error}", hint="is the disk full?"
+            ) from error
+        return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,149 @@
+"""The process in which one model is run: ``python -m whisq.runtimes.worker``.
+
+One process a model, so that load time and peak memory are that model's, and a crash in native code takes
+nothing else with it. JSON lines: requests on stdin, one reply each on stdout; whatever the native code prints
+goes to stderr, which the parent keeps for the reason of a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from whisq.clips.audio import SAMPLE_RATE, Samples
+from whisq.clips.clip import Clip
+
+
+class Transcriber(Protocol):
+    """A loaded model in some runtime."""
+
+    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
+        """Return the text, and a remark when the runtime stopped early."""
+
+
+SEED = 1
+"""For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
+
+
+class TranscribeCpp:
+    """transcribe.cpp on the CPU: greedy; with ``fallback``, its own retries at higher temperatures."""
+
+    def __init__(self, path: str, threads: int, fallback: bool) -> None:
+        import transcribe_cpp
+
+        self._truncated = transcribe_cpp.OutputTruncated
+        increment = {} if fallback else {"temperature_inc": 0.0}
+        self._options = transcribe_cpp.WhisperRunOptions(temperature=0.0, seed=SEED, **increment)
+        self._model = transcribe_cpp.Model(path, backend="cpu")
+        self._session = self._model.session(n_threads=threads)
+
+    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
+        """Return the text, and a remark when the runtime stopped at repetition or at its token limit."""
+        try:
+            return self._session.run(samples, language=language, family=self._options).text, ""
+        except self._truncated as error:
+            partial = getattr(error, "partial_result", None)
+            return (partial.text if partial else ""), type(error).__name__
+
+
+class WhisperCpp:
+    """whisper.cpp through pywhispercpp on the CPU; its sampling has a fixed seed by itself."""
+
+    def __init__(self, path: str, threads: int, fallback: bool) -> None:
+        from pywhispercpp.model import Model
+
+        self._model = Model(
+            path,
+            n_threads=threads,
+            context_params={"use_gpu": False},
+            print_progress=False,
+            print_realtime=False,
+            temperature_inc=0.2 if fallback else 0.0,
+        )
+
+    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
+        """Return the text of all segments; nothing is ever remarked."""
+        segments = self._model.transcribe(samples, language=language or "auto")
+        return " ".join(segment.text.strip() for segment in segments), ""
+
+
+_TRANSCRIBERS: dict[str, Callable[[str, int, bool], Transcriber]] = {
+    "transcribe.cpp": TranscribeCpp,
+    "whisper.cpp": WhisperCpp,
+}
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held; pages of mapped files that were touched are in it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage on Linux: its figure survives exec and would be the parent's where that was larger.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Worker:
+    """Answers requests one by one."""
+
+    def __init__(self) -> None:
+        self._transcriber: Transcriber | None = None
+
+    def load(self, runtime: str, path: str, threads: int, fallback: bool) -> dict[str, Any]:
+        """Load a model; returns load time and memory before and after."""
+        import numpy as np
+
+        np.zeros(1)  # numpy's own memory belongs to the baseline
+        baseline = peak_memory_bytes()
+        started = time.perf_counter()
+        self._transcriber = _TRANSCRIBERS[runtime](path, threads, fallback)
+        return {"load_s": time.perf_counter() - started, "baseline_bytes": baseline}
+
+    def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:
+        """Transcribe a clip; returns the text, the runtime's seconds and the peak memory so far."""
+        if self._transcriber is None:
+            raise RuntimeError("no model was loaded")
+        samples = Clip("", Path(path), "", row=row).samples()
+        started = time.perf_counter()
+        text, remark = self._transcriber.transcribe(samples, language)
+        elapsed = time.perf_counter() - started
+        return {
+            "text": " ".join(text.split()),
+            "seconds": elapsed,
+            "audio_s": samples.size / SAMPLE_RATE,
+            "remark": remark,
+            "peak_bytes": peak_memory_bytes(),
+        }
+
+
+def serve(requests: TextIO, replies: TextIO, worker: Any) -> None:
+    """Answer every line of ``requests`` with one line; ends at the end of the input."""
+    for line in requests:
+        request = json.loads(line)
+        operation = request.pop("operation")
+        try:
+            reply = getattr(worker, operation)(**request)
+        except Exception as error:
+            reply = {"failed": f"{type(error).__name__}: {error}"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def private_stdout() -> TextIO:
+    """Return the real stdout for replies alone, and turn file descriptor 1 over to stderr for all else."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
+if __name__ == "__main__":
+    serve(sys.stdin, private_stdout(), Worker())

@@ -1,0 +1,131 @@
+"""Calibrating a real model: the same sums as hooks in the whole network see, resumed and merged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import whisq
+from whisq.calibration import inputs_of, read_calibration
+from whisq.errors import CalibrationError, DataError
+
+torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
+pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
+
+from whisq.calibration.run import Settings, calibrate  # noqa: E402 - needs torch
+from whisq.network.model import load_torch_whisper, log_mel, prompt_tokens, windows  # noqa: E402
+
+SENTENCE = "The birch canoe slid on the smooth planks."
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from whisq import demo
+
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "one.wav").write_bytes(demo.speech_path().read_bytes())
+    (folder / "one.txt").write_text(SENTENCE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tiny_en_bin: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("calibration") / "tiny.calib"
+    return calibrate(tiny_en_bin, data, path, settings=Settings(cache=None))
+
+
+def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
+    with whisq.open_model(tiny_en_bin) as model:
+        assert list(made.counts) == list(inputs_of(model.dims))
+    assert made.heard["clips"] == 1
+    assert made.heard["languages"].keys() == {"en"}
+    assert len(made.load_probes()) == 1
+
+
+def test_moments_are_what_the_whole_network_sees(made, tiny_en_bin: Path, data: Path) -> None:
+    from whisq.clips.datasets import load_clips
+    from whisq.network.model import encode_text, special_tokens
+
+    with whisq.open_model(tiny_en_bin) as model, torch.inference_mode():
+        network = load_torch_whisper(model)
+        seen = {}
+        layer = network.model.decoder.layers[2]
+        for module, name in ((layer.fc2, "mlp.2"), (layer.encoder_attn.out_proj, "cross_attn.out")):
+            module.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0][0].double().numpy()))
+        clip = load_clips(data).clips[0]
+        mel = log_mel(windows(clip.samples())[0], model)
+        end = special_tokens(model.dims)["endoftext"]
+        ids = [*prompt_tokens(model.dims), *encode_text(" " + SENTENCE, model.tokenizer), end]
+        encoded = network.model.encoder(mel).last_hidden_state
+        network.model.decoder(input_ids=torch.tensor([ids[:-1]]), encoder_hidden_states=encoded)
+    for name, x in seen.items():
+        found = made.moments(f"decoder.blocks.2.{name}")
+        assert found.n_rows == len(x)
+        np.testing.assert_allclose(found.second_moment, x.T @ x / len(x), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_several_languages_and_audio_in_windows(base_bin: Path, tmp_path: Path) -> None:
+    """base hears an English clip, the same backwards said to be German, and one of 37 s without text."""
+    import soundfile
+
+    from whisq import demo
+
+    sound = demo.speech()
+    long = np.tile(np.concatenate([sound, np.zeros(16000, np.float32)]), 40)[: 37 * 16000]
+    soundfile.write(tmp_path / "short.wav", sound, 16000)
+    soundfile.write(tmp_path / "other.wav", sound[::-1], 16000)
+    soundfile.write(tmp_path / "long.wav", long, 16000)
+    rows = ["path,text,language", f"short.wav,{SENTENCE},en", f"other.wav,{SENTENCE},de", "long.wav,,en"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    found = calibrate(base_bin, tmp_path / "clips.csv", tmp_path / "base.calib", settings=Settings(cache=None))
+    short = len(sound) / 16000
+    assert found.heard["clips"] == 3
+    assert found.heard["windows"] == 4
+    assert found.heard["languages"] == pytest.approx({"en": short + 37, "de": short}, abs=0.02)
+    assert set(found.load_probes().languages) == {"en", "de"}
+    assert found.warnings == ()
+    with whisq.open_model(base_bin) as model:
+        assert list(found.counts) == list(inputs_of(model.dims))
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_in_the_decoder(label: str, done: float, total: float) -> None:
+        if label == "calibrating" and done >= 6:
+            raise Stop
+
+    settings = Settings(cache=tmp_path / "cache")
+    with pytest.raises(Stop):
+        calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=settings, progress=stop_in_the_decoder)
+    assert not (tmp_path / "a.calib").exists()
+    first = []
+    calibrate(
+        tiny_en_bin, data, tmp_path / "a.calib", settings=settings,
+        progress=lambda label, done, total: first.append((label, done)),
+    )  # fmt: skip
+    resumed = read_calibration(tmp_path / "a.calib")
+    for name in made.counts:
+        assert np.array_equal(resumed.moments(name).second_moment, made.moments(name).second_moment), name
+    assert not list((tmp_path / "cache").rglob("*.npz"))
+
+
+def test_the_models_own_text_is_used_where_there_is_no_transcript_to_use(tiny_en_bin, data, tmp_path: Path) -> None:
+    own = calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, own_text=True))
+    assert own.heard["own_text"]
+    assert 8 < own.heard["tokens"] < 60
+
+
+def test_a_quantized_model_is_refused(tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
+    with whisq.open_model(tiny_en_bin) as model:
+        plan = whisq.make_plan(model, whisq.Recipe(whisq.parse_type("q8_0")))
+        whisq.quantize(plan, tmp_path / "q.bin")
+    with pytest.raises(CalibrationError, match="is quantized"):
+        calibrate(tmp_path / "q.bin", data, tmp_path / "a.calib", settings=Settings(cache=None))
+
+
+def test_another_language_is_refused_by_an_english_only_model(tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="English-only"):
+        calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, language="de"))

@@ -22,10 +22,11 @@ import whisq
 from whisq import kernels
 from whisq.calibration import Calibration, read_calibration
 from whisq.clips.datasets import load_clips
-from whisq.evaluation.divergence import Network
-from whisq.network.model import load_torch_whisper, log_mel, prompt_tokens, windows
-from whisq.quantization.rounding import Rounder, method_for, parse_method
 from whisq.model import Model
+from whisq.network.mel import log_mel, windows
+from whisq.network.model import Network, load_torch_whisper
+from whisq.network.tokens import prompt_tokens
+from whisq.quantization.rounding import Rounder, method_for, parse_method
 from whisq.types import F16, parse_type
 from whisq.whisper import name_in_dialect
 

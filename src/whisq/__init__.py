@@ -37,7 +37,7 @@ _HOMES = {
 }
 """Where each public name lives; a test holds it against what a type checker sees below."""
 
-__all__ = sorted([*_HOMES, "__version__", "kernels"])  # noqa: PLE0605 - a list, made of the table above
+__all__ = sorted([*_HOMES, "__version__", "kernels"])
 
 if TYPE_CHECKING:
     from whisq import kernels

@@ -5,23 +5,22 @@ A ``.bin`` has no room for it, so a sidecar, ``OUTPUT.json``, is written on requ
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.version import __version__
-from whisq.errors import OutputError
 from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
+from whisq.hashing import source_sha256
 from whisq.model import Model
+from whisq.version import __version__
+from whisq.writing import write_text
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
     from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
 
-_HASHED_BYTES = 1 << 22
 _MOST_SIDECAR_BYTES = 1 << 24
 
 
@@ -54,17 +53,6 @@ def provenance_of(
     return stated
 
 
-def source_sha256(model: Model) -> str:
-    """Return the SHA-256 of a model's weight file in hex; of several, that of their contents one after the other."""
-    digest = hashlib.sha256()
-    for file in model.files:
-        for start in range(0, file.size_bytes, _HASHED_BYTES):
-            stop = min(start + _HASHED_BYTES, file.size_bytes)
-            digest.update(file.view[start:stop])
-            file.release(start, stop)
-    return digest.hexdigest()
-
-
 def sidecar_path(output: str | Path) -> Path:
     """Return where the sidecar of a file is: ``OUTPUT.json``."""
     return Path(f"{output}.json")
@@ -82,10 +70,7 @@ def write_sidecar(plan: Plan, output: str | Path) -> Path:
         "bits_per_weight": plan.bits_per_weight,
         "tensors": {assignment.tensor.name: assignment.type.name for assignment in plan.assignments},
     }
-    try:
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="leave out --sidecar") from None
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n", hint="leave out --sidecar")
     return path
 
 

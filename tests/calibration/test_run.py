@@ -7,13 +7,15 @@ import pytest
 
 import whisq
 from whisq.calibration import inputs_of, read_calibration
+from whisq.calibration.run import Settings, calibrate
 from whisq.errors import CalibrationError, DataError
+from whisq.network.mel import log_mel, windows
+from whisq.network.model import load_torch_whisper
+from whisq.network.tokens import prompt_tokens
 
 torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
 pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
 
-from whisq.calibration.run import Settings, calibrate  # noqa: E402 - needs torch
-from whisq.network.model import load_torch_whisper, log_mel, prompt_tokens, windows  # noqa: E402
 
 SENTENCE = "The birch canoe slid on the smooth planks."
 
@@ -44,7 +46,7 @@ def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
 
 def test_moments_are_what_the_whole_network_sees(made, tiny_en_bin: Path, data: Path) -> None:
     from whisq.clips.datasets import load_clips
-    from whisq.network.model import encode_text, special_tokens
+    from whisq.network.tokens import encode_text, special_tokens
 
     with whisq.open_model(tiny_en_bin) as model, torch.inference_mode():
         network = load_torch_whisper(model)

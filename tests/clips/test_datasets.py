@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisq.errors import DataError
 from whisq.clips.audio import decode_audio, read_audio
 from whisq.clips.datasets import load_clips
+from whisq.errors import DataError
 
 RATE = 16_000
 

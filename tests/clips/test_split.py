@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from whisq.errors import DataError
 from whisq.clips.clip import Clip, ClipSet
 from whisq.clips.split import split_clips
+from whisq.errors import DataError
 
 
 def clip_set(*clips: tuple[str, str | None, str | None, float]) -> ClipSet:

@@ -28,12 +28,13 @@ from format_builders import (
 )
 from mutations import damaged, odd_json, structure_of
 
-from whisq.calibration.calibration import Moments, read_calibration, write_calibration
+from whisq.calibration.calibration import Moments
+from whisq.calibration.file import read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix
 from whisq.calibration.inputs import inputs_of
-from whisq.quantization.convert import make_conversion
 from whisq.errors import WhisqError
 from whisq.formats import open_model
+from whisq.quantization.convert import make_conversion
 from whisq.whisper import name_in_dialect
 
 N_CASES = 120

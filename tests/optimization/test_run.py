@@ -10,12 +10,12 @@ from whisq.cli import main
 from whisq.demo import SENTENCE
 from whisq.errors import DataError, MissingExtraError, OutputError, PlanError
 from whisq.evaluation.results_json import read_results
+from whisq.optimization.run import Settings, optimize
 from whisq.recipe import load_recipe
 
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
 pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
 
-from whisq.optimization.run import Settings, optimize
 
 FEW = (r"decoder\..*", r"encoder\.blocks\.[123]\..*", r"encoder\.blocks\.0\.attn\..*")
 """Protect all but two matrices: the search has little to measure."""

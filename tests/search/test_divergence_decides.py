@@ -7,15 +7,16 @@ import pytest
 
 import whisq
 from whisq import kernels
+from whisq.calibration.run import Settings as Calibrating
+from whisq.calibration.run import calibrate
 from whisq.demo import SENTENCE
+from whisq.search.goal import Goal, Space
+from whisq.search.measure import Settings
+from whisq.search.run import search
 
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
 pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
 
-from whisq.calibration.run import Settings as Calibrating
-from whisq.calibration.run import calibrate
-from whisq.search.measure import Settings
-from whisq.search.run import Goal, Space, search
 
 QUERY, VALUE = (f"decoder.blocks.0.attn.{part}.weight" for part in ("query", "value"))
 """In tiny.en, of the same shape: q4_0 takes more from the first one's weights, and more from what the model says

@@ -227,7 +227,7 @@ def test_what_was_measured_is_handed_out_before_it_is_solved(model, monkeypatch)
     space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
     known, kept = sensitivity_of(space), []
     monkeypatch.setattr(module, "measure_space", lambda *_, **__: (known, None))
-    monkeypatch.setattr(module, "_recipe", None)  # the solving breaks
+    monkeypatch.setattr(module, "recipe_of", None)  # the solving breaks
     with pytest.raises(TypeError):
         search(model, None, Goal(bits=12.0), space, on_measured=kept.append)
     assert kept[0] is known

@@ -17,6 +17,7 @@ from whisq.calibration.inputs import input_of
 from whisq.errors import CalibrationError, FormatError
 from whisq.types import F32
 from whisq.whisper import Dialect, Dimensions, dialect_names, expected_tensors, name_in_dialect
+from whisq.writing import whole
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _HINT = "use an imatrix of this very model, as GGUF (not the older .dat)"
@@ -30,9 +31,8 @@ def write_imatrix(path: Path, calibration: Calibration, dims: Dimensions, dialec
     import numpy as np
     from gguf import GGUFWriter
 
-    partial = path.with_name(f".{path.name}.part")
-    writer = GGUFWriter(partial, arch="imatrix")
-    try:
+    with whole(path) as part:
+        writer = GGUFWriter(part.path, arch="imatrix")
         writer.kv_data[0].pop("general.architecture", None)
         writer.add_string("general.type", "imatrix")
         writer.add_array("imatrix.datasets", [str(entry) for entry in calibration.heard.get("data", ["unknown"])])
@@ -50,9 +50,6 @@ def write_imatrix(path: Path, calibration: Calibration, dims: Dimensions, dialec
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_imatrix(path: Path) -> Calibration:

@@ -10,19 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisq.version import __version__
 from whisq.calibration import Calibration, Moments, Probes, read_calibration, write_calibration
 from whisq.calibration.calibration import dims_of
 from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, inputs_of
 from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
 from whisq.calibration.spill import Kept
+from whisq.calibration.sums import Sums
+from whisq.calibration.texts import Window, own_texts, transcript_ids, windows_of
+from whisq.clips.clip import ClipSet
+from whisq.clips.datasets import load_clips
+from whisq.errors import CalibrationError, DataError
+from whisq.extras import require_torch
+from whisq.formats import open_model
+from whisq.hashing import source_sha256
+from whisq.model import Model
 from whisq.network.layers import (
     causal_mask,
     decoder_start,
@@ -32,16 +40,10 @@ from whisq.network.layers import (
     watched_attention,
     watched_inputs,
 )
-from whisq.calibration.sums import Sums
-from whisq.calibration.texts import Window, own_texts, transcript_ids, windows_of
-from whisq.errors import CalibrationError, DataError
-from whisq.evaluation.cache import default_cache_folder
-from whisq.clips.clip import ClipSet
-from whisq.clips.datasets import load_clips
-from whisq.network.model import HOP_SAMPLES, log_mel, require_torch
-from whisq.formats import open_model
-from whisq.model import Model
-from whisq.provenance import source_sha256
+from whisq.network.mel import HOP_SAMPLES, log_mel
+from whisq.progress import Progress, no_progress
+from whisq.version import __version__
+from whisq.writing import default_cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +51,6 @@ if TYPE_CHECKING:
 PADDING_SHARE = 0.25
 """Weight of the silence up to 30 s against that of the audio. The decoder attends to it (35 % on tiny.en): of none,
 0.25 and 0.5, this gave the encoder's q4_0 the least divergence on held-out speakers."""
-
-Progress = Callable[[str, float, float], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-def _no_progress(label: str, done: float, total: float) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ def calibrate(
     output: str | Path,
     *,
     settings: Settings | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
 ) -> Calibration:
     """Write the calibration of a model on audio, and return it.
 

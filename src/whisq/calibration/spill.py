@@ -6,16 +6,18 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whisq.calibration import Moments
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.errors import OutputError
+from whisq.writing import whole, write_text
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 
 class Kept:
@@ -54,7 +56,7 @@ class Kept:
         if moments.second_moment is None or moments.mean is None:
             raise ValueError(f"{name}: moments without second moments")
         triangle = pack_triangle(moments.second_moment)
-        np.savez(self._folder / f"{name}.npz", n=moments.n_rows, mean=moments.mean, triangle=triangle)
+        _save(self._folder / f"{name}.npz", n=np.array(moments.n_rows), mean=moments.mean, triangle=triangle)
 
     def load(self, name: str) -> Moments:
         """Return the moments of one input."""
@@ -82,11 +84,8 @@ class Kept:
         self.stage = stage
         if self._folder is None:
             return
-        temporary = self._folder / "hidden.part.npz"
-        np.savez(temporary, *[states.cpu().numpy() for states in hidden])
-        temporary.replace(self._folder / f"hidden-{stage}.npz")
-        (self._folder / "state.part").write_text(json.dumps({"stage": stage}))
-        (self._folder / "state.part").replace(self._folder / "state.json")
+        _save_all(self._folder / f"hidden-{stage}.npz", [states.cpu().numpy() for states in hidden])
+        write_text(self._folder / "state.json", json.dumps({"stage": stage}))
 
     def hidden(self, device: str) -> list[torch.Tensor]:
         """Return the states after the last finished layer."""
@@ -102,7 +101,7 @@ class Kept:
             return [torch.from_numpy(file[name]).to(device) for name in file.files]
 
     def forget_states(self, stage: int) -> None:
-        """Let go of the states after a stage that will not be needed again."""
+        """Delete the states after a stage that will not be needed again."""
         if self._folder is not None:
             (self._folder / f"hidden-{stage}.npz").unlink(missing_ok=True)
 
@@ -111,7 +110,7 @@ class Kept:
         if self._folder is None:
             self._attention[layer] = received
         else:
-            np.savez(self._folder / f"attention-{layer}.npz", *[window.cpu().numpy() for window in received])
+            _save_all(self._folder / f"attention-{layer}.npz", [window.cpu().numpy() for window in received])
 
     def attention(self, n_layers: int) -> list[torch.Tensor]:
         """Return the attention that each window's frames received in all decoder layers together."""
@@ -135,10 +134,18 @@ class Kept:
         """Keep the tokens of windows."""
         self._texts.update(texts)
         if self._folder is not None:
-            (self._folder / "texts.part").write_text(json.dumps(self._texts))
-            (self._folder / "texts.part").replace(self._folder / "texts.json")
+            write_text(self._folder / "texts.json", json.dumps(self._texts))
 
     def remove(self) -> None:
         """Delete what was kept: the calibration is whole."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _save(path: Path, **arrays: NDArray[Any]) -> None:
+    with whole(path) as part, part.path.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+
+
+def _save_all(path: Path, arrays: list[NDArray[Any]]) -> None:
+    _save(path, **{f"arr_{number}": array for number, array in enumerate(arrays)})

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.errors import OutputError
+from whisq.writing import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,21 +45,12 @@ def write_safetensors(path: Path, metadata: Mapping[str, str], entries: Sequence
         offset = offsets[1]
     encoded = json.dumps(header, ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(struct.pack("<Q", len(encoded)) + encoded)
-                for entry in entries:
-                    array = entry.make()
-                    if array.nbytes != entry.size_bytes:
-                        raise ValueError(f"{entry.name} has {array.nbytes} bytes, expected {entry.size_bytes}")
-                    file.write(array.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(0o644)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from None
+    with whole(path) as part:
+        part.write(struct.pack("<Q", len(encoded)) + encoded, 0)
+        start = 8 + len(encoded)
+        for entry in entries:
+            array = entry.make()
+            if array.nbytes != entry.size_bytes:
+                raise ValueError(f"{entry.name} has {array.nbytes} bytes, expected {entry.size_bytes}")
+            part.write(array.tobytes(), start)
+            start += entry.size_bytes

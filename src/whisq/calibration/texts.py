@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 
 from whisq.clips.audio import Samples
 from whisq.clips.clip import Clip
-from whisq.evaluation.divergence import Network
-from whisq.network.model import (
-    FRAME_SAMPLES,
-    SAMPLE_RATE,
-    encode_text,
-    load_torch_whisper,
-    prompt_tokens,
-    special_tokens,
-    windows,
-)
+from whisq.network.mel import FRAME_SAMPLES, SAMPLE_RATE, windows
+from whisq.network.model import Network, load_torch_whisper
+from whisq.network.tokens import encode_text, prompt_tokens, special_tokens
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from whisq.version import __version__
 from whisq.cli.console import Console
 from whisq.errors import WhisqError
+from whisq.version import __version__
 
 COMMANDS = {
     "quantize": "make a smaller model, with a precision per tensor",

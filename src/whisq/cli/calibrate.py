@@ -15,7 +15,7 @@ from whisq.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.calibration.run import Progress
+    from whisq.progress import Progress
 
 _EPILOG = """
 CLIPS is what `whisq evaluate` takes: a folder in LibriSpeech's layout, a manifest, a folder of audio with texts, a
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
     from whisq.calibration.run import Settings, calibrate
-    from whisq.evaluation.cache import default_cache_folder
+    from whisq.writing import default_cache_folder
 
     cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
     settings = Settings(

@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Convert; returns the exit code."""
-    from whisq.quantization.convert import make_conversion
-    from whisq.quantization.write import check_output, quantize
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, write_sidecar
+    from whisq.quantization.convert import make_conversion
+    from whisq.quantization.write import check_output, quantize
     from whisq.types import parse_type
 
     container = container_of(Path(args.output), args.format)

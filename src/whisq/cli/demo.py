@@ -30,9 +30,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> int:
     from whisq.demo import SENTENCE, speech, transcribe
-    from whisq.quantization.write import quantize
     from whisq.formats import open_model
     from whisq.quantization.plan import make_plan
+    from whisq.quantization.write import quantize
     from whisq.recipe import Recipe, load_recipe
     from whisq.types import F16
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import add_clips, count
 from whisq.cli.console import Console
 from whisq.errors import OutputError
+from whisq.writing import write_text
 
 if TYPE_CHECKING:
-    from whisq.evaluation.run import Progress, Settings
+    from whisq.evaluation.run import Settings
+    from whisq.progress import Progress
     from whisq.search import Mix
 
 _EPILOG = """
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.report.tables import terminal_lines
 
     if args.report:
-        from whisq.clips.audio import require_packages
+        from whisq.extras import require_packages
 
         require_packages("jinja2", "plotly", purpose="--report")
     curve = _curve(args.search)
@@ -108,8 +110,8 @@ def _curve(path: str | None) -> tuple[Mix, ...]:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from whisq.evaluation.cache import default_cache_folder
     from whisq.evaluation.run import Settings
+    from whisq.writing import default_cache_folder
 
     cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
     return Settings(
@@ -138,14 +140,6 @@ def check_writable(*paths: str | None) -> None:
             wrong.append(f"{path}: there is no folder {where.absolute().parent}")
     if wrong:
         raise OutputError("; ".join(wrong), hint="name files in folders that exist")
-
-
-def write_text(path: str, text: str) -> None:
-    """Write a file in UTF-8; raises ``OutputError``."""
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}", hint="name a file that you can write") from None
 
 
 @contextmanager

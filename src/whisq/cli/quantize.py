@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
-from whisq.errors import OutputError, PlanError, RecipeError
+from whisq.errors import PlanError, RecipeError
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.quantization.rounding import Method
     from whisq.quantization.plan import Plan
+    from whisq.quantization.rounding import Method
     from whisq.recipe import Recipe
 
 _EPILOG = r"""
@@ -62,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
-    from whisq.quantization.write import check_output, quantize
     from whisq.formats import container_of, open_model
-    from whisq.quantization.plan import make_plan
     from whisq.provenance import provenance_of, write_sidecar
+    from whisq.quantization.plan import make_plan
+    from whisq.quantization.write import check_output, quantize
 
     recipe = recipe_from(args)
     container = container_of(Path(args.output), args.format)
@@ -88,7 +88,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not args.dry_run:
             check_output(plan, args.output)
         if args.recipe_out:
-            _save(recipe, Path(args.recipe_out))
+            from whisq.recipe import save_recipe
+            from whisq.writing import write_text
+
+            write_text(args.recipe_out, save_recipe(recipe))
         if not args.json:
             from whisq.cli.plan_text import plan_lines
 
@@ -163,12 +166,3 @@ def _warn(plan: Plan, console: Console, *, strict: bool) -> None:
         raise PlanError(f"--strict makes errors of {len(plan.findings)} warnings:\n{listed}", hint="mend the rules")
     for finding in plan.findings:
         console.warn(finding.message, finding.hint)
-
-
-def _save(recipe: Recipe, path: Path) -> None:
-    from whisq.recipe import save_recipe
-
-    try:
-        path.write_text(save_recipe(recipe), "utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from None

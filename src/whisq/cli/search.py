@@ -12,6 +12,7 @@ from whisq.cli.arguments import count
 from whisq.cli.calibrate import stages
 from whisq.cli.console import Console, megabytes
 from whisq.errors import OutputError, PlanError
+from whisq.writing import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,10 +93,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with open_model(args.model) as model:
         calibration.check_fits(model)
         searched = _search(args, console, model, calibration)
-        try:
-            Path(args.output).write_text(save_recipe(searched.recipe), "utf-8")
-        except OSError as error:
-            raise OutputError(f"{args.output}: cannot be written: {error.strerror}", hint="choose another") from None
+        write_text(args.output, save_recipe(searched.recipe))
         for line in lines_of(searched, args.output):
             console.data(line)
     return 0
@@ -137,7 +135,7 @@ def _seconds(model: Model, space: Space) -> dict[str, float]:
 
 
 def _reused(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Sensitivity:
-    from whisq.provenance import source_sha256
+    from whisq.hashing import source_sha256
     from whisq.search.sensitivity import read_sensitivity
 
     found = read_sensitivity(args.reuse)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from whisq.errors import DataError, MissingExtraError
+from whisq.errors import DataError
+from whisq.extras import require_audio
 
 SAMPLE_RATE = 16_000
 SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
@@ -20,23 +21,6 @@ SHORTEST_S = 0.1
 """whisper.cpp refuses audio shorter than this."""
 
 Samples = npt.NDArray[np.float32]
-
-
-def require_audio() -> None:
-    """Raise ``MissingExtraError`` unless soundfile and soxr can be imported."""
-    require_packages("soundfile", "soxr", purpose="reading audio")
-
-
-def require_packages(*names: str, purpose: str) -> None:
-    """Raise ``MissingExtraError`` naming every package of these that is not installed."""
-    from importlib.util import find_spec
-
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"{purpose} needs {', '.join(name.replace('_', '-') for name in missing)}: not installed",
-            hint="install the extra: pip install 'whisq[evaluate]'",
-        )
 
 
 def decode_audio(content: bytes) -> Samples:

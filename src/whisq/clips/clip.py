@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from whisq.errors import DataError
+from whisq.clips.arrow import arrow_audio
 from whisq.clips.audio import SAMPLE_RATE, SHORTEST_S, SILENT_PEAK, Samples, decode_audio
+from whisq.errors import DataError
 
 BAD_HINT = "mend these, or leave them out of the measurement with --skip-bad (they are listed all the same)"
 
@@ -117,31 +116,3 @@ def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
     if peak < SILENT_PEAK:
         return clip, f"silent: no sample above {peak:.1g} of full scale"
     return replace(clip, sha256=hashlib.sha256(content).hexdigest(), duration_s=duration_s), ""
-
-
-@lru_cache(maxsize=64)
-def arrow_table(path: Path) -> Any:
-    """Return the Arrow table of a ``datasets`` file, mapped; either of Arrow's two file layouts."""
-    import pyarrow
-
-    source = pyarrow.memory_map(str(path))
-    try:
-        return pyarrow.ipc.open_stream(source).read_all()
-    except pyarrow.ArrowInvalid:
-        return pyarrow.ipc.open_file(source).read_all()
-
-
-def arrow_audio(path: Path, row: int) -> bytes:
-    """Return the encoded audio in one row of an Arrow file; raises ``OSError`` for a missing one."""
-    from whisq.clips.datasets import ARROW_AUDIO_COLUMNS, pick_column
-
-    table = arrow_table(path)
-    column = pick_column(table.column_names, ARROW_AUDIO_COLUMNS)
-    value = table.column(column)[row].as_py()
-    if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            return bytes(value["bytes"])
-        value = value.get("path")
-    if not value:
-        raise FileNotFoundError(2, f"row {row} holds neither audio nor a path")
-    return bytes((path.parent / value).read_bytes())

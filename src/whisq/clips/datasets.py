@@ -11,22 +11,24 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from whisq.clips.arrow import arrow_table
+from whisq.clips.audio import SUFFIXES
+from whisq.clips.clip import Clip, ClipSet, Problem, check_clips, data_error
+from whisq.clips.columns import (
+    ARROW_AUDIO_COLUMNS,
+    AUDIO_COLUMNS,
+    LANGUAGE_COLUMNS,
+    SPEAKER_COLUMNS,
+    TEXT_COLUMNS,
+    pick_column,
+)
 from whisq.errors import DataError
-from whisq.clips.audio import SUFFIXES, require_audio, require_packages
-from whisq.clips.clip import Clip, ClipSet, Problem, arrow_table, check_clips, data_error
-
-AUDIO_COLUMNS = ("path", "audio", "file", "file_name", "audio_path", "audio_filepath", "filename")
-ARROW_AUDIO_COLUMNS = ("audio", *AUDIO_COLUMNS)
-"""In a saved dataset the column with the audio itself often stands beside one with a path from elsewhere."""
-TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-LANGUAGE_COLUMNS = ("language", "lang", "locale")
-SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-"""Columns by the field's habits (ours, AudioFolder's, NeMo's, Common Voice's). The first present counts."""
+from whisq.extras import require_audio, require_packages
 
 _MANIFESTS = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in (".csv", ".tsv", ".jsonl"))
 _DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -98,12 +100,6 @@ def find_clips(path: Path, need_text: bool = True) -> tuple[str, list[Clip], lis
         if (path / name).exists():
             return _manifest(path / name, need_text)
     return _folder(path, need_text)
-
-
-def pick_column(columns: Iterable[str], wanted: tuple[str, ...]) -> str | None:
-    """Return the first wanted column that is there, whatever its case, as it is spelt there."""
-    by_lower = {name.strip().lower(): name for name in columns if name}
-    return next((by_lower[name] for name in wanted if name in by_lower), None)
 
 
 def _with_language(clip: Clip, default: str | None, problems: list[Problem]) -> Clip:

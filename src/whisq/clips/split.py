@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from whisq.errors import DataError
 from whisq.clips.clip import Clip, ClipSet
+from whisq.errors import DataError
 
 JUDGED_SHARE = 1 / 3
 

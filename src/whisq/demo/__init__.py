@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from whisq.errors import MissingExtraError
+from whisq.extras import is_installed
 
 SENTENCE = "Please remember to water the plants in the kitchen while we are away this weekend."
 """What is said in ``speech.wav``."""
@@ -63,7 +64,7 @@ def transcribe(model_path: Path, samples: Any, *, threads: int = 0) -> Transcrip
 
     Raises ``MissingExtraError`` when the runtime is not installed.
     """
-    if importlib.util.find_spec("transcribe_cpp") is None:
+    if not is_installed("transcribe_cpp"):
         raise MissingExtraError(
             "the runtime is not installed (package transcribe-cpp)", hint="pip install 'whisq[demo]'"
         )

@@ -17,14 +17,6 @@ from typing import Any
 from whisq.errors import OutputError
 
 
-def default_cache_folder() -> Path:
-    """Return ``$WHISQ_CACHE``, else ``whisq`` in the user's cache folder."""
-    if named := os.environ.get("WHISQ_CACHE"):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "whisq"
-
-
 class Cache:
     """What is known of one model under some settings. With no folder, it remembers nothing beyond the run."""
 

@@ -9,86 +9,18 @@ Run as a process of its own: ``python -m whisq.evaluation.divergence``.
 
 from __future__ import annotations
 
-import inspect
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whisq.clips.audio import Samples
 from whisq.clips.clip import Clip
-from whisq.network.model import (
-    FRAME_SAMPLES,
-    load_torch_whisper,
-    log_mel,
-    prompt_tokens,
-    require_torch,
-    special_tokens,
-    windows,
-)
-from whisq.runtimes.worker import private_stdout, serve
+from whisq.extras import require_torch
 from whisq.formats import open_model
-from whisq.model import Model
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import WhisperForConditionalGeneration
-
-LONGEST_TEXT = 224
-"""Tokens that Whisper writes for a window at most (OpenAI's ``sample_len``: half the text context)."""
-
-
-@dataclass(slots=True)
-class Network:
-    """One model in torch."""
-
-    model: Model
-    network: WhisperForConditionalGeneration
-
-    def encode(self, mel: torch.Tensor) -> torch.Tensor:
-        """Return the encoder's output, ``[1, frames, width]``."""
-        encoded: torch.Tensor = self.network.model.encoder(mel).last_hidden_state
-        return encoded
-
-    def log_probabilities(self, encoded: torch.Tensor, ids: list[int]) -> torch.Tensor:
-        """Return the log-probabilities after each of ``ids``, ``[len(ids), vocabulary]``."""
-        import torch
-
-        decoded = self.network.model.decoder(
-            input_ids=torch.tensor([ids], device=encoded.device), encoder_hidden_states=encoded
-        ).last_hidden_state
-        return torch.log_softmax(self.network.proj_out(decoded)[0].double(), dim=-1)
-
-    def write(self, encoded: torch.Tensor, prompt: list[int], longest: int | None = None) -> list[int]:
-        """Return the prompt and what the model writes greedily after it, the end token included.
-
-        Together they are at most ``longest`` tokens; by default the text is at most ``LONGEST_TEXT``.
-        """
-        import torch
-
-        special = special_tokens(self.model.dims)
-        # transformers renamed it in 5.24.
-        accepted = inspect.signature(type(self.network.model.decoder).forward).parameters
-        cache = "cache" if "cache" in accepted else "past_key_values"
-        end, ids, past = special["endoftext"], list(prompt), None
-        fresh = ids
-        longest = len(prompt) + LONGEST_TEXT if longest is None else longest
-        while len(ids) < longest:
-            step = self.network.model.decoder(
-                input_ids=torch.tensor([fresh], device=encoded.device),
-                encoder_hidden_states=encoded,
-                use_cache=True,
-                **{cache: past},
-            )
-            past = step[cache]
-            logits = self.network.proj_out(step.last_hidden_state[0, -1])
-            # Text tokens and the end only: all control tokens come after the end.
-            token = int(logits[: end + 1].argmax())
-            fresh = [token]
-            ids.append(token)
-            if token == end:
-                break
-        return ids
+from whisq.network.mel import FRAME_SAMPLES, log_mel, windows
+from whisq.network.model import Network, load_torch_whisper
+from whisq.network.tokens import prompt_tokens
+from whisq.runtimes.worker import private_stdout, serve
 
 
 class DivergenceWorker:

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from whisq.runtimes.registry import RUNTIME_PACKAGES
 from whisq.version import __version__
-from whisq.evaluation.model_files import RUNTIME_PACKAGES
 
 _SCORERS = ("jiwer", "whisper-normalizer", "soundfile", "soxr", "torch", "transformers")
 

@@ -5,20 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 from whisq.errors import RuntimeUnavailableError
 from whisq.formats import open_model
-from whisq.runtimes.registry import verdicts
+from whisq.runtimes.registry import RUNTIME_PACKAGES, RuntimeName, installed_runtimes, verdicts
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, TensorSpec
-
-RuntimeName = Literal["transcribe.cpp", "whisper.cpp"]
-
-RUNTIME_PACKAGES: dict[RuntimeName, str] = {"transcribe.cpp": "transcribe-cpp", "whisper.cpp": "pywhispercpp"}
-"""The Python package that carries each runtime, the preferred one first: it takes the most files."""
 
 _RUNNABLE = frozenset({"bin", "gguf"})
 
@@ -83,17 +76,6 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
         if len(set(labels)) == len(labels):
             return labels
     return [str(path) for path in paths]
-
-
-def installed_runtimes() -> dict[RuntimeName, str]:
-    """Return the version of every runtime whose package is installed."""
-    found: dict[RuntimeName, str] = {}
-    for name, package in RUNTIME_PACKAGES.items():
-        try:
-            found[name] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def reasons_against(file: ModelFile, runtime: RuntimeName) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from whisq.errors import DataError
 from whisq.clips.clip import Problem
+from whisq.errors import DataError
 from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,

@@ -10,21 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from whisq.errors import DataError
-from whisq.clips.audio import require_packages
-from whisq.evaluation.cache import Cache, clip_key, default_cache_folder
 from whisq.clips.clip import Clip, ClipSet, Problem, data_error
 from whisq.clips.datasets import load_clips
-from whisq.evaluation.model_files import (
-    Choice,
-    ModelFile,
-    RuntimeName,
-    choose_runtimes,
-    describe,
-    installed_runtimes,
-    labels_of,
-)
+from whisq.errors import DataError
+from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.environment import provenance
+from whisq.evaluation.model_files import Choice, ModelFile, choose_runtimes, describe, labels_of
 from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
@@ -36,14 +27,11 @@ from whisq.evaluation.results import (
 )
 from whisq.evaluation.scoring import count_edits, normalize
 from whisq.evaluation.tensors import tensor_errors
+from whisq.extras import require_packages
+from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
-
-Progress = Callable[[str, float, float], None]
-"""Called with what is being done, and how much of how much of it; from any thread."""
-
-
-def _no_progress(stage: str, done: float, total: float) -> None:
-    del stage, done, total
+from whisq.runtimes.registry import RuntimeName, installed_runtimes
+from whisq.writing import default_cache_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +84,7 @@ def evaluate(
     data: str | Path | ClipSet,
     *,
     settings: Settings | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Return what quantizing cost: every model's transcripts of the data, compared with the reference's.
 
@@ -110,7 +98,7 @@ def evaluate(
     require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", purpose="measuring word error rates")
     chosen = settings or Settings()
     if chosen.inside:
-        from whisq.network.model import require_torch
+        from whisq.extras import require_torch
 
         require_torch()
     paths = [Path(reference), *(Path(path) for path in candidates)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisq.network.model import whisper_config
 from whisq.model import Model
+from whisq.network.model import whisper_config
 from whisq.whisper import Stack, expected_tensors, name_in_dialect
 
 if TYPE_CHECKING:

@@ -7,37 +7,37 @@ made it, so that the same call again goes on where it stopped, and another size 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from whisq.calibration import Calibration, read_calibration
-from whisq.errors import PlanError
-from whisq.clips.audio import require_packages
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
+from whisq.clips.split import split_clips
+from whisq.errors import PlanError
 from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import Settings as EvaluateSettings
 from whisq.evaluation.run import evaluate
-from whisq.clips.split import split_clips
-from whisq.network.model import require_torch
-from whisq.quantization.write import check_output, quantize
+from whisq.extras import require_packages, require_torch
 from whisq.formats import ContainerName, container_of, open_model
-from whisq.optimization.steps import MadeFiles
-from whisq.quantization.rounding import Method
+from whisq.hashing import source_sha256
 from whisq.model import Model
+from whisq.optimization.steps import MadeFiles
+from whisq.progress import Progress, no_progress
+from whisq.provenance import provenance_of
 from whisq.quantization.plan import Plan, make_plan
-from whisq.provenance import provenance_of, source_sha256
+from whisq.quantization.rounding import Method
+from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
+from whisq.search.goal import Goal, Space
 from whisq.search.measure import Settings as SearchSettings
-from whisq.search.run import Goal, Space, measure_space, search
+from whisq.search.run import measure_space, search
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 from whisq.types import F16, TensorType
-
-Progress = Callable[[str, float, float], None]
+from whisq.writing import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def optimize(
     bits: float | None = None,
     divergence: float | None = None,
     settings: Settings | None = None,
-    progress: Progress = lambda label, done, total: None,
+    progress: Progress = no_progress,
 ) -> Optimized:
     """Write the best mix for a size, for bits per weight, or for a divergence, and measure it on clips held back.
 
@@ -189,7 +189,7 @@ class _Work:
                 self.model, calibration, self.goal, self.space, reuse=read_sensitivity(measured),
                 container=container_of(self.target),
             )  # fmt: skip
-            path.write_text(save_recipe(found.recipe), "utf-8")
+            write_text(path, save_recipe(found.recipe))
 
         types = {name: [kind.name for kind in kinds] for name, kinds in self.space.types.items()}
         how = {"probes": settings.probes, "seed": settings.seed}
@@ -236,7 +236,7 @@ class _Work:
             cache=self._file("cache"),
         )  # fmt: skip
         evaluation = evaluate(self._reference(), candidates, clips, settings=settings, progress=self.progress)
-        self._file("results.json").write_text(to_json(evaluation), "utf-8")
+        write_text(self._file("results.json"), to_json(evaluation))
         curve = read_sensitivity(self._file("sensitivity.json")).curve
         write_report(evaluation, self._file("report.html"), curve)
         return evaluation

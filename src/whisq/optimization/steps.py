@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from whisq.version import __version__
 from whisq.errors import OutputError
+from whisq.hashing import file_sha256
+from whisq.version import __version__
+from whisq.writing import write_text
 
 
 class MadeFiles:
@@ -37,22 +39,15 @@ class MadeFiles:
     def make(self, path: Path, made_from: Mapping[str, Any], make: Callable[[], object]) -> bool:
         """Make a file unless it is there, as it was made from the same; returns whether it was made now."""
         key = hashlib.sha256(json.dumps({"whisq": __version__, **made_from}, sort_keys=True).encode()).hexdigest()
-        if path.is_file() and self._known.get(path.name) == [key, _sha256(path)]:
+        if path.is_file() and self._known.get(path.name) == [key, file_sha256(path)]:
             self.reused.append(path.name)
             return False
         try:
             make()
-            self._known[path.name] = [key, _sha256(path)]
-            written = self._path.with_suffix(".part")
-            written.write_text(json.dumps(self._known, indent=1) + "\n", "utf-8")
-            written.replace(self._path)
+            self._known[path.name] = [key, file_sha256(path)]
+            write_text(self._path, json.dumps(self._known, indent=1) + "\n")
         except OSError as error:
             raise OutputError(
                 f"{path}: cannot be written: {error.strerror or error}", hint="is the disk full?"
             ) from error
         return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

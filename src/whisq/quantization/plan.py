@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from whisq.errors import PlanError
 from whisq.formats import ContainerName, Layout, Output, layout
-from whisq.quantization.rounding import Method, method_for
 from whisq.model import Model, TensorRef
+from whisq.quantization.rounding import Method, method_for
 from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe
 from whisq.runtimes.registry import RUNTIMES, Verdict, parse_runtime, verdicts

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from whisq import kernels
 from whisq.errors import OutputError, WeightError
-from whisq.quantization.rounding import Rounder
 from whisq.quantization.plan import Assignment, Plan
+from whisq.quantization.rounding import Rounder
 from whisq.types import BF16, F32, TensorType
+from whisq.writing import Part, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,12 +63,12 @@ def quantize(
     """
     started = time.perf_counter()
     target = check_output(plan, output)
-    with _temporary_beside(target, plan.size_bytes) as (descriptor, rename):
+    with whole(target, hint="free some space, or write to another disk") as part:
         for offset, piece in plan.layout.pieces:
-            _write(descriptor, piece, offset, target)
-        with _Syncing(descriptor) as syncing:
-            _write_tensors(plan, descriptor, threads or _cpu_count(), progress, target, syncing)
-        rename()
+            part.write(piece, offset)
+        with _Syncing(part.descriptor) as syncing:
+            _write_tensors(plan, part, threads or _cpu_count(), progress, syncing)
+        part.truncate(plan.size_bytes)
     return Written(target, plan.size_bytes, time.perf_counter() - started)
 
 
@@ -105,31 +106,6 @@ def check_output(plan: Plan, output: str | Path) -> Path:
     return target
 
 
-@contextlib.contextmanager
-def _temporary_beside(target: Path, size_bytes: int) -> Iterator[tuple[int, Callable[[], None]]]:
-    """Give a descriptor of a new file beside ``target``, and what syncs it and gives it that name."""
-    try:
-        name = target.parent / f".{target.name}.{os.urandom(6).hex()}.part"
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}", hint="choose another place") from None
-
-    def rename() -> None:
-        os.ftruncate(descriptor, size_bytes)
-        os.fchmod(descriptor, _mode_for(target))
-        os.fsync(descriptor)
-        name.replace(target)
-
-    try:
-        yield descriptor, rename
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}", hint="nothing was kept") from error
-    finally:
-        os.close(descriptor)
-        name.unlink(missing_ok=True)
-    _sync_directory(target.parent)
-
-
 class _Syncing:
     """Sends what is written to the disk all along, so that the sync at the end of a large file finds little to do."""
 
@@ -163,39 +139,8 @@ class _Syncing:
             try:
                 os.fsync(self._descriptor)
             except OSError as error:
-                # The system tells it once: the sync at the end would not hear of it.
+                # fsync reports an error once; the final sync would miss it.
                 self._error = self._error or error
-
-
-def _mode_for(target: Path) -> int:
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync_directory(directory: Path) -> None:
-    # The rename is durable only once the directory is; some file systems cannot sync one, and need not.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _write(descriptor: int, data: bytes | bytearray | memoryview, offset: int, target: Path) -> None:
-    view = memoryview(data)
-    while len(view):
-        try:
-            count = os.pwrite(descriptor, view, offset)
-        except OSError as error:
-            raise OutputError(
-                f"{target}: cannot be written: {error.strerror}", hint="nothing was kept; is the disk full?"
-            ) from None
-        view = view[count:]
-        offset += count
 
 
 @dataclass(slots=True)
@@ -218,11 +163,8 @@ class _Bad:
 class _Worker:
     """Does pieces of work; one instance is shared by all threads, buffers are each thread's own."""
 
-    def __init__(
-        self, plan: Plan, descriptor: int, progress: Callable[[int], None] | None, target: Path, syncing: _Syncing
-    ) -> None:
-        self.model, self.descriptor, self.progress, self.target = plan.model, descriptor, progress, target
-        self.syncing = syncing
+    def __init__(self, plan: Plan, part: Part, progress: Callable[[int], None] | None, syncing: _Syncing) -> None:
+        self.model, self.part, self.progress, self.syncing = plan.model, part, progress, syncing
         self.bad: dict[str, _Bad] = {}
         self.lock = threading.Lock()
         self.stopped = False
@@ -241,9 +183,7 @@ class _Worker:
             result = self._compute(assignment, source, start, stop)
         if self.stopped:
             return
-        _write(
-            self.descriptor, memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes, self.target
-        )
+        self.part.write(memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes)
         del source, result
         self.syncing.wrote((stop - start) * row_bytes)
         self.model.release(tensor, start, stop)
@@ -313,14 +253,9 @@ class _Worker:
 
 
 def _write_tensors(
-    plan: Plan,
-    descriptor: int,
-    threads: int,
-    progress: Callable[[int], None] | None,
-    target: Path,
-    syncing: _Syncing,
+    plan: Plan, part: Part, threads: int, progress: Callable[[int], None] | None, syncing: _Syncing
 ) -> None:
-    worker = _Worker(plan, descriptor, progress, target, syncing)
+    worker = _Worker(plan, part, progress, syncing)
     pieces = list(_pieces(plan))
     # A bias takes up what feedback shifted in its matrix: such biases come when all matrices are done.
     fed = {a.tensor.name.removesuffix("weight") + "bias" for a in plan.assignments if a.method == "feedback"}

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.errors import OutputError
-from whisq.clips.audio import require_packages
 from whisq.evaluation.results import Evaluation
+from whisq.extras import require_packages
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
 from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.transcripts import SHOWN, transcript_records
 from whisq.report.wording import duration, mebibytes, number, remarks, verdict_parts, verdict_word
+from whisq.writing import write_bytes
 
 if TYPE_CHECKING:
     from whisq.search import Mix
@@ -48,10 +48,7 @@ def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
 def write_report(evaluation: Evaluation, path: str | Path, curve: Sequence[Mix] = ()) -> int:
     """Write the report; returns its size in bytes. Raises ``OutputError``."""
     content = render_report(evaluation, curve).encode()
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}", hint="name a file in a folder you can write") from None
+    write_bytes(path, content, hint="name a file in a folder you can write")
     return len(content)
 
 

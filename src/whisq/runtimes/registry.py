@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 from whisq.types import BF16, F16, F32, TYPES, TensorType
 from whisq.whisper import TensorSpec
@@ -114,3 +116,21 @@ def types_of_target(runtime: str) -> frozenset[TensorType]:
     if runtime == "transcribe.cpp":
         return TRANSCRIBE_CPP_TYPES
     return frozenset(TYPES.values()) - ({BF16} if runtime == "whisper.cpp" else set())
+
+
+RuntimeName = Literal["transcribe.cpp", "whisper.cpp"]
+
+
+RUNTIME_PACKAGES: dict[RuntimeName, str] = {"transcribe.cpp": "transcribe-cpp", "whisper.cpp": "pywhispercpp"}
+"""The Python package that carries each runtime, the preferred one first: it takes the most files."""
+
+
+def installed_runtimes() -> dict[RuntimeName, str]:
+    """Return the version of every runtime whose package is installed."""
+    found: dict[RuntimeName, str] = {}
+    for name, package in RUNTIME_PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -13,64 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-from whisq.clips.audio import SAMPLE_RATE, Samples
+from whisq.clips.audio import SAMPLE_RATE
 from whisq.clips.clip import Clip
-
-
-class Transcriber(Protocol):
-    """A loaded model in some runtime."""
-
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text, and a remark when the runtime stopped early."""
-
-
-SEED = 1
-"""For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
-
-
-class TranscribeCpp:
-    """transcribe.cpp on the CPU: greedy; with ``fallback``, its own retries at higher temperatures."""
-
-    def __init__(self, path: str, threads: int, fallback: bool) -> None:
-        import transcribe_cpp
-
-        self._truncated = transcribe_cpp.OutputTruncated
-        increment = {} if fallback else {"temperature_inc": 0.0}
-        self._options = transcribe_cpp.WhisperRunOptions(temperature=0.0, seed=SEED, **increment)
-        self._model = transcribe_cpp.Model(path, backend="cpu")
-        self._session = self._model.session(n_threads=threads)
-
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text, and a remark when the runtime stopped at repetition or at its token limit."""
-        try:
-            return self._session.run(samples, language=language, family=self._options).text, ""
-        except self._truncated as error:
-            partial = getattr(error, "partial_result", None)
-            return (partial.text if partial else ""), type(error).__name__
-
-
-class WhisperCpp:
-    """whisper.cpp through pywhispercpp on the CPU; its sampling has a fixed seed by itself."""
-
-    def __init__(self, path: str, threads: int, fallback: bool) -> None:
-        from pywhispercpp.model import Model
-
-        self._model = Model(
-            path,
-            n_threads=threads,
-            context_params={"use_gpu": False},
-            print_progress=False,
-            print_realtime=False,
-            temperature_inc=0.2 if fallback else 0.0,
-        )
-
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text of all segments; nothing is ever remarked."""
-        segments = self._model.transcribe(samples, language=language or "auto")
-        return " ".join(segment.text.strip() for segment in segments), ""
-
+from whisq.runtimes.runtime import Transcriber
+from whisq.runtimes.transcribe_cpp import TranscribeCpp
+from whisq.runtimes.whisper_cpp import WhisperCpp
 
 _TRANSCRIBERS: dict[str, Callable[[str, int, bool], Transcriber]] = {
     "transcribe.cpp": TranscribeCpp,

@@ -11,8 +11,8 @@ from whisq import kernels
 from whisq.calibration import Calibration, Probes, input_of
 from whisq.calibration.inputs import ENCODER_OUTPUT
 from whisq.errors import CalibrationError
-from whisq.quantization.rounding import Method, Rounder, method_for
 from whisq.model import Model
+from whisq.quantization.rounding import Method, Rounder, method_for
 from whisq.search.probing import Prober
 from whisq.types import TensorType
 

@@ -8,23 +8,23 @@ much an error at each output matters (``Prober.fisher``), and only the most harm
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from whisq.version import __version__
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
-from whisq.quantization.rounding import Method
+from whisq.hashing import source_sha256
 from whisq.model import Model, TensorRef
-from whisq.provenance import source_sha256
+from whisq.progress import Progress, no_progress
+from whisq.quantization.rounding import Method
 from whisq.search.bench import Bench
 from whisq.search.sensitivity import Sensitivity
 from whisq.types import TensorType
+from whisq.version import __version__
 
-Progress = Callable[[str, float, float], None]
 How = Literal["all", "one", "few"]
 Types = Mapping[str, Sequence[TensorType]]
 Harms = dict[str, dict[str, float]]
@@ -72,7 +72,7 @@ def measure(
     types: Types,
     *,
     settings: Settings | None = None,
-    progress: Progress = lambda label, done, total: None,
+    progress: Progress = no_progress,
 ) -> tuple[Sensitivity, Bench]:
     """Return the harm of every matrix in every type it may take, and the bench for measuring whole mixes.
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from whisq.calibration import Probes
 from whisq.calibration.inputs import EMBEDDING_INPUT
-from whisq.evaluation.divergence import Network
-from whisq.network.model import load_torch_whisper, prompt_tokens, special_tokens
+from whisq.network.model import Network, load_torch_whisper
+from whisq.network.tokens import prompt_tokens, special_tokens
 from whisq.whisper import name_in_dialect
 
 if TYPE_CHECKING:

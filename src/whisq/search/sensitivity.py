@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from whisq.errors import CalibrationError, OutputError
+from whisq.errors import CalibrationError
+from whisq.writing import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,7 @@ class Sensitivity:
 def write_sensitivity(path: str | Path, sensitivity: Sensitivity) -> None:
     """Write a sensitivity as JSON; raises ``OutputError``."""
     document = {"whisq.sensitivity": 1, **asdict(sensitivity)}
-    where = Path(path)
-    partial = where.with_name(f".{where.name}.part")
-    try:
-        partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        partial.replace(where)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from None
+    write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def read_sensitivity(path: str | Path) -> Sensitivity:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whisq.errors import MissingExtraError, PlanError
-from whisq.runtimes.process import WorkerProcess
-from whisq.quantization.write import quantize
+from whisq.extras import is_installed
 from whisq.model import Model
 from whisq.quantization.plan import make_plan
+from whisq.quantization.write import quantize
 from whisq.recipe import Recipe
+from whisq.runtimes.process import WorkerProcess
 from whisq.runtimes.registry import TRANSCRIBE_CPP_TYPES
 from whisq.types import TensorType
 
@@ -25,7 +25,7 @@ def seconds_by_type(model: Model, types: Sequence[TensorType], clip: Path, threa
 
     Raises ``MissingExtraError`` without the runtime, ``PlanError`` when it takes none of the types.
     """
-    if find_spec("transcribe_cpp") is None:
+    if not is_installed("transcribe_cpp"):
         raise MissingExtraError("the runtime to time types in is not installed", hint="pip install 'whisq[evaluate]'")
     found = {}
     for kind in types:

@@ -1,0 +1,165 @@
+"""A calibration on disk.
+
+The file is in the safetensors format (https://github.com/huggingface/safetensors). For every input it holds
+``NAME.second_moment`` (the upper triangle of the mean of x xᵀ, row by row, f32), ``NAME.mean`` (f32), and
+``probes`` (f16); its metadata says, as JSON under ``whisq.calibration``, what was measured on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisq.calibration.calibration import (
+    AGAIN,
+    TOTALS,
+    Calibration,
+    Moments,
+    pack_triangle,
+    triangle_size,
+    unpack_triangle,
+)
+from whisq.calibration.imatrix import read_imatrix
+from whisq.calibration.probes import Probes
+from whisq.calibration.storage import Entry, write_safetensors
+from whisq.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+_KEY = "whisq.calibration"
+
+
+_LISTS = ("idle", "dims", "data", "probe_languages")
+
+
+def write_calibration(
+    path: Path, heard: Mapping[str, Any], moments: Sequence[tuple[str, int, int]],
+    load: Callable[[str], Moments], probes: Probes | None,
+) -> None:  # fmt: skip
+    """Write a calibration; ``moments`` lists name, width and count of each input, ``load`` is called one by one.
+
+    The file is whole or absent. Raises ``OutputError``.
+    """
+    import numpy as np
+
+    inactive = {name: load(name).n_inactive for name, _, _ in moments}
+    document = {
+        **heard,
+        "counts": {name: count for name, _, count in moments},
+        "inactive": {name: count for name, count in inactive.items() if count},
+        "idle": [name for name, width, _ in moments if inactive[name] == width],
+    }
+    entries: list[Entry] = []
+    for name, width, _ in moments:
+
+        def triangle(name: str = name) -> NDArray[Any]:
+            second = load(name).second_moment
+            return pack_triangle(second) if second is not None else np.zeros(0, np.float32)
+
+        def mean(name: str = name, width: int = width) -> NDArray[Any]:
+            found = load(name).mean
+            return np.asarray(found if found is not None else np.zeros(width), np.float32)
+
+        entries.append(Entry(f"{name}.second_moment", "F32", (triangle_size(width),), triangle))
+        entries.append(Entry(f"{name}.mean", "F32", (width,), mean))
+    if probes is not None:
+        document["probe_languages"] = list(probes.languages)
+        entries.append(Entry("probes", "F16", probes.mels.shape, lambda: probes.mels))
+    write_safetensors(path, {_KEY: json.dumps(document, ensure_ascii=False)}, entries)
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """Return the calibration in a file of ours, or the importance in an imatrix GGUF.
+
+    Raises ``CalibrationError`` for a file that is neither, or damaged.
+    """
+    where = Path(path)
+    try:
+        with where.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise CalibrationError(f"{where}: cannot be read: {error.strerror or error}", hint="check the path") from None
+    if magic == b"GGUF":
+        return read_imatrix(where)
+    with _opened(where) as file:
+        document = _document(where, file.metadata() or {})
+        names = set(file.keys())
+        widths = {}
+        for name in document["counts"]:
+            if not {f"{name}.second_moment", f"{name}.mean"} <= names:
+                raise CalibrationError(f"{where}: lacks the moments of {name}", hint=AGAIN)
+            widths[name] = file.get_slice(f"{name}.mean").get_shape()[0]
+            found = file.get_slice(f"{name}.second_moment").get_shape()
+            if found != [triangle_size(widths[name])]:
+                raise CalibrationError(
+                    f"{where}: {name}.second_moment has shape {found}, expected [{triangle_size(widths[name])}]",
+                    hint=AGAIN,
+                )
+    return Calibration(
+        where,
+        document,
+        document["counts"],
+        _Loader(where, widths, document["counts"]),
+        lambda: _probes(where, document),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    path: Path
+    widths: Mapping[str, int]
+    counts: Mapping[str, int]
+
+    def __call__(self, name: str) -> Moments:
+        import numpy as np
+
+        with _opened(self.path) as file:
+            second = unpack_triangle(file.get_tensor(f"{name}.second_moment"), self.widths[name])
+            mean = file.get_tensor(f"{name}.mean")
+        if not (np.isfinite(second).all() and np.isfinite(mean).all()):
+            raise CalibrationError(f"{self.path}: the moments of {name} are not finite", hint=AGAIN)
+        return Moments(self.counts[name], np.diag(second).copy(), mean, second)
+
+
+def _probes(path: Path, document: Mapping[str, Any]) -> Probes | None:
+    with _opened(path) as file:
+        if "probes" not in set(file.keys()):
+            return None
+        return Probes(file.get_tensor("probes"), tuple(document.get("probe_languages", ())))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CalibrationError(f"{path}: is no calibration, or damaged: {error}", hint=AGAIN) from None
+
+
+def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        document = json.loads(metadata[_KEY])
+        counts = document["counts"]
+        whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
+        whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
+        for key in ("languages", "inactive"):
+            whole = whole and _are_numbers(document.get(key, {}).values())
+        whole = whole and _are_numbers(document.get(key, 0) for key in TOTALS)
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
+        whole = False
+    if not whole:
+        raise CalibrationError(f"{path}: is a safetensors file but no calibration", hint=AGAIN)
+    return dict(document)
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)

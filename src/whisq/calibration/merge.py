@@ -1,0 +1,66 @@
+"""One calibration from several of the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from whisq.calibration.calibration import AGAIN, TOTALS, Calibration, Moments
+from whisq.calibration.file import write_calibration
+from whisq.calibration.probes import MOST_PROBES, Probes
+from whisq.errors import CalibrationError
+
+
+def merge(path: Path, parts: Sequence[Calibration]) -> None:
+    """Write one calibration from several of the same model: means weighted by what each has heard.
+
+    Raises ``CalibrationError`` when they are of different models or one has no second moments.
+    """
+    import numpy as np
+
+    first = parts[0]
+    for part in parts:
+        if not part.has_second_moments:
+            raise CalibrationError(f"{part.path}: holds importance only, which cannot be merged", hint=AGAIN)
+        if part.heard.get("model_sha256") != first.heard.get("model_sha256"):
+            raise CalibrationError(
+                f"{part.path} and {first.path} were made with different models", hint="calibrate one model on all audio"
+            )
+    names = [name for name in first.counts if all(name in part.counts for part in parts)]
+
+    def load(name: str) -> Moments:
+        loaded = [part.moments(name) for part in parts]
+        total = sum(moments.n_rows for moments in loaded)
+        second = sum(np.float64(m.n_rows / total) * m.second_moment for m in loaded if m.second_moment is not None)
+        mean = sum(np.float64(m.n_rows / total) * m.mean for m in loaded if m.mean is not None)
+        matrix = np.asarray(second, np.float32)
+        return Moments(total, np.diag(matrix).copy(), np.asarray(mean, np.float32), matrix)
+
+    listed = [(name, len(first.moments(name).squares), sum(p.counts[name] for p in parts)) for name in names]
+    write_calibration(path, _heard_together(parts), listed, load, _probes_together(parts))
+
+
+def _heard_together(parts: Sequence[Calibration]) -> dict[str, Any]:
+    heard = dict(parts[0].heard)
+    languages: dict[str, float] = {}
+    for part in parts:
+        for language, seconds in part.heard.get("languages", {}).items():
+            languages[language] = languages.get(language, 0.0) + seconds
+    heard["languages"] = languages
+    for key in TOTALS:
+        heard[key] = sum(part.heard.get(key, 0) for part in parts)
+    heard["data"] = [source for part in parts for source in part.heard.get("data", ())]
+    return heard
+
+
+def _probes_together(parts: Sequence[Calibration]) -> Probes | None:
+    import numpy as np
+
+    found = [probes for part in parts if (probes := part.load_probes()) is not None]
+    if not found:
+        return None
+    mels = np.concatenate([probes.mels for probes in found])
+    languages = tuple(language for probes in found for language in probes.languages)
+    chosen = np.unique(np.linspace(0, len(languages) - 1, min(MOST_PROBES, len(languages))).round().astype(int))
+    return Probes(mels[chosen], tuple(languages[index] for index in chosen))

@@ -1,0 +1,27 @@
+"""The columns that manifests and datasets keep audio, text, language and speaker in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+AUDIO_COLUMNS = ("path", "audio", "file", "file_name", "audio_path", "audio_filepath", "filename")
+
+
+ARROW_AUDIO_COLUMNS = ("audio", *AUDIO_COLUMNS)
+"""In a saved dataset the column with the audio itself often stands beside one with a path from elsewhere."""
+
+
+TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
+
+
+LANGUAGE_COLUMNS = ("language", "lang", "locale")
+
+
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+"""Columns by the field's habits (ours, AudioFolder's, NeMo's, Common Voice's). The first present counts."""
+
+
+def pick_column(columns: Iterable[str], wanted: tuple[str, ...]) -> str | None:
+    """Return the first wanted column that is there, whatever its case, as it is spelt there."""
+    by_lower = {name.strip().lower(): name for name in columns if name}
+    return next((by_lower[name] for name in wanted if name in by_lower), None)

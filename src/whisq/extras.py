@@ -1,0 +1,42 @@
+"""Optional packages: which are installed, and how to install what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from whisq.errors import MissingExtraError
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"install the extra: pip install 'whisq[{extra}]'"
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require_packages(*names: str, purpose: str, extra: str = "evaluate") -> None:
+    """Raise ``MissingExtraError`` naming every package of these that is not installed."""
+    missing = [name for name in names if not is_installed(name)]
+    if missing:
+        raise MissingExtraError(
+            f"{purpose} needs {', '.join(name.replace('_', '-') for name in missing)}: not installed",
+            hint=install_hint(extra),
+        )
+
+
+def require_audio() -> None:
+    """Raise ``MissingExtraError`` unless soundfile and soxr can be imported."""
+    require_packages("soundfile", "soxr", purpose="reading audio")
+
+
+def require_torch() -> None:
+    """Raise ``MissingExtraError`` unless torch and transformers can be imported."""
+    missing = [name for name in ("torch", "transformers") if not is_installed(name)]
+    if missing:
+        raise MissingExtraError(
+            f"{' and '.join(missing)} needed for measures inside the model, not installed",
+            hint=install_hint("calibrate"),
+        )

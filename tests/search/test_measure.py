@@ -14,7 +14,8 @@ import whisq
 from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of
-from whisq.search import Choice, Goal, Mix, Sensitivity, Space, allocate, curve, read_sensitivity, search
+from whisq.search import Choice, Goal, Mix, Sensitivity, Space, curve, read_sensitivity, search
+from whisq.search.allocate import allocate
 from whisq.search.measure import _combined, _to_measure, correlation, parse_how, random_mixes
 from whisq.types import F16, TYPES
 

@@ -97,7 +97,7 @@ def _admitted(
     choices: Mapping[str, Sequence[Choice]], budget_bytes: int, most_harm: float
 ) -> dict[str, Sequence[Choice]]:
     """Return the choices that some mix within both limits might have; none for a matrix when no mix is within them."""
-    kept = dict(choices)
+    kept: dict[str, Sequence[Choice]] = dict(choices)
     while all(kept.values()):
         admits = zip(
             _Limit.of_sizes(kept, budget_bytes).admits(), _Limit.of_harms(kept, most_harm).admits(), strict=True
@@ -105,7 +105,7 @@ def _admitted(
         left = {name: [c for c in options if all(next(admits))] for name, options in kept.items()}
         if sum(map(len, left.values())) == sum(map(len, kept.values())):
             break
-        kept = left
+        kept = dict(left)
     return kept
 
 

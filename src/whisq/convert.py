@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from whisq.errors import PlanError
-from whisq.formats import ContainerName, Output, layout
+from whisq.formats import layout
+from whisq.formats.layout import ContainerName, Output
 from whisq.model import Model, TensorRef
 from whisq.plan import Assignment, Plan
 from whisq.recipe import Recipe

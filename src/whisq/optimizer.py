@@ -25,7 +25,8 @@ from whisq.evaluate.run import evaluate
 from whisq.evaluate.split import split_clips
 from whisq.evaluate.torch_model import require_torch
 from whisq.execute import check_output, quantize
-from whisq.formats import ContainerName, container_of, open_model
+from whisq.formats import container_of, open_model
+from whisq.formats.layout import ContainerName
 from whisq.made_files import MadeFiles
 from whisq.methods import Method
 from whisq.model import Model

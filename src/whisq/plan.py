@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from whisq.errors import PlanError
-from whisq.formats import ContainerName, Layout, Output, layout
+from whisq.formats import layout
+from whisq.formats.layout import ContainerName, Layout, Output
 from whisq.methods import Method, method_for
 from whisq.model import Model, TensorRef
 from whisq.recipe.lint import Finding, Finished, findings_of

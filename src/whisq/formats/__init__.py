@@ -1,53 +1,29 @@
 """Model files to ``Model`` and back. One module a container; no arithmetic on weights here.
 
-A format is one file in this package with three things: ``NAMES`` (what ``--format`` and ``Model.format`` call
-it), ``detect(path) -> bool`` (cheap, never raises on content), ``open(path) -> Model``. A container that can be
-written has a ``layout(model, outputs, provenance) -> Layout`` too. List the module in ``_READERS``.
+A format is one file in this package with two functions: ``detect(path) -> bool`` (cheap, never raises on content) and
+``open(path) -> Model``. A container that can be written has a ``layout(model, outputs, provenance) -> Layout`` too.
+List the module in ``_READERS``.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from whisq.errors import FormatError
-from whisq.model import Model, TensorRef
-from whisq.types import TensorType
-
-ContainerName = Literal["bin", "gguf"]
+from whisq.formats.layout import ContainerName, Layout, Output
+from whisq.model import Model
 
 _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
-_WRITERS = {"bin": "ggml", "gguf": "gguf"}
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One tensor as it will be written."""
-
-    tensor: TensorRef
-    type: TensorType
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the tensor's data in the written file, padding excluded."""
-        return self.tensor.n_rows * self.type.row_bytes(self.tensor.n_columns)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where everything goes in a file to be written.
-
-    ``pieces`` are (offset, bytes) of all that is not weights; ``data_offsets`` has one offset in bytes for each
-    output, in the order given. ``size_bytes`` is the size of the whole file.
-    """
-
-    size_bytes: int
-    pieces: tuple[tuple[int, bytes], ...]
-    data_offsets: tuple[int, ...]
+_WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
+_ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
+_KNOWN_KINDS = (
+    "whisq reads whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, and folders of Hugging Face (config.json beside"
+    " model.safetensors) and CTranslate2 (config.json beside model.bin)"
+)
 
 
 def _module(name: str) -> ModuleType:
@@ -99,12 +75,6 @@ def _check_widths(model: Model) -> None:
         raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint="the file is damaged, or not a Whisper model")
 
 
-_KNOWN_KINDS = (
-    "whisq reads whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, and folders of Hugging Face (config.json beside"
-    " model.safetensors) and CTranslate2 (config.json beside model.bin)"
-)
-
-
 def _what_it_looks_like(path: Path) -> str:
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
@@ -125,16 +95,13 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
     Raises ``FormatError`` for a suffix of a container that is read only.
     """
     if asked in _WRITERS:
-        return asked  # type: ignore[return-value]  # the dictionary's keys are the literal's values
+        return asked
     if asked is not None:
         raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
     suffix = path.suffix.lower()
     if suffix in _ONLY_READ:
         raise FormatError(f"{path}: {suffix} is not written", hint="name it .bin or .gguf, or say which: --format")
     return "gguf" if suffix == ".gguf" else "bin"
-
-
-_ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
 
 
 def layout(

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from whisq.errors import FormatError
+from whisq.formats.mel import mel_filters
 from whisq.formats.tokenizer_json import (
     check_vocabulary,
     read_json,
@@ -21,12 +22,9 @@ from whisq.formats.tokenizer_json import (
     read_tokenizer,
     token_bytes,
 )
-from whisq.mel import mel_filters
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import BF16, F16, F32
 from whisq.whisper import LARGEST_SIZES, Dimensions, TensorSpec, expected_tensors
-
-NAMES = ("ctranslate2",)
 
 _FLOATS = {0: F32, 4: F16, 5: BF16}
 _INT8, _INT16, _INT32 = 1, 2, 3

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import Layout, Output
+from whisq.formats.layout import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
-NAMES = ("bin",)
 MAGIC = 0x67676D6C
 MIXED_FTYPE = 1000 * QUANTIZATION_VERSION + F16.ggml_ftype
 """Header of a file whose matrices are of several types: loaders then reserve f16 for each of them."""

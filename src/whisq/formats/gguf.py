@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import Layout, Output
 from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.gguf_container import (
     MAGIC,
@@ -25,11 +24,10 @@ from whisq.formats.gguf_container import (
     read_container,
 )
 from whisq.formats.gguf_metadata import CONTROL, VOCABULARY_COUNT_KEY, metadata_of
+from whisq.formats.layout import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F32, TYPES, TensorType, type_from_ggml
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors, name_in_dialect
-
-NAMES = ("gguf",)
 
 _FILTERS, _WINDOW = "frontend.mel_filterbank", "frontend.window"
 _WINDOW_LENGTH = 400

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whisq import __version__
-from whisq.formats import Output
 from whisq.formats.byte_pairs import merges_of, printable
 from whisq.formats.gguf_container import Value
+from whisq.formats.layout import Output
 from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.model import Model
 from whisq.types import QUANTIZATION_VERSION, TensorType

@@ -15,13 +15,11 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_tokenizer
-from whisq.mel import mel_filters
 from whisq.model import MappedFile, Model, Tokenizer
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
-
-NAMES = ("huggingface",)
 
 _TORCH_SINGLE, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _EMBEDDING, _PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"

@@ -14,13 +14,11 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import torch_zip
+from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
-from whisq.mel import mel_filters
 from whisq.model import MappedFile, Model, Tokenizer
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
-
-NAMES = ("openai",)
 
 _UNUSED = ("decoder.mask", "alignment_heads")
 _MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
-from whisq.formats import ContainerName
+from whisq.formats.layout import ContainerName
 from whisq.methods import parse_method
 from whisq.model import Model, TensorRef
 from whisq.plan import make_plan

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
+from whisq.formats.cursor import INCOMPLETE, Cursor, first_bytes
 from whisq.formats.layout import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
@@ -23,25 +24,19 @@ MAGIC = 0x67676D6C
 MIXED_FTYPE = 1000 * QUANTIZATION_VERSION + F16.ggml_ftype
 """Header of a file whose matrices are of several types: loaders then reserve f16 for each of them."""
 
-_HEADER = struct.Struct("<11i")
+_HEADER = "11i"
 _HEADER_FIELDS = (
     "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
     "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
 )  # fmt: skip
-# Twice and more of the largest published Whisper: a size beyond these is damage, not a model.
+# Whisper's longest tensor name has 38 bytes, its longest token 128: what is far beyond these is damage.
 _LONGEST_NAME = 128
 _LONGEST_TOKEN = 1 << 12
 
 
 def detect(path: Path) -> bool:
     """Return whether the file begins with ggml's magic number."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4) == struct.pack("<I", MAGIC)
-    except OSError:
-        return False
+    return first_bytes(path, 4) == struct.pack("<I", MAGIC)
 
 
 def open(path: Path) -> Model:  # noqa: A001 - the registry's word
@@ -58,32 +53,9 @@ def open(path: Path) -> Model:  # noqa: A001 - the registry's word
         raise
 
 
-class _Cursor:
-    """Reads a mapped file front to back and never past its end."""
-
-    def __init__(self, path: Path, view: memoryview) -> None:
-        self.path = path
-        self.view = view
-        self.offset = 0
-
-    def take(self, size: int, what: str) -> memoryview:
-        left = len(self.view) - self.offset
-        if size > left:
-            raise FormatError(
-                f"{self.path}: truncated in {what}: {size} bytes expected at offset {self.offset}, {left} left",
-                hint="the file is incomplete: download or convert it again",
-            )
-        part = self.view[self.offset : self.offset + size]
-        self.offset += size
-        return part
-
-    def integers(self, count: int, what: str) -> tuple[int, ...]:
-        return struct.unpack(f"<{count}i", self.take(4 * count, what))
-
-
 def _parse(path: Path, file: MappedFile) -> Model:
-    cursor = _Cursor(path, file.view)
-    (magic,) = struct.unpack("<I", cursor.take(4, "the magic number"))
+    cursor = Cursor(file)
+    magic = cursor.integer("I", "the magic number")
     if magic != MAGIC:
         raise FormatError(
             f"{path}: wrong magic 0x{magic:08x}, expected 0x{MAGIC:08x}", hint="this is not a whisper.cpp .bin file"
@@ -104,8 +76,8 @@ def _parse(path: Path, file: MappedFile) -> Model:
     )
 
 
-def _dimensions(cursor: _Cursor) -> tuple[Dimensions, int]:
-    values = _HEADER.unpack(cursor.take(_HEADER.size, "the header"))
+def _dimensions(cursor: Cursor) -> tuple[Dimensions, int]:
+    values = cursor.unpack(_HEADER, "the header")
     sizes = dict(zip(_HEADER_FIELDS, values[:10], strict=True))
     wrong = [f"{name} = {size}" for name, size in sizes.items() if not 0 < size <= LARGEST_SIZES[name]]
     if wrong:
@@ -116,8 +88,8 @@ def _dimensions(cursor: _Cursor) -> tuple[Dimensions, int]:
     return Dimensions(**sizes), values[10]
 
 
-def _mel_filters(cursor: _Cursor, dims: Dimensions) -> bytes:
-    n_mel, n_fft = cursor.integers(2, "the mel filters")
+def _mel_filters(cursor: Cursor, dims: Dimensions) -> bytes:
+    n_mel, n_fft = cursor.unpack("2i", "the mel filters")
     if n_mel != dims.n_mels or n_fft != N_FFT_BINS:
         raise FormatError(
             f"{cursor.path}: mel filters are {n_mel} × {n_fft}, expected {dims.n_mels} × {N_FFT_BINS}",
@@ -126,44 +98,20 @@ def _mel_filters(cursor: _Cursor, dims: Dimensions) -> bytes:
     return bytes(cursor.take(4 * n_mel * n_fft, "the mel filters"))
 
 
-def _vocabulary(cursor: _Cursor, dims: Dimensions) -> tuple[bytes, ...]:
-    (count,) = cursor.integers(1, "the vocabulary")
+def _vocabulary(cursor: Cursor, dims: Dimensions) -> tuple[bytes, ...]:
+    count = cursor.integer("i", "the vocabulary")
     if not 0 <= count <= dims.n_vocab:
         raise FormatError(
             f"{cursor.path}: the vocabulary counts {count} tokens, the header allows 0 to {dims.n_vocab}",
             hint="the file is damaged",
         )
-    # Fifty thousand short reads: a tight loop here is most of what opening a file costs.
-    view, offset, end = cursor.view, cursor.offset, len(cursor.view)
-    read_length = struct.Struct("<I").unpack_from
-    tokens = []
-    for number in range(count):
-        start = offset + 4
-        length = read_length(view, offset)[0] if start <= end else 0
-        offset = start + length
-        if length > _LONGEST_TOKEN or offset > end:
-            raise _bad_token(cursor.path, number, length, end - start)
-        tokens.append(view[start:offset].tobytes())
-    cursor.offset = offset
-    return tuple(tokens)
+    return tuple(cursor.strings(count, "I", lambda number: f"token {number}", _LONGEST_TOKEN))
 
 
-def _bad_token(path: Path, number: int, length: int, left: int) -> FormatError:
-    if length > _LONGEST_TOKEN:
-        return FormatError(
-            f"{path}: token {number} claims a length of {length} bytes, at most {_LONGEST_TOKEN} expected",
-            hint="the file is damaged",
-        )
-    return FormatError(
-        f"{path}: truncated in token {number} of the vocabulary: {length} bytes expected, {max(0, left)} left",
-        hint="the file is incomplete: download or convert it again",
-    )
-
-
-def _tensors(cursor: _Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
+def _tensors(cursor: Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
     expected = expected_tensors(dims)
     found: dict[str, TensorRef] = {}
-    while cursor.offset < len(cursor.view):
+    while cursor.left:
         tensor = _tensor(cursor, expected, len(found))
         if tensor.name in found:
             raise FormatError(
@@ -175,27 +123,27 @@ def _tensors(cursor: _Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
     if missing:
         raise FormatError(
             f"{cursor.path}: {len(missing)} of {len(expected)} tensors are missing, the first is {missing[0]}",
-            hint="the file is incomplete: download or convert it again",
+            hint=INCOMPLETE,
         )
     return tuple(found.values())
 
 
-def _tensor(cursor: _Cursor, expected: dict[str, TensorSpec], number: int) -> TensorRef:
+def _tensor(cursor: Cursor, expected: dict[str, TensorSpec], number: int) -> TensorRef:
     where = f"the header of tensor {number + 1}"
-    left = len(cursor.view) - cursor.offset
+    left = cursor.left
     if number >= len(expected):
         raise FormatError(
             f"{cursor.path}: {left} bytes follow the last of its {len(expected)} tensors",
             hint="the file has trailing data: convert it again",
         )
-    n_dims, name_length, type_number = cursor.integers(3, where)
+    n_dims, name_length, type_number = cursor.unpack("3i", where)
     if not 1 <= n_dims <= 4 or not 1 <= name_length <= _LONGEST_NAME:
         raise FormatError(
             f"{cursor.path}: {where} at offset {cursor.offset - 12} claims {n_dims} dimensions and a name of"
             f" {name_length} bytes",
             hint="the file is damaged from here on",
         )
-    sizes = cursor.integers(n_dims, where)
+    sizes = cursor.unpack(f"{n_dims}i", where)
     name = bytes(cursor.take(name_length, where)).decode("utf-8", "backslashreplace")
     spec = expected.get(name)
     if spec is None:
@@ -255,7 +203,7 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
     del provenance
     dims, tokens = model.dims, model.tokenizer.tokens
     head = struct.pack("<I", MAGIC)
-    head += _HEADER.pack(*(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
+    head += struct.pack(f"<{_HEADER}", *(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
     head += struct.pack("<2i", dims.n_mels, N_FFT_BINS) + model.mel_filters
     longest = max(map(len, tokens), default=0)
     if longest > _LONGEST_TOKEN:

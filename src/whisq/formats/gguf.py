@@ -14,6 +14,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import INCOMPLETE, first_bytes
 from whisq.formats.gguf_container import (
     MAGIC,
     Container,
@@ -48,13 +49,7 @@ _LEFT_OUT = {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.gg
 
 def detect(path: Path) -> bool:
     """Return whether the file begins with GGUF's magic."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4) == MAGIC
-    except OSError:
-        return False
+    return first_bytes(path, 4) == MAGIC
 
 
 def open(path: Path) -> Model:  # noqa: A001 - the registry's word
@@ -143,7 +138,7 @@ def _tensors(file: MappedFile, container: Container, dims: Dimensions) -> tuple[
         lacking = [*specs, *([_FILTERS] if filters is None else [])]
         raise FormatError(
             f"{file.path}: {len(lacking)} tensors are missing, the first is {lacking[0]}",
-            hint="the file is incomplete: download or convert it again",
+            hint=INCOMPLETE,
         )
     check_extents(file.path, extents, file.size_bytes)
     return tuple(tensors), bytes(file.view[filters : filters + 4 * N_FFT_BINS * dims.n_mels])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import safetensors
+from whisq.formats import safetensors, torch_zip
 from whisq.formats.tokenizer_json import read_json
 
 _ID = re.compile(
@@ -22,7 +22,7 @@ _DESCRIPTIONS = (
     "generation_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt",
     "added_tokens.json", "vocabulary.json", "vocabulary.txt", "README.md",
 )  # fmt: skip
-_TORCH_INDEX, _TORCH_SINGLE, _CTRANSLATE2 = "pytorch_model.bin.index.json", "pytorch_model.bin", "model.bin"
+_CTRANSLATE2 = "model.bin"
 
 
 def looks_like_id(text: str) -> bool:
@@ -87,7 +87,7 @@ def _fetch_weights(source: Source) -> None:
     missed: list[FormatError] = []
     for index, single in (
         (safetensors.INDEX, safetensors.SINGLE),
-        (_TORCH_INDEX, _TORCH_SINGLE),
+        (torch_zip.INDEX, torch_zip.SINGLE),
         ("", _CTRANSLATE2),
     ):
         # One file before shards: repositories that have both keep another precision in the shards.
@@ -101,7 +101,7 @@ def _fetch_weights(source: Source) -> None:
     if missed:
         raise missed[0]
     raise FormatError(
-        f"{source.repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
+        f"{source.repository}: has no {safetensors.SINGLE}, no {torch_zip.SINGLE} and no {_CTRANSLATE2}",
         hint="name one file of the repository instead: owner/name/file.bin",
     )
 

@@ -21,7 +21,6 @@ from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_token
 from whisq.model import MappedFile, Model, Tokenizer
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
 
-_TORCH_SINGLE, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _EMBEDDING, _PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 _SIZE_KEYS = {
     "n_vocab": "vocab_size",
@@ -40,7 +39,7 @@ _COMPARED_BYTES = 1 << 22
 
 def detect(path: Path) -> bool:
     """Return whether this is a folder with ``config.json`` and weights under one of transformers' names."""
-    names = (safetensors.SINGLE, safetensors.INDEX, _TORCH_SINGLE, _TORCH_INDEX, "adapter_config.json")
+    names = (safetensors.SINGLE, safetensors.INDEX, torch_zip.SINGLE, torch_zip.INDEX, "adapter_config.json")
     return path.is_dir() and any((path / name).is_file() for name in names)
 
 
@@ -142,12 +141,12 @@ def _arrays(path: Path, files: list[MappedFile]) -> dict[str, StoredArray]:
     if (path / safetensors.SINGLE).is_file():
         files.append(MappedFile(path / safetensors.SINGLE))
         return safetensors.read_arrays(files[-1], 0)
-    if (path / _TORCH_INDEX).is_file() and not (path / _TORCH_SINGLE).is_file():
-        return _sharded(path, _TORCH_INDEX, files)
-    if (path / _TORCH_SINGLE).is_file():
-        files.append(MappedFile(path / _TORCH_SINGLE))
+    if (path / torch_zip.INDEX).is_file() and not (path / torch_zip.SINGLE).is_file():
+        return _sharded(path, torch_zip.INDEX, files)
+    if (path / torch_zip.SINGLE).is_file():
+        files.append(MappedFile(path / torch_zip.SINGLE))
         return _torch_arrays(files[-1], 0)
-    raise FormatError(f"{path}: has no {safetensors.SINGLE} and no {_TORCH_SINGLE}", hint="download the weights too")
+    raise FormatError(f"{path}: has no {safetensors.SINGLE} and no {torch_zip.SINGLE}", hint="download the weights too")
 
 
 def _sharded(path: Path, index: str, files: list[MappedFile]) -> dict[str, StoredArray]:
@@ -255,7 +254,7 @@ def _slow_tokenizer(path: Path) -> Tokenizer:
     text_of = {number: text for text, number in vocabulary.items()}
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
-        tokens.append(text.encode() if text.startswith("<|") else bytes_of(text))
+        tokens.append(bytes_of(text, markers_as_text=True))
     if not tokens:
         raise FormatError(f"{path / 'vocab.json'}: has no token 0", hint="is the tokenizer complete?")
     special = {text: number for text, number in vocabulary.items() if re.fullmatch(r"<\|.*\|>", text)}

@@ -14,6 +14,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import torch_zip
+from whisq.formats.cursor import first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
@@ -26,14 +27,8 @@ _MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"
 
 def detect(path: Path) -> bool:
     """Return whether this is a file that ``torch.save`` may have written."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-    except OSError:
-        return False
-    return start == b"PK\x03\x04" or (path.suffix in (".pt", ".pth") and start[:1] == b"\x80")
+    start = first_bytes(path, 4) or b""
+    return start == torch_zip.MAGIC or (path.suffix in (".pt", ".pth") and start[:1] == torch_zip.PICKLE_MAGIC)
 
 
 def open(path: Path) -> Model:  # noqa: A001 - the registry's word

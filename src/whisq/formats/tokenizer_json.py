@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
+from whisq.formats.byte_pairs import bytes_of
 from whisq.model import Tokenizer
 from whisq.whisper import Dimensions
-
-
-@cache
-def byte_of_character() -> dict[str, int]:
-    """Return GPT-2's table from the printable characters of a vocabulary to the bytes they stand for.
-
-    Printable Latin-1 stands for itself; the other 68 byte values take the characters from U+0100 on, in order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(value): value for value in printable}
-    others = [value for value in range(256) if value not in set(printable)]
-    table.update({chr(0x100 + number): value for number, value in enumerate(others)})
-    return table
-
-
-def token_bytes(text: str) -> bytes:
-    """Return the bytes of a vocabulary entry; special tokens (``<|…|>``) and unknown characters are UTF-8."""
-    table = byte_of_character()
-    if text.startswith("<|") or any(character not in table for character in text):
-        return text.encode("utf-8", "surrogatepass")
-    return bytes(table[character] for character in text)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -54,7 +33,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         ) from None
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
-        tokens.append(token_bytes(text))
+        tokens.append(bytes_of(text, markers_as_text=True))
     if not tokens:
         raise FormatError(f"{path}: the vocabulary has no token 0", hint="is the tokenizer complete?")
     return Tokenizer(tuple(tokens), pairs, added)

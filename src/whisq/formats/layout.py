@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from whisq.model import TensorRef
+from whisq.model import ContainerName, TensorRef
 from whisq.types import TensorType
 
-ContainerName = Literal["bin", "gguf"]
+__all__ = ["ContainerName", "Layout", "Output"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,7 +299,7 @@ class MappedFile:
             with path.open("rb") as stream:
                 self.size_bytes = os.fstat(stream.fileno()).st_size
                 if self.size_bytes == 0:
-                    raise FormatError(f"{path}: the file is empty", hint="was the download interrupted?")
+                    raise FormatError(f"{path}: the file is empty", hint="download or convert it again")
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise FormatError(f"{path}: no such file", hint="check the path") from None

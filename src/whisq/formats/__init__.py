@@ -1,4 +1,4 @@
-"""Model files to ``Model`` and back. One module a container; no arithmetic on weights here.
+"""Model files to ``Model`` and back. One module per container; no arithmetic on weights here.
 
 A format is one file in this package with two functions: ``detect(path) -> bool`` (cheap, never raises on content) and
 ``open(path) -> Model``. A container that can be written has a ``layout(model, outputs, provenance) -> Layout`` too.
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from whisq.errors import FormatError
+from whisq.formats.cursor import NOT_WHISPER
 from whisq.formats.layout import ContainerName, Layout, Output
 from whisq.model import Model
 
@@ -21,8 +22,8 @@ _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
 _WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
 _ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
 _KNOWN_KINDS = (
-    "whisq reads whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, and folders of Hugging Face (config.json beside"
-    " model.safetensors) and CTranslate2 (config.json beside model.bin)"
+    "name one of what whisq reads: whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, a folder of Hugging Face"
+    " (config.json beside model.safetensors) or of CTranslate2 (config.json beside model.bin)"
 )
 
 
@@ -72,7 +73,7 @@ def _check_widths(model: Model) -> None:
         wrong.append(f"an encoder of width {dims.n_audio_state} and a decoder of {dims.n_text_state}")
     if wrong:
         model.close()
-        raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint="the file is damaged, or not a Whisper model")
+        raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint=NOT_WHISPER)
 
 
 def _what_it_looks_like(path: Path) -> str:

@@ -55,7 +55,7 @@ def bytes_of(text: str, *, markers_as_text: bool = False) -> bytes:
 def split(text: bytes, ranks: Mapping[bytes, int], below: int | None = None) -> list[bytes]:
     """Return the tokens that byte-pair encoding makes of ``text``, joining the pair of lowest rank first.
 
-    With ``below``, only pairs whose joint token ranks lower are joined. Bytes that are no token stay single.
+    With ``below``, only pairs whose joint token ranks lower are joined. Bytes that are not a token stay single.
     """
     parts = [text[i : i + 1] for i in range(len(text))]
     limit = len(ranks) + 1 if below is None else below

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from whisq.errors import FormatError
 from whisq.formats.byte_pairs import bytes_of
-from whisq.formats.cursor import Cursor, first_bytes
+from whisq.formats.cursor import DAMAGED, Cursor, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.tokenizer_json import (
     check_vocabulary,
@@ -31,6 +31,7 @@ _FLOATS = {0: F32, 4: F16, 5: BF16}
 _INT8, _INT16, _INT32 = 1, 2, 3
 _TYPE_BYTES = {0: 4, _INT8: 1, _INT16: 2, _INT32: 4, 4: 2, 5: 2}
 _NAME_OF_SPEC = "WhisperSpec"
+_INCOMPLETE = "the file is not a complete Whisper model: download or convert it again"
 _MOST_VARIABLES = 1 << 14
 _MOST_DIMENSIONS = 4
 _MOST_DIGITS = 5
@@ -97,17 +98,18 @@ def _variables(file: MappedFile) -> dict[str, _Variable]:
     spec = _string(cursor, "the spec name")
     if spec != _NAME_OF_SPEC:
         raise FormatError(
-            f"{file.path}: holds a {spec!r}, expected {_NAME_OF_SPEC!r}", hint="whisq quantizes Whisper models only"
+            f"{file.path}: holds a {spec!r}, expected {_NAME_OF_SPEC!r}",
+            hint="name a Whisper model: whisq quantizes no others",
         )
     cursor.integer("I", "the spec revision")
     count = cursor.integer("I", "the number of variables")
     if count > _MOST_VARIABLES:
-        raise FormatError(f"{file.path}: claims {count} variables", hint="the file is damaged")
+        raise FormatError(f"{file.path}: claims {count} variables", hint=DAMAGED)
     variables: dict[str, _Variable] = {}
     for number in range(count):
         variable = _variable(cursor, number)
         if variable.name in variables:
-            raise FormatError(f"{file.path}: variable {variable.name} occurs twice", hint="the file is damaged")
+            raise FormatError(f"{file.path}: variable {variable.name} occurs twice", hint=DAMAGED)
         variables[variable.name] = variable
     for number in range(cursor.integer("I", "the aliases") if version >= 3 else 0):
         alias, name = _string(cursor, f"alias {number}"), _string(cursor, f"alias {number}")
@@ -116,7 +118,7 @@ def _variables(file: MappedFile) -> dict[str, _Variable]:
     if cursor.left:
         raise FormatError(
             f"{file.path}: {cursor.left} bytes follow the last variable",
-            hint="the file has trailing data: download it again",
+            hint="the file has trailing data: download or convert it again",
         )
     return variables
 
@@ -127,7 +129,7 @@ def _variable(cursor: Cursor, number: int) -> _Variable:
     what = f"variable {name or number}"
     rank = cursor.integer("B", what)
     if rank > _MOST_DIMENSIONS:
-        raise FormatError(f"{cursor.path}: {what} claims {rank} dimensions", hint="the file is damaged")
+        raise FormatError(f"{cursor.path}: {what} claims {rank} dimensions", hint=DAMAGED)
     shape = cursor.unpack(f"{rank}I", what)
     type_number = cursor.integer("B", what)
     size_bytes = cursor.integer("I", what)
@@ -144,7 +146,7 @@ def _variable(cursor: Cursor, number: int) -> _Variable:
         raise FormatError(
             f"{cursor.path}: {what} of shape {list(shape)} claims {size_bytes} bytes, expected"
             f" {elements * _TYPE_BYTES[type_number]}",
-            hint="the file is damaged",
+            hint=DAMAGED,
         )
     offset = cursor.offset
     cursor.take(size_bytes, f"the data of {what}")
@@ -158,7 +160,7 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
             found = "is missing" if variable is None else f"has shape {list(variable.shape)}"
             raise FormatError(
                 f"{file.path}: variable {name} {found}, expected {rank} dimensions",
-                hint="the file is no complete Whisper model",
+                hint=_INCOMPLETE,
             )
         return variable.shape
 
@@ -167,7 +169,7 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
         if layers != set(range(len(layers))) or not layers:
             raise FormatError(
                 f"{file.path}: the {side} has layers {sorted(layers)}, expected 0, 1, 2 … without a gap",
-                hint="the file is no complete Whisper model",
+                hint=_INCOMPLETE,
             )
         return len(layers)
 
@@ -188,7 +190,7 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
     )  # fmt: skip
     wrong = [f"{name} = {size}" for name, size in asdict(dims).items() if not 0 < size <= LARGEST_SIZES[name]]
     if wrong:
-        raise FormatError(f"{file.path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+        raise FormatError(f"{file.path}: impossible dimensions: {', '.join(wrong)}", hint=DAMAGED)
     return dims
 
 
@@ -271,7 +273,7 @@ def _tensors(
         tensors.append(TensorRef(spec, where.variable, F32, location, decode))
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise FormatError(f"{file.path}: {'; '.join(problems[:3])}{more}", hint="the file is no complete Whisper model")
+        raise FormatError(f"{file.path}: {'; '.join(problems[:3])}{more}", hint=_INCOMPLETE)
     if not n_int8:
         return tuple(tensors), ()
     warning = f"{n_int8} matrices are int8 in {file.path}: they are dequantized first, so the loss of two steps adds up"
@@ -320,7 +322,7 @@ def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
         if listing.is_file():
             words = read_json(listing) if name.endswith("json") else read_text(listing).split("\n")
             if not isinstance(words, list):
-                raise FormatError(f"{listing}: is no list of tokens", hint="the file is damaged")
+                raise FormatError(f"{listing}: is not a list of tokens", hint=DAMAGED)
             # Special tokens come after the text tokens; the loader of a .bin fills them in by itself.
             texts = [word for word in words[: dims.n_vocab] if isinstance(word, str) and word]
             first_special = next((i for i, word in enumerate(texts) if word.startswith("<|")), len(texts))

@@ -13,6 +13,7 @@ from whisq.model import MappedFile
 INCOMPLETE = "the file is incomplete: download or convert it again"
 DOWNLOAD_AGAIN = "the file is incomplete or damaged: download it again"
 DAMAGED = "the file is damaged: download or convert it again"
+NOT_WHISPER = "name a Whisper model; if this is one, it is damaged: download or convert it again"
 
 
 def first_bytes(path: Path, count: int) -> bytes | None:

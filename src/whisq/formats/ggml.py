@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats.cursor import INCOMPLETE, Cursor, first_bytes
+from whisq.formats.cursor import DAMAGED, INCOMPLETE, NOT_WHISPER, Cursor, first_bytes
 from whisq.formats.layout import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
-from whisq.types import F16, QUANTIZATION_VERSION, TYPES, type_from_ggml
+from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
 MAGIC = 0x67676D6C
@@ -58,7 +58,7 @@ def _parse(path: Path, file: MappedFile) -> Model:
     magic = cursor.integer("I", "the magic number")
     if magic != MAGIC:
         raise FormatError(
-            f"{path}: wrong magic 0x{magic:08x}, expected 0x{MAGIC:08x}", hint="this is not a whisper.cpp .bin file"
+            f"{path}: wrong magic 0x{magic:08x}, expected 0x{MAGIC:08x}", hint="name a whisper.cpp .bin file"
         )
     dims, ftype = _dimensions(cursor)
     mel_filters = _mel_filters(cursor, dims)
@@ -83,7 +83,7 @@ def _dimensions(cursor: Cursor) -> tuple[Dimensions, int]:
     if wrong:
         raise FormatError(
             f"{cursor.path}: the header holds impossible dimensions: {', '.join(wrong)}",
-            hint="the file is damaged, or not a Whisper model",
+            hint=NOT_WHISPER,
         )
     return Dimensions(**sizes), values[10]
 
@@ -93,7 +93,7 @@ def _mel_filters(cursor: Cursor, dims: Dimensions) -> bytes:
     if n_mel != dims.n_mels or n_fft != N_FFT_BINS:
         raise FormatError(
             f"{cursor.path}: mel filters are {n_mel} × {n_fft}, expected {dims.n_mels} × {N_FFT_BINS}",
-            hint="the file is damaged, or not a Whisper model",
+            hint=NOT_WHISPER,
         )
     return bytes(cursor.take(4 * n_mel * n_fft, "the mel filters"))
 
@@ -103,7 +103,7 @@ def _vocabulary(cursor: Cursor, dims: Dimensions) -> tuple[bytes, ...]:
     if not 0 <= count <= dims.n_vocab:
         raise FormatError(
             f"{cursor.path}: the vocabulary counts {count} tokens, the header allows 0 to {dims.n_vocab}",
-            hint="the file is damaged",
+            hint=DAMAGED,
         )
     return tuple(cursor.strings(count, "I", lambda number: f"token {number}", _LONGEST_TOKEN))
 
@@ -116,7 +116,7 @@ def _tensors(cursor: Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
         if tensor.name in found:
             raise FormatError(
                 f"{cursor.path}: tensor {tensor.name} occurs twice",
-                hint="the file is damaged, or was joined from two",
+                hint="the file is damaged, or was joined from two: download or convert it again",
             )
         found[tensor.name] = tensor
     missing = [name for name in expected if name not in found]
@@ -130,10 +130,9 @@ def _tensors(cursor: Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
 
 def _tensor(cursor: Cursor, expected: dict[str, TensorSpec], number: int) -> TensorRef:
     where = f"the header of tensor {number + 1}"
-    left = cursor.left
     if number >= len(expected):
         raise FormatError(
-            f"{cursor.path}: {left} bytes follow the last of its {len(expected)} tensors",
+            f"{cursor.path}: {cursor.left} bytes follow the last of its {len(expected)} tensors",
             hint="the file has trailing data: convert it again",
         )
     n_dims, name_length, type_number = cursor.unpack("3i", where)
@@ -141,28 +140,18 @@ def _tensor(cursor: Cursor, expected: dict[str, TensorSpec], number: int) -> Ten
         raise FormatError(
             f"{cursor.path}: {where} at offset {cursor.offset - 12} claims {n_dims} dimensions and a name of"
             f" {name_length} bytes",
-            hint="the file is damaged from here on",
+            hint=DAMAGED,
         )
     sizes = cursor.unpack(f"{n_dims}i", where)
     name = bytes(cursor.take(name_length, where)).decode("utf-8", "backslashreplace")
     spec = expected.get(name)
     if spec is None:
         raise FormatError(
-            f"{cursor.path}: unknown tensor {name!r}", hint="this is not a Whisper model of the header's dimensions"
-        )
-    tensor_type = type_from_ggml(type_number)
-    if tensor_type is None:
-        raise FormatError(
-            f"{cursor.path}: tensor {name} has ggml type {type_number}, which whisq does not know",
-            hint=f"known types: {', '.join(f'{t.ggml_type} = {t.name}' for t in TYPES.values())}",
+            f"{cursor.path}: unknown tensor {name!r}",
+            hint="convert the model again: the header is of other dimensions, or this is not a Whisper model",
         )
     _check_shape(cursor.path, spec, sizes)
-    if not tensor_type.fits(spec.n_columns):
-        raise FormatError(
-            f"{cursor.path}: tensor {name} is {tensor_type}, whose blocks hold {tensor_type.block_size} weights, but"
-            f" its rows have {spec.n_columns}",
-            hint="the file was written by a tool that does not check this, and no runtime loads it",
-        )
+    tensor_type = checked_type(cursor.path, name, type_number, spec)
     offset = cursor.offset
     size_bytes = spec.n_rows * tensor_type.row_bytes(spec.n_columns)
     cursor.take(size_bytes, f"the data of tensor {name}")
@@ -178,8 +167,29 @@ def _check_shape(path: Path, spec: TensorSpec, sizes: tuple[int, ...]) -> None:
         raise FormatError(
             f"{path}: tensor {spec.name} has shape {list(reversed(sizes))}, expected {list(spec.shape)} for the"
             " header's dimensions",
-            hint="header and tensors come from different models, or the file is damaged",
+            hint="convert the model again: header and tensors come from different models, or the file is damaged",
         )
+
+
+def checked_type(path: Path, name: str, type_number: int, spec: TensorSpec) -> TensorType:
+    """Return the type that a file states for a tensor by ggml's number.
+
+    Raises ``FormatError`` for a number that whisq does not know, and for blocks that do not fit the tensor's rows.
+    """
+    found = type_from_ggml(type_number)
+    if found is None:
+        known = ", ".join(f"{kind.ggml_type} = {kind.name}" for kind in TYPES.values())
+        raise FormatError(
+            f"{path}: tensor {name} has ggml type {type_number}, which whisq does not know",
+            hint=f"convert the model again to one of these types: {known}",
+        )
+    if not found.fits(spec.n_columns):
+        raise FormatError(
+            f"{path}: tensor {name} is {found}, whose blocks hold {found.block_size} weights, but its rows have"
+            f" {spec.n_columns}",
+            hint="convert the model again to another type: no runtime loads this file",
+        )
+    return found
 
 
 def header_ftype(outputs: Sequence[Output]) -> int:
@@ -203,7 +213,7 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
         number = next(number for number, token in enumerate(tokens) if len(token) == longest)
         raise FormatError(
             f"{model.path}: token {number} has {longest} bytes, a .bin takes at most {_LONGEST_TOKEN}",
-            hint="write a GGUF, or mend the vocabulary",
+            hint="write a GGUF, or fix the vocabulary",
         )
     head += _packed(tokens)
     pieces = [(0, head)]

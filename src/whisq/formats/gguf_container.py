@@ -106,7 +106,7 @@ def read_container(file: MappedFile) -> Container:
     cursor = _Cursor(file)
     magic = bytes(cursor.take(4, "the magic number"))
     if magic != MAGIC:
-        raise FormatError(f"{file.path}: begins with {magic!r}, expected {MAGIC!r}", hint="this is no GGUF file")
+        raise FormatError(f"{file.path}: begins with {magic!r}, expected {MAGIC!r}", hint="name a GGUF file")
     version = cursor.integer("I", "the version")
     if version not in (2, 3):
         big_endian = version in (2 << 24, 3 << 24)
@@ -208,7 +208,7 @@ def _tensor(cursor: _Cursor, number: int) -> StoredTensor:
 def _checked_offset(path: Path, tensor: StoredTensor, alignment: int) -> int:
     if tensor.offset % alignment:
         raise FormatError(
-            f"{path}: tensor {tensor.name} is at offset {tensor.offset}, no multiple of {alignment}",
+            f"{path}: tensor {tensor.name} is at offset {tensor.offset}, not a multiple of {alignment}",
             hint=DAMAGED,
         )
     return tensor.offset

@@ -26,7 +26,7 @@ _CTRANSLATE2 = "model.bin"
 
 
 def looks_like_id(text: str) -> bool:
-    """Return whether a text that is no path on disk may be a model's id on the hub."""
+    """Return whether a text that is not a path on disk may be a model's id on the hub."""
     return _ID.fullmatch(text) is not None
 
 
@@ -37,9 +37,7 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
     """
     match = _ID.fullmatch(text)
     if match is None:
-        raise FormatError(
-            f"{text!r} is no id of a model on the hub", hint="write owner/name, as in openai/whisper-small"
-        )
+        raise FormatError(f"{text!r} is not a hub model id", hint="write owner/name, as in openai/whisper-small")
     repository, revision = match["repository"], match["revision"]
     card = {"name": repository, "repo_url": f"https://huggingface.co/{repository}"}
     source = Source(repository, revision, unreachable(repository))
@@ -67,7 +65,7 @@ class Source:
 def unreachable(repository: str) -> str | None:
     """Return why the hub cannot be asked for a repository, or None.
 
-    Asked once a model: the client itself tries for half a minute with each file.
+    Asked once per model: the client itself tries for half a minute with each file.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import errors as hub_errors
@@ -148,7 +146,7 @@ def fetch(source: Source, name: str) -> Path:
         raise FormatError(f"{shown}: has no such revision", hint="leave out @REVISION for the newest") from None
     except hub_errors.GatedRepoError:
         raise FormatError(
-            f"{shown}: access needs its owner's leave", hint="ask on its page, then: hf auth login"
+            f"{shown}: this model is gated", hint="request access on its page, then: hf auth login"
         ) from None
     except hub_errors.RepositoryNotFoundError:
         raise FormatError(

@@ -15,6 +15,7 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_tokenizer
@@ -93,12 +94,12 @@ def _config(path: Path) -> dict[str, Any]:
         )
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
-        raise FormatError(f"{path / 'config.json'}: is no JSON object", hint="the file is damaged")
+        raise FormatError(f"{path / 'config.json'}: is not a JSON object", hint=DOWNLOAD_AGAIN)
     kind = config.get("model_type")
     if kind != "whisper":
         raise FormatError(
             f"{path}: config.json says model_type {kind!r}, expected 'whisper'",
-            hint="whisq quantizes Whisper models only",
+            hint="name a Whisper model: whisq quantizes no others",
         )
     unlike = [
         f"{key} is {config[key]!r}, expected {expected!r}"
@@ -113,7 +114,10 @@ def _config(path: Path) -> dict[str, Any]:
         if isinstance(config.get(width), int) and config.get(side, 4 * config[width]) != 4 * config[width]:
             unlike.append(f"{side} is {config[side]!r}, expected 4 × d_model")
     if unlike:
-        raise FormatError(f"{path}: no runtime has this kind of Whisper: {'; '.join(unlike)}", hint="see config.json")
+        raise FormatError(
+            f"{path}: no runtime has this kind of Whisper: {'; '.join(unlike)}",
+            hint="take a model whose config.json has what is expected",
+        )
     return config
 
 
@@ -129,7 +133,7 @@ def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
     if wrong:
         raise FormatError(
             f"{path / 'config.json'}: {', '.join(wrong)}",
-            hint="expected the config that transformers writes for Whisper",
+            hint="copy config.json from where the model came from",
         )
     return Dimensions(**sizes)
 
@@ -160,7 +164,7 @@ def _sharded(path: Path, index: str, files: list[MappedFile]) -> dict[str, Store
         if absent:
             raise FormatError(
                 f"{shard}: lacks {len(absent)} tensors that {index} places there, the first is {absent[0]}",
-                hint="index and shards are from different downloads, or the shard is incomplete",
+                hint="download index and shards again: they are of different versions, or the shard is incomplete",
             )
         arrays.update(found)
     return arrays
@@ -170,7 +174,9 @@ def _torch_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
     saved = torch_zip.read_checkpoint(file, number)
     arrays = {name: array for name, array in (saved or {}).items() if isinstance(array, StoredArray)}
     if not arrays:
-        raise FormatError(f"{file.path}: holds no state dictionary", hint="expected what torch.save(state_dict) writes")
+        raise FormatError(
+            f"{file.path}: holds no state dictionary", hint="write it with torch.save(model.state_dict(), path)"
+        )
     return arrays
 
 
@@ -191,7 +197,7 @@ def _tie(path: Path, arrays: dict[str, StoredArray], files: list[MappedFile]) ->
     elif projection.type is not embedding.type or not _equal(projection, embedding, files):
         raise FormatError(
             f"{path}: {_PROJECTION} differs from {_EMBEDDING}, and no runtime keeps them apart",
-            hint="the model was trained with untied embeddings, or only one of them was updated",
+            hint="give up the projection by tying the two: model.tie_weights(), then model.save_pretrained(folder)",
         )
     return [_PROJECTION]
 
@@ -248,15 +254,17 @@ def _slow_tokenizer(path: Path) -> Tokenizer:
     vocabulary = read_json(path / "vocab.json")
     added = _optional_json(path / "added_tokens.json")
     if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
-        raise FormatError(f"{path / 'vocab.json'}: is no table of texts and ids", hint="the file is damaged")
+        raise FormatError(f"{path / 'vocab.json'}: is not a token-to-id mapping", hint=DOWNLOAD_AGAIN)
     if any("\ud800" <= character <= "\udfff" for text in (*vocabulary, *added) for character in text):
-        raise FormatError(f"{path / 'vocab.json'}: a token is half a character", hint="the file is damaged")
+        raise FormatError(f"{path / 'vocab.json'}: a token is half a character", hint=DOWNLOAD_AGAIN)
     text_of = {number: text for text, number in vocabulary.items()}
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
         tokens.append(bytes_of(text, markers_as_text=True))
     if not tokens:
-        raise FormatError(f"{path / 'vocab.json'}: has no token 0", hint="is the tokenizer complete?")
+        raise FormatError(
+            f"{path / 'vocab.json'}: has no token 0", hint="copy the whole tokenizer from where the model came from"
+        )
     special = {text: number for text, number in vocabulary.items() if re.fullmatch(r"<\|.*\|>", text)}
     special |= {text: number for text, number in added.items() if isinstance(number, int)}
     merges: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import torch_zip
-from whisq.formats.cursor import first_bytes
+from whisq.formats.cursor import DAMAGED, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
@@ -76,7 +76,7 @@ def _dimensions(path: Path, saved: Any) -> Dimensions:
         if not isinstance(stated.get(name), int) or not 0 < stated[name] <= most
     ]
     if wrong:
-        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint=DAMAGED)
     return Dimensions(**{name: stated[name] for name in LARGEST_SIZES})
 
 
@@ -88,7 +88,7 @@ def _shown(value: object) -> str:
 def _state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
     state = saved.get("model_state_dict")
     if not isinstance(state, dict):
-        raise FormatError(f"{path}: has no model_state_dict", hint="OpenAI's checkpoints have one")
+        raise FormatError(f"{path}: has no model_state_dict", hint="name one of OpenAI's checkpoints, which have one")
     return state
 
 
@@ -128,7 +128,7 @@ def _read_ranks(path: Path) -> Tokenizer:
             ranks[int(rank)] = base64.b64decode(token, validate=True)
         except (ValueError, binascii.Error) as error:
             raise FormatError(
-                f"{path}: line {number + 1} is no token and rank: {error}", hint="download it again"
+                f"{path}: line {number + 1} is not a token and a rank: {error}", hint="download it again"
             ) from None
     if sorted(ranks) != list(range(len(ranks))) or not ranks:
         raise FormatError(f"{path}: the ranks are not 0, 1, 2 … without a gap", hint="download it again")

@@ -27,7 +27,7 @@ _MOST_HEADER_BYTES = 100_000_000
 def read_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
     """Return the arrays of one mapped file by name; ``number`` is the file's among the model's.
 
-    Raises ``FormatError`` for what the format forbids: a header that is no JSON, offsets that overlap, leave gaps or
+    Raises ``FormatError`` for what the format forbids: a header that is not JSON, offsets that overlap, leave gaps or
     reach beyond the file, sizes that do not match shapes.
     """
     header = _header(file)
@@ -59,7 +59,7 @@ def _header(file: MappedFile) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{file.path}: the header is not JSON: {error}", hint=DOWNLOAD_AGAIN) from None
     if not isinstance(header, dict):
-        raise FormatError(f"{file.path}: the header is no JSON object", hint=DOWNLOAD_AGAIN)
+        raise FormatError(f"{file.path}: the header is not a JSON object", hint=DOWNLOAD_AGAIN)
     return header
 
 
@@ -70,7 +70,7 @@ def _validate(file: MappedFile) -> None:
         with safe_open(file.path, framework="numpy"):
             pass
     except (SafetensorError, ValueError, OSError) as error:
-        raise FormatError(f"{file.path}: no valid safetensors file: {error}", hint=DOWNLOAD_AGAIN) from None
+        raise FormatError(f"{file.path}: not a valid safetensors file: {error}", hint=DOWNLOAD_AGAIN) from None
 
 
 def _array(path: Path, name: str, entry: Any, data: int, number: int) -> StoredArray:
@@ -100,7 +100,10 @@ def shards_of(folder: Path, index_name: str = INDEX) -> tuple[list[Path], dict[s
         raise FormatError(f"{index}: has no weight_map", hint="the index is damaged: download it again")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or "\0" in name:
-            raise FormatError(f"{index}: names the shard {name!r}", hint="a shard must be a file beside its index")
+            raise FormatError(
+                f"{index}: names the shard {name!r}",
+                hint="put every shard beside its index, named without a folder",
+            )
     names = list(dict.fromkeys(weight_map.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:

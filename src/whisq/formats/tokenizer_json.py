@@ -8,6 +8,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.model import Tokenizer
 from whisq.whisper import Dimensions
 
@@ -29,23 +30,25 @@ def read_tokenizer(path: Path) -> Tokenizer:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}",
-            hint="expected model.vocab, model.merges and added_tokens, as transformers writes them",
+            hint="save it again with transformers, which writes model.vocab, model.merges and added_tokens",
         ) from None
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
         tokens.append(bytes_of(text, markers_as_text=True))
     if not tokens:
-        raise FormatError(f"{path}: the vocabulary has no token 0", hint="is the tokenizer complete?")
+        raise FormatError(
+            f"{path}: the vocabulary has no token 0", hint="copy the whole tokenizer from where the model came from"
+        )
     return Tokenizer(tuple(tokens), pairs, added)
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON document; raises ``FormatError`` when it is missing or is none."""
+    """Return a JSON document; raises ``FormatError`` when it is missing or not JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON: {error}", hint="the file is damaged") from None
+        raise FormatError(f"{path}: not valid JSON: {error}", hint=DOWNLOAD_AGAIN) from None
 
 
 def read_text(path: Path) -> str:
@@ -57,9 +60,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
     except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{path}: not UTF-8: {error.reason} at byte {error.start}", hint="the file is damaged"
-        ) from None
+        raise FormatError(f"{path}: not UTF-8: {error.reason} at byte {error.start}", hint=DOWNLOAD_AGAIN) from None
 
 
 def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None:
@@ -67,5 +68,5 @@ def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None
     if len(tokenizer.tokens) > dims.n_vocab:
         raise FormatError(
             f"{path}: the tokenizer has {len(tokenizer.tokens)} tokens, the model {dims.n_vocab}",
-            hint="tokenizer and weights come from different models",
+            hint="copy the tokenizer from where the weights came from",
         )

@@ -7,7 +7,6 @@ from. A ``.bin`` holds only the tokens; a GGUF wants the merges.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -45,11 +44,13 @@ def bytes_of(text: str, *, markers_as_text: bool = False) -> bytes:
     With ``markers_as_text`` a text that begins like a marker (``<|…|>``) is UTF-8 too: Hugging Face's vocabularies
     write markers as they are, a GGUF written here spells every token of the vocabulary the printable way.
     """
-    if not (markers_as_text and text.startswith("<|")):
-        table = _byte_of_character()
-        with contextlib.suppress(KeyError):
-            return bytes([table[character] for character in text])
-    return text.encode("utf-8", "surrogatepass")
+    if markers_as_text and text.startswith("<|"):
+        return text.encode("utf-8", "surrogatepass")
+    table = _byte_of_character()
+    try:
+        return bytes([table[character] for character in text])
+    except KeyError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def split(text: bytes, ranks: Mapping[bytes, int], below: int | None = None) -> list[bytes]:

@@ -24,7 +24,7 @@ from format_builders import (
     write_huggingface,
     write_openai,
 )
-from whisq.convert import make_conversion
+from whisq.quantization.convert import make_conversion
 
 from whisq import Recipe, make_plan, quantize
 from whisq.formats import open_model

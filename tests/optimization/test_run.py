@@ -1,5 +1,6 @@
 """All in one go on real weights: what comes of it, that it resumes, and that errors come before the work."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from whisq.cli import main
 from whisq.demo import SENTENCE
 from whisq.errors import DataError, MissingExtraError, OutputError, PlanError
 from whisq.evaluation.results_json import read_results
-from whisq.optimization.run import Settings, optimize
+from whisq.optimization.run import OptimizationSettings, optimize
 from whisq.recipe import load_recipe
 
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
@@ -31,8 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, speech_wav: Path) -> Path:
     return folder / "clips.csv"
 
 
-def settings(**changed) -> Settings:
-    return Settings(types=("q4_0", "q8_0"), protect=FEW, probes=1, **changed)
+def settings(**changed) -> OptimizationSettings:
+    return OptimizationSettings(types=("q4_0", "q8_0"), protect=FEW, probes=1, **changed)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,44 @@ def size(tiny_en_bin: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def made(tiny_en_bin: Path, data: Path, size: int, tmp_path_factory: pytest.TempPathFactory):
+def hashed() -> list[int]:
+    """The bytes that went through each SHA-256 while ``made`` was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def made(tiny_en_bin: Path, data: Path, size: int, hashed: list[int], tmp_path_factory: pytest.TempPathFactory):
     output = tmp_path_factory.mktemp("made") / "mix.bin"
-    return optimize(tiny_en_bin, output, data, size_bytes=size, settings=settings())
+    sha256, file_digest = hashlib.sha256, hashlib.file_digest
+
+    class Counting:
+        def __init__(self, data: bytes = b"") -> None:
+            self.digest = sha256(data)
+            self.number = len(hashed)
+            hashed.append(len(data))
+
+        def update(self, data: bytes) -> None:
+            self.digest.update(data)
+            hashed[self.number] += len(data)
+
+        def hexdigest(self) -> str:
+            return self.digest.hexdigest()
+
+    def counting_file_digest(stream, name):
+        hashed.append(Path(stream.name).stat().st_size)
+        return file_digest(stream, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashlib, "sha256", Counting)
+        patch.setattr(hashlib, "file_digest", counting_file_digest)
+        return optimize(tiny_en_bin, output, data, size_bytes=size, settings=settings())
 
 
-def test_the_file_has_the_size_and_is_judged_on_clips_held_back(made, size: int) -> None:
+def test_the_source_is_hashed_once(made, hashed: list[int], tiny_en_bin: Path) -> None:
+    assert hashed.count(tiny_en_bin.stat().st_size) == 1
+
+
+def test_the_file_has_the_size_and_is_judged_on_held_out_clips(made, size: int) -> None:
     assert 0.97 * size < made.output.stat().st_size <= size
     assert made.calibration.heard["clips"] == 2
     assert len(made.evaluation.data.clips) == 1
@@ -115,14 +148,18 @@ def test_the_command_says_sizes_divergences_and_a_verdict(made, tiny_en_bin, dat
 @pytest.mark.parametrize(
     ("changed", "error", "said"),
     [
-        ({"size_bytes": 1 << 30, "settings": Settings(protect=(".*",))}, PlanError, "no matrix takes part"),
+        ({"size_bytes": 1 << 30, "settings": OptimizationSettings(protect=(".*",))}, PlanError, "no matrix takes part"),
         ({"size_bytes": 1 << 20}, PlanError, "the smallest mix is a file of"),
         ({"bits": 2.0}, PlanError, "the smallest mix has"),
         ({}, PlanError, "one goal"),
         ({"size_bytes": 1 << 30, "bits": 5.0}, PlanError, "one goal"),
         ({"size_bytes": 1 << 30, "output": "nowhere/out.bin"}, OutputError, "no directory"),
         ({"size_bytes": 1 << 30, "data": "nothing"}, DataError, "no such file"),
-        ({"size_bytes": 1 << 30, "settings": Settings(target="whisper.cpp")}, PlanError, "no runtime that loads mixes"),
+        (
+            {"size_bytes": 1 << 30, "settings": OptimizationSettings(target="whisper.cpp")},
+            PlanError,
+            "cannot load mixed types",
+        ),
     ],
 )
 def test_errors_come_before_the_work(tiny_en_bin, data, tmp_path, monkeypatch, changed, error, said) -> None:
@@ -138,7 +175,7 @@ def test_errors_come_before_the_work(tiny_en_bin, data, tmp_path, monkeypatch, c
 def test_one_clip_is_too_few(tiny_en_bin, speech_wav, tmp_path) -> None:
     (tmp_path / "one.wav").write_bytes(speech_wav.read_bytes())
     (tmp_path / "one.txt").write_text(SENTENCE)
-    with pytest.raises(DataError, match="none can be held back"):
+    with pytest.raises(DataError, match="none can be held out"):
         optimize(tiny_en_bin, tmp_path / "out.bin", tmp_path, size_bytes=1 << 30, settings=settings())
 
 

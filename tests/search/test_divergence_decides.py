@@ -11,7 +11,7 @@ from whisq.calibration.run import Settings as Calibrating
 from whisq.calibration.run import calibrate
 from whisq.demo import SENTENCE
 from whisq.search.goal import Goal, Space
-from whisq.search.measure import Settings
+from whisq.search.measure import SearchSettings
 from whisq.search.run import search
 
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
@@ -44,7 +44,7 @@ def test_the_search_follows_the_divergence_not_the_error_of_the_weights(
         )
         goal = Goal(size_bytes=whisq.make_plan(model, one_of_each).size_bytes)
         space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", protect, ())
-        found = search(model, made, goal, space, settings=Settings("ggml", 1))
+        found = search(model, made, goal, space, settings=SearchSettings("ggml", 1))
         chosen = {name: whisq.make_plan(model, found.recipe)[name].type.name for name in (QUERY, VALUE)}
     harms = found.sensitivity.harms
     assert harms[VALUE]["q4_0"] > 3 * harms[QUERY]["q4_0"]

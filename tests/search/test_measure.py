@@ -14,9 +14,10 @@ import whisq
 from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of
-from whisq.search import Choice, Goal, Mix, Sensitivity, Space, curve, read_sensitivity, search
+from whisq.search import Choice, Goal, Mix, Sensitivity, Space, curve, read_sensitivity, search, solve
 from whisq.search.allocate import allocate
-from whisq.search.measure import _combined, _to_measure, correlation, parse_how, random_mixes
+from whisq.search.measure import parse_how
+from whisq.search.prediction import combined, correlation, random_mixes, to_measure
 from whisq.types import F16, TYPES
 
 Q4, Q5, Q8 = TYPES["q4_0"], TYPES["q5_0"], TYPES["q8_0"]
@@ -45,11 +46,11 @@ def sensitivity_of(space: Space, how: str = "one", seed: int = 0) -> Sensitivity
 
 
 def test_one_measures_every_matrix_in_its_worst_type_and_some_pairs_more() -> None:
-    wanted = _to_measure("one", ERRORS, BLOCKS, 0)
+    wanted = to_measure("one", ERRORS, BLOCKS, 0)
     assert {name for name, kind in wanted if kind is Q4} == set(BLOCKS)
     assert len(wanted) == len(set(wanted)) == len(BLOCKS) + 12
-    assert len(_to_measure("all", ERRORS, BLOCKS, 0)) == 48
-    few = _to_measure("few", ERRORS, BLOCKS, 0)
+    assert len(to_measure("all", ERRORS, BLOCKS, 0)) == 48
+    few = to_measure("few", ERRORS, BLOCKS, 0)
     assert len(few) == 12
     assert {name for name, _ in few} >= {"encoder.blocks.7.mlp.0.weight", "decoder.blocks.7.mlp.0.weight"}
 
@@ -58,7 +59,7 @@ def test_the_unmeasured_types_follow_by_the_ratio_of_the_errors() -> None:
     found = {name: {"q4_0": 3 * errors["q4_0"]} for name, errors in ERRORS.items()}
     other = "decoder.blocks.2.mlp.0.weight"
     found[other]["q5_0"] = 0.5
-    harms, checks = _combined("one", ERRORS, found, BLOCKS)
+    harms, checks = combined("one", ERRORS, found, BLOCKS)
     name = "encoder.blocks.1.mlp.0.weight"
     assert harms[name] == pytest.approx({"q4_0": 0.96, "q5_0": 0.24, "q8_0": 0.006, "f16": 0.0})
     assert harms[other]["q5_0"] == 0.5
@@ -66,11 +67,11 @@ def test_the_unmeasured_types_follow_by_the_ratio_of_the_errors() -> None:
 
 
 def test_with_few_measured_each_stack_has_its_own_scale() -> None:
-    wanted = _to_measure("few", ERRORS, BLOCKS, 0)
+    wanted = to_measure("few", ERRORS, BLOCKS, 0)
     found = {name: {} for name in BLOCKS}
     for name, kind in wanted:
         found[name][kind.name] = (2 if name.startswith("encoder") else 5) * ERRORS[name][kind.name]
-    harms, checks = _combined("few", ERRORS, found, BLOCKS)
+    harms, checks = combined("few", ERRORS, found, BLOCKS)
     for name, factor in (("encoder.blocks.3.mlp.0.weight", 2), ("decoder.blocks.3.mlp.0.weight", 5)):
         assert harms[name]["q8_0"] == pytest.approx(factor * ERRORS[name]["q8_0"])
     assert len(checks) == 12
@@ -97,9 +98,13 @@ def test_unknown_ways_of_measuring_are_refused() -> None:
         parse_how("most")
 
 
-def searched(model, goal: Goal, space: Space, **more):
-    # The calibration is not looked at when nothing is measured.
-    return search(model, None, goal, space, reuse=sensitivity_of(space), **more)
+def searched(model, goal: Goal, space: Space):
+    # The calibration is not looked at for a .bin.
+    return solve(model, None, goal, space, sensitivity_of(space))
+
+
+def fast_mix(model, goal: Goal, space: Space, seconds: dict[str, float]):
+    return solve(model, None, goal, space, replace(sensitivity_of(space), seconds=seconds), prefer_fast=True)
 
 
 def test_a_searched_file_is_within_its_size_and_half_a_percent_and_a_bigger_one_harms_less(model) -> None:
@@ -118,7 +123,7 @@ def test_a_searched_file_is_within_its_size_and_half_a_percent_and_a_bigger_one_
 @pytest.mark.parametrize("names", [("q4_0", "q8_0"), ("q5_0", "q4_1", "q8_0")])
 def test_it_is_the_best_of_all_mixes_of_a_few_matrices(model, names) -> None:
     space = Space.of(model, names, "transcribe.cpp", (r"encoder.*", r"decoder\.blocks\.\d\.attn.*"), ())
-    some = Space(space.tensors[:5], {t.name: space.types[t.name] for t in space.tensors[:5]}, (), ())
+    some = replace(space, tensors=space.tensors[:5], types={t.name: space.types[t.name] for t in space.tensors[:5]})
     known = sensitivity_of(some)
     choices = {
         t.name: [
@@ -145,7 +150,7 @@ def test_protection_the_target_and_misfits_are_respected(model) -> None:
         assert all(kind.fits(tensor.n_columns) for kind in whole.types[tensor.name])
     with pytest.raises(PlanError, match="does not load q3_K"):
         Space.of(model, ("q3_K",), "transcribe.cpp", (), ())
-    with pytest.raises(PlanError, match="loads mixes"):
+    with pytest.raises(PlanError, match="cannot load mixed types"):
         Space.of(model, (), "whisper.cpp", (), ())
     found = searched(model, Goal(bits=9.0), plain)
     plan = whisq.make_plan(model, found.recipe, target="transcribe.cpp")
@@ -169,7 +174,7 @@ def test_preferring_speed_takes_the_faster_types_within_size_and_a_tenth(model) 
     size = whisq.make_plan(model, whisq.Recipe(TYPES["q5_1"])).size_bytes
     plain = searched(model, Goal(size_bytes=size), space)
     slow = {"q4_0": 1.0, "q5_0": 9.0, "q5_1": 9.0, "q8_0": 1.0, "f16": 2.0}
-    fast = searched(model, Goal(size_bytes=size), space, prefer_fast=lambda: slow)
+    fast = fast_mix(model, Goal(size_bytes=size), space, slow)
     assert fast.mix.size_bytes <= plain.mix.size_bytes
     assert fast.mix.predicted <= 1.1 * plain.mix.predicted * (1 + 1e-9)
 
@@ -178,21 +183,20 @@ def test_preferring_speed_takes_the_faster_types_within_size_and_a_tenth(model) 
         return sum(slow[plan[t.name].type.name] * t.n_weights for t in space.tensors)
 
     assert seconds(fast) < seconds(plain)
-    assert fast.sensitivity.seconds == slow
 
 
 def test_preferring_speed_keeps_a_divergence_that_was_asked_for(model) -> None:
     space = Space.of(model, ("q4_0", "q5_0", "q5_1", "q8_0"), "transcribe.cpp", (), ())
     limit = sensitivity_of(space).predicted({t.name: "q5_1" for t in space.tensors})
     slow = {"q4_0": 1.0, "q5_0": 9.0, "q5_1": 9.0, "q8_0": 9.0, "f16": 9.0}
-    assert searched(model, Goal(divergence=limit), space, prefer_fast=lambda: slow).mix.predicted <= limit
+    assert fast_mix(model, Goal(divergence=limit), space, slow).mix.predicted <= limit
 
 
 def test_types_that_the_runtime_cannot_time_take_no_part_where_speed_is_preferred(model) -> None:
     space = Space.of(model, (), "whisper.cpp-pr3605", (), ())
     slow = {"q4_0": 1.0, "q5_0": 2.0, "q8_0": 3.0, "f16": 9.0}
     size = whisq.make_plan(model, whisq.Recipe(Q5)).size_bytes
-    found = searched(model, Goal(size_bytes=size), space, prefer_fast=lambda: slow)
+    found = fast_mix(model, Goal(size_bytes=size), space, slow)
     assert {rule.type.name for rule in found.recipe.rules} <= slow.keys()
     assert found.mix.size_bytes <= size
 
@@ -202,7 +206,7 @@ def test_a_size_is_that_of_the_container_that_was_asked_for(model, tmp_path) -> 
     write_calibration(tmp_path / "a.calib")
     heard = read_calibration(tmp_path / "a.calib")
     size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes + 400_000
-    found = search(model, heard, Goal(size_bytes=size), space, reuse=sensitivity_of(space), container="gguf")
+    found = solve(model, heard, Goal(size_bytes=size, container="gguf"), space, sensitivity_of(space))
     stated = provenance_of(model, found.recipe, "feedback", heard)
     plan = whisq.make_plan(model, found.recipe, container="gguf", provenance=stated, calibration=heard)
     assert 0.97 * size < plan.size_bytes == found.mix.size_bytes <= size
@@ -212,26 +216,66 @@ def test_a_size_is_that_of_the_container_that_was_asked_for(model, tmp_path) -> 
     "bound", [{"size_bytes": 0}, {"bits": float("nan")}, {"bits": float("inf")}, {"divergence": -1.0}]
 )
 def test_goals_that_are_none(bound) -> None:
-    with pytest.raises(PlanError, match="is no goal"):
+    with pytest.raises(PlanError, match="must be above 0"):
         Goal(**bound)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"size_bytes": 9, "bits": 4.5}])
+def test_a_goal_is_one(bounds) -> None:
+    with pytest.raises(PlanError, match="one goal is needed"):
+        Goal(**bounds)
 
 
 def test_what_was_not_measured_is_not_left_out_silently(model) -> None:
     known = sensitivity_of(Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ()))
     space = Space.of(model, ("q4_0", "q5_0"), "transcribe.cpp", (), ())
     with pytest.raises(PlanError, match="q5_0 was not measured"):
-        search(model, None, Goal(bits=12.0), space, reuse=known)
+        solve(model, None, Goal(bits=12.0), space, known)
 
 
-def test_what_was_measured_is_handed_out_before_it_is_solved(model, monkeypatch) -> None:
-    module = import_module("whisq.search.run")
-    space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
-    known, kept = sensitivity_of(space), []
-    monkeypatch.setattr(module, "measure_space", lambda *_, **__: (known, None))
-    monkeypatch.setattr(module, "recipe_of", None)  # the solving breaks
-    with pytest.raises(TypeError):
-        search(model, None, Goal(bits=12.0), space, on_measured=kept.append)
-    assert kept[0] is known
+def test_what_was_measured_is_kept_before_it_is_solved(model, tmp_path, capsys, monkeypatch) -> None:
+    from whisq.cli import main
+
+    write_calibration(tmp_path / "a.calib", model_sha256=model.sha256)
+    known = sensitivity_of(Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ()))
+    monkeypatch.setattr("whisq.search.measure_space", lambda *_, **__: (known, None))
+    monkeypatch.setattr("whisq.search.solve", None)  # the solving breaks
+    words = ["search", model.path, "--calibration", tmp_path / "a.calib", "--types", "q4_0,q8_0", "--bits", 12]
+    words += ["-o", tmp_path / "mix.toml", "--sensitivity", tmp_path / "s.json"]
+    assert main([str(word) for word in words]) == 2
+    assert "internal" in capsys.readouterr().err
+    assert read_sensitivity(tmp_path / "s.json") == known
+
+
+def test_a_space_knows_the_bytes_of_every_mix(model) -> None:
+    space = Space.of(model, (), "transcribe.cpp", (), (r"decoder\.token_embedding\.weight",))
+    plans = {
+        mix.name: whisq.make_plan(
+            model,
+            whisq.load_recipe(mix.name)
+            if mix.kind == "preset"
+            else whisq.Recipe(TYPES[mix.name], protect=space.protect, unprotect=space.unprotect),
+        )
+        for mix in space.usual
+    }
+    assert {"q4_0", "q4_K", "q8_0", "balanced"} <= plans.keys()
+    for mix in space.usual:
+        assert mix.size_bytes == plans[mix.name].size_bytes, mix.name
+        assert mix.types == {t.name: plans[mix.name][t.name].type for t in space.tensors}, mix.name
+        if mix.kind == "uniform":
+            assert mix.size_bytes == space.size_of(mix.types)
+            goal = Goal(bits=plans[mix.name].bits_per_weight * (1 + 1e-12))
+            assert space.budget_of(goal) == mix.size_bytes - space.file_bytes
+    assert min(mix.size_bytes for mix in space.usual) >= space.size_of(space.smallest())
+
+
+def test_nothing_is_planned_again_to_solve(model, monkeypatch) -> None:
+    space = Space.of(model, (), "transcribe.cpp", (), ())
+    for module in ("goal", "run"):
+        monkeypatch.setattr(f"whisq.search.{module}.make_plan", None)
+    for goal in (Goal(bits=10.0), Goal(size_bytes=space.size_of(space.smallest())), Goal(divergence=0.1)):
+        assert searched(model, goal, space).mix.size_bytes > 0
+    assert len(curve(space, sensitivity_of(space))) > len(space.usual)
 
 
 def test_a_size_out_of_reach_is_refused_before_measuring(model) -> None:
@@ -263,7 +307,7 @@ def test_it_says_so_when_a_uniform_type_is_better(model) -> None:
 
 def test_the_curve_has_all_uniform_types_and_a_mix_of_each_size_that_is_no_worse(model) -> None:
     space = Space.of(model, (), "transcribe.cpp", (), ())
-    found = curve(model, space, sensitivity_of(space))
+    found = curve(space, sensitivity_of(space))
     uniform = {mix.name: mix for mix in found if mix.kind == "uniform"}
     assert {"q4_0", "q5_1", "q8_0"} <= uniform.keys()
     mixes = [mix for mix in found if mix.kind == "searched"]

@@ -2,21 +2,24 @@
 
 from whisq.search.allocate import Choice, fastest
 from whisq.search.goal import Goal, Searched, Space
-from whisq.search.measure import Settings
-from whisq.search.run import curve, search
+from whisq.search.measure import SearchSettings
+from whisq.search.run import curve, measure_space, refuse_unreachable, search, solve
 from whisq.search.sensitivity import Mix, Sensitivity, read_sensitivity, write_sensitivity
 
 __all__ = [
     "Choice",
     "Goal",
     "Mix",
+    "SearchSettings",
     "Searched",
     "Sensitivity",
-    "Settings",
     "Space",
     "curve",
     "fastest",
+    "measure_space",
     "read_sensitivity",
+    "refuse_unreachable",
     "search",
+    "solve",
     "write_sensitivity",
 ]

@@ -126,16 +126,20 @@ def allocate(
     Of mixes with equal harm it is one with no smaller choice that harms as little. What would take a larger table than
     ``largest_table`` HiGHS solves. Raises ``PlanError`` when even the smallest choices do not fit.
     """
-    smallest = sum(min(choice.size_bytes for choice in options) for options in choices.values())
-    if smallest > budget_bytes:
-        raise PlanError(
-            f"the matrices take at least {smallest} bytes, the budget leaves {budget_bytes}",
-            hint="raise the budget, allow smaller types (--types), or let the embedding take part (--unprotect)",
-        )
+    refuse_small_budget(sum(min(choice.size_bytes for choice in options) for options in choices.values()), budget_bytes)
     useful = {name: undominated(options) for name, options in choices.items()}
     if sum(options[-1].size_bytes for options in useful.values()) <= budget_bytes:
         return {name: options[-1] for name, options in useful.items()}
     return by_table(useful, budget_bytes, largest_table) or _solve(useful, budget_bytes)
+
+
+def refuse_small_budget(smallest_bytes: int, budget_bytes: int) -> None:
+    """Raise ``PlanError`` where even the smallest mix is over the budget."""
+    if smallest_bytes > budget_bytes:
+        raise PlanError(
+            f"the matrices take at least {smallest_bytes} bytes, the budget leaves {budget_bytes}",
+            hint="raise the budget, allow smaller types (--types), or let the embedding take part (--unprotect)",
+        )
 
 
 def by_table(

@@ -6,6 +6,7 @@ the light or dark theme. Nothing here depends on a screen's width: the script se
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary, TensorError
@@ -313,7 +314,7 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
 
 
 def _tensor_hover(tensor: TensorError) -> str:
-    snr = "no difference" if tensor.snr_db is None else f"{number(tensor.snr_db)} dB signal to noise"
+    snr = "no difference" if tensor.relative_error == 0 else f"{number(tensor.snr_db)} dB signal to noise"
     return (
         f"<b>{tensor.name}</b><br>{tensor.type}, {mebibytes(tensor.size_bytes, 2)} MiB<br>{snr}, "
         f"{percent(tensor.relative_error, 2)} % relative error"
@@ -345,10 +346,23 @@ def _tone(kind: str) -> int:
 
 
 def _by_error(grid: list[list[TensorError | None]]) -> Figure:
-    finite = [cell.snr_db for row in grid for cell in row if cell and cell.snr_db is not None]
-    equal = max(finite, default=0.0)
-    values = [[(equal if cell.snr_db is None else cell.snr_db) if cell else None for cell in row] for row in grid]
-    texts = [[("=" if cell.snr_db is None else number(cell.snr_db)) if cell else "" for cell in row] for row in grid]
+    finite = [cell.snr_db for row in grid for cell in row if cell and math.isfinite(cell.snr_db)]
+
+    def value(cell: TensorError | None) -> float | None:
+        """Give what is infinite the colour of the best or the worst that is not."""
+        if cell is None:
+            return None
+        if math.isinf(cell.snr_db):
+            return max(finite, default=0.0) if cell.snr_db > 0 else min(finite, default=0.0)
+        return cell.snr_db
+
+    def text(cell: TensorError | None) -> str:
+        if cell is None:
+            return ""
+        return "=" if cell.relative_error == 0 else number(cell.snr_db)
+
+    values = [[value(cell) for cell in row] for row in grid]
+    texts = [[text(cell) for cell in row] for row in grid]
     return {
         "z": values,
         "text": texts,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisq.compare import finite_or_none
 from whisq.evaluation.results import Evaluation
 from whisq.extras import require_packages
 from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
@@ -78,8 +79,8 @@ def _payload(evaluation: Evaluation, curve: Sequence[Mix]) -> dict[str, Any]:
                     tensor.reference_type,
                     tensor.n_weights,
                     tensor.size_bytes / (1 << 20),
-                    tensor.snr_db,
-                    100 * tensor.relative_error,
+                    finite_or_none(tensor.snr_db),
+                    finite_or_none(100 * tensor.relative_error),
                 ]
                 for tensor in model.tensors
             ]

@@ -12,10 +12,10 @@ from markupsafe import escape
 from whisq.errors import DataError, OutputError
 from whisq.evaluation import from_json, to_json
 from whisq.evaluation.results import Evaluation
-from whisq.report.figures import map_figures
 from whisq.report.page import render_report, write_report
 from whisq.report.search_curve import curve_figure
 from whisq.report.tables import markdown_text
+from whisq.report.tensor_map import map_figures
 from whisq.whisper import MATRIX_ROLES
 
 

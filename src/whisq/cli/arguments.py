@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|MiB|GB|GiB)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
@@ -34,6 +35,15 @@ def size_bytes(text: str) -> int:
 def type_names(text: str) -> tuple[str, ...]:
     """Return names of types, separated by commas, as argparse wants it."""
     return tuple(text.split(",")) if text else ()
+
+
+def cache_folder(args: argparse.Namespace) -> Path | None:
+    """Return the folder that ``--cache`` and ``--no-cache`` mean."""
+    from whisq.writing import default_cache_folder
+
+    if args.no_cache:
+        return None
+    return Path(args.cache) if args.cache else default_cache_folder()
 
 
 def add_goal(parser: argparse.ArgumentParser) -> None:

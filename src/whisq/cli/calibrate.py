@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, count
+from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
 from whisq.errors import DataError
 from whisq.writing import check_writable
@@ -98,11 +98,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
     from whisq.calibration.run import Settings, calibrate
-    from whisq.writing import default_cache_folder
 
-    cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
     settings = Settings(
-        args.limit, args.seed, args.language, args.own_text, args.device, args.threads, args.skip_bad, cache
+        args.limit,
+        args.seed,
+        args.language,
+        args.own_text,
+        args.device,
+        args.threads,
+        args.skip_bad,
+        cache_folder(args),
     )
     with console.stages() as progress:
         return calibrate(args.model, args.data, output, settings=settings, progress=progress)

@@ -90,7 +90,9 @@ def _line(tensor: TensorDifference, types: str, width: int) -> str:
 
 
 def _percent(error: float) -> str:
-    return "equal" if error == 0 else "inf" if math.isinf(error) else f"{100 * error:.4f}%"
+    if error == 0:
+        return "equal"
+    return "inf" if math.isinf(error) else f"{100 * error:.4f}%"
 
 
 def _decibel(snr_db: float) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, count
+from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
 from whisq.writing import check_writable, write_text
 
@@ -110,9 +109,7 @@ def _curve(path: str | None) -> tuple[Mix, ...]:
 
 def _settings(args: argparse.Namespace) -> EvaluationSettings:
     from whisq.evaluation.run import EvaluationSettings
-    from whisq.writing import default_cache_folder
 
-    cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
     return EvaluationSettings(
         limit=args.limit,
         seed=args.seed,
@@ -124,5 +121,5 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
         inside=args.inside,
         device=args.device,
         skip_bad=args.skip_bad,
-        cache=cache,
+        cache=cache_folder(args),
     )

@@ -107,9 +107,9 @@ def optimize(
             data, limit=chosen.limit, seed=chosen.seed, language=chosen.language, skip_bad=chosen.skip_bad,
             on_clip=lambda done, total: progress("checking clips", done, total),
         )  # fmt: skip
-        heard, judged = split_clips(clips, seed=chosen.seed)
+        learnt, judged = split_clips(clips, seed=chosen.seed)
         work = _Work(opened, target, goal, space, chosen, steps, progress)
-        calibration = work.calibrate(heard)
+        calibration = work.calibrate(learnt)
         recipe = work.search(calibration)
         work.quantize(calibration, recipe)
         evaluation = work.evaluate(judged)

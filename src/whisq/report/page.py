@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from whisq.compare import finite_or_none
 from whisq.evaluation.results import Evaluation
 from whisq.extras import require_packages
-from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure
+from whisq.report.figures import difference_figure, inside_figure, size_figure, speed_figure
 from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
+from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import SHOWN, transcript_records
 from whisq.report.wording import duration, mebibytes, number, remarks, verdict_parts, verdict_word
 from whisq.writing import write_bytes

@@ -44,7 +44,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
         "data": traces,
         "layout": layout_of(
             xaxis={"title": {"text": "size, MiB"}},
-            yaxis={"type": "log", "title": {"text": "divergence, nats a token"}, "exponentformat": "power"},
+            yaxis={"type": "log", "title": {"text": "divergence, nats per token"}, "exponentformat": "power"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
             height=420,
         ),

@@ -142,16 +142,17 @@ void iq4_xs(const uint8_t* b, float* y) {
     }
 }
 
-using Decoder = void (*)(const uint8_t*, float*);
+// Decodes n weights, a whole number of blocks.
+using Decoder = void (*)(const uint8_t* source, float* destination, int64_t n);
 
-template <Decoder decode>
-void all_blocks(const uint8_t* source, int type, float* destination, int64_t n_weights) {
-    const int size = block_size(type), bytes = block_bytes(type);
-    for (int64_t block = 0; block < n_weights / size; ++block)
-        decode(source + block * bytes, destination + block * size);
+template <Type type, void (*decode)(const uint8_t*, float*)>
+void blocks(const uint8_t* source, float* destination, int64_t n) {
+    constexpr int kSize = row_of(type).block_size, kBytes = row_of(type).block_bytes;
+    for (int64_t block = 0; block < n / kSize; ++block) decode(source + block * kBytes, destination + block * kSize);
 }
 
-void widen(const uint8_t* source, int type, float* destination, int64_t n) {
+template <Type type>
+void widen(const uint8_t* source, float* destination, int64_t n) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         const F value = load(source, type, i);
@@ -168,54 +169,50 @@ void widen(const uint8_t* source, int type, float* destination, int64_t n) {
     }
 }
 
-}  // namespace
-
-bool dequantize(const uint8_t* source, int type, float* destination, int64_t n) {
+constexpr Decoder decoder_of(Type type) {
     switch (type) {
         case kF32:
+            return widen<kF32>;
         case kF16:
+            return widen<kF16>;
         case kBF16:
-            widen(source, type, destination, n);
-            return true;
+            return widen<kBF16>;
         case kQ4_0:
-            all_blocks<q4_0>(source, type, destination, n);
-            return true;
+            return blocks<kQ4_0, q4_0>;
         case kQ4_1:
-            all_blocks<q4_1>(source, type, destination, n);
-            return true;
+            return blocks<kQ4_1, q4_1>;
         case kQ5_0:
-            all_blocks<q5_0>(source, type, destination, n);
-            return true;
+            return blocks<kQ5_0, q5_0>;
         case kQ5_1:
-            all_blocks<q5_1>(source, type, destination, n);
-            return true;
+            return blocks<kQ5_1, q5_1>;
         case kQ8_0:
-            all_blocks<q8_0>(source, type, destination, n);
-            return true;
+            return blocks<kQ8_0, q8_0>;
         case kQ2_K:
-            all_blocks<q2_k>(source, type, destination, n);
-            return true;
+            return blocks<kQ2_K, q2_k>;
         case kQ3_K:
-            all_blocks<q3_k>(source, type, destination, n);
-            return true;
+            return blocks<kQ3_K, q3_k>;
         case kQ4_K:
-            all_blocks<q4_k>(source, type, destination, n);
-            return true;
+            return blocks<kQ4_K, q4_k>;
         case kQ5_K:
-            all_blocks<q5_k>(source, type, destination, n);
-            return true;
+            return blocks<kQ5_K, q5_k>;
         case kQ6_K:
-            all_blocks<q6_k>(source, type, destination, n);
-            return true;
+            return blocks<kQ6_K, q6_k>;
         case kIQ4_NL:
-            all_blocks<iq4_nl>(source, type, destination, n);
-            return true;
+            return blocks<kIQ4_NL, iq4_nl>;
         case kIQ4_XS:
-            all_blocks<iq4_xs>(source, type, destination, n);
-            return true;
-        default:
-            return false;
+            return blocks<kIQ4_XS, iq4_xs>;
     }
+    return nullptr;  // not a type
+}
+static_assert(answers_every_row([](Type type) { return decoder_of(type) != nullptr; }));
+
+}  // namespace
+
+Outcome dequantize(const uint8_t* source, Type type, float* destination, int64_t n) {
+    const Decoder decode = decoder_of(type);
+    if (decode == nullptr) return Outcome::kNoKernel;
+    decode(source, destination, n);
+    return Outcome::kDone;
 }
 
 }  // namespace whisq::WHISQ_ISA

@@ -1,5 +1,6 @@
-// iq4_nl and iq4_xs: 4-bit indices into sixteen fixed values, 32 weights to a block; iq4_xs quantizes the scales of
-// eight blocks too. Layouts and arithmetic: ggml-common.h, ggml-quants.c (quantize_row_iq4_nl_impl).
+// Types whose stored integers are indices into sixteen fixed values, 32 weights to a scale: iq4_nl, and iq4_xs, which
+// quantizes the scales of eight blocks too. Layouts and arithmetic: ggml-common.h, ggml-quants.c
+// (quantize_row_iq4_nl_impl).
 #include "families.h"
 #include "search.h"
 
@@ -76,6 +77,8 @@ void put_halves(const Group& g, F value) {
     for (int lane = 0; lane < kLanes; ++lane) put_half(g.out[lane], half_from_float(value[lane]));
 }
 
+}  // namespace
+
 void quantize_iq4_nl(const Group& g) {
     F w[32];
     I l[32], is_zero;
@@ -110,19 +113,6 @@ void quantize_iq4_xs(const Group& g) {
     }
     put_words(g, 4, low);
     for (int lane = 0; lane < kLanes; ++lane) put_half(g.out[lane] + 2, (uint16_t)high[lane]);
-}
-
-}  // namespace
-
-GroupKernel iq4_kernel(int type) {
-    switch (type) {
-        case kIQ4_NL:
-            return quantize_iq4_nl;
-        case kIQ4_XS:
-            return quantize_iq4_xs;
-        default:
-            return nullptr;
-    }
 }
 
 }  // namespace whisq::WHISQ_ISA

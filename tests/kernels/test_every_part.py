@@ -5,7 +5,8 @@ import pytest
 
 from whisq import kernels
 from whisq.errors import KernelError
-from whisq.kernels import _core
+from whisq.kernels import _core, reference
+from whisq.kernels.blocks import FORMATS, format_of
 from whisq.kernels.core_types import CORE_TYPES
 from whisq.kernels.feedback import factor_of, feedback_parts, quantize_with_feedback
 from whisq.types import TYPES
@@ -42,6 +43,32 @@ def test_it_has_a_quantizer_and_a_decoder_that_write_every_byte(kind, isa):
         numbers.append(into)
     assert np.array_equal(*numbers)
     assert np.abs(numbers[0] - weights).max() < np.abs(weights).max() / 2
+
+
+def test_types_with_blocks_have_a_definition_and_no_other_has():
+    assert set(FORMATS) == {kind.name for kind in TYPES.values() if kind.is_quantized}
+    with pytest.raises(KernelError, match="f16 has no blocks"):
+        format_of(TYPES["f16"])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES.values() if kind.is_quantized], ids=str)
+def test_its_definition_packs_what_it_unpacks(kind):
+    blocks = kernels.quantize(np.random.default_rng(0).standard_normal((50, 512)).astype(np.float32), kind)
+    # Any bytes: a field that unpack reads from elsewhere than pack writes it is seen even where ggml leaves zeros.
+    blocks = np.concatenate([blocks, np.random.default_rng(1).integers(0, 256, blocks.shape, np.uint8)])
+    blocks = blocks.reshape(-1, kind.block_bytes)
+    parts = format_of(kind).unpack(blocks)
+    usable = np.isfinite(parts.unit) & (True if parts.minimum is None else np.isfinite(parts.minimum))
+    assert usable.mean() > 0.9
+    assert np.array_equal(format_of(kind).pack(parts)[usable], blocks[usable])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", [kind for kind in TYPES.values() if kind.is_quantized], ids=str)
+def test_its_definition_decodes_as_the_core_does(kind, isa):
+    blocks = np.random.default_rng(2).integers(0, 256, (40, 2 * kind.block_bytes), np.uint8)
+    decoded = kernels.dequantize(blocks, kind, (40, 2 * kind.block_size), isa=isa)
+    assert np.array_equal(reference.dequantize(blocks, kind), decoded, equal_nan=True)
 
 
 @every_type

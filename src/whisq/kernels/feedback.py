@@ -15,7 +15,7 @@ import numpy as np
 
 from whisq.errors import CalibrationError, KernelError
 from whisq.kernels import _core, active_isa, has_feedback
-from whisq.kernels.blocks import Parts, pack
+from whisq.kernels.blocks import Parts, format_of
 from whisq.kernels.core_types import CORE_TYPES
 from whisq.kernels.threads import over_rows
 from whisq.types import TYPES, TensorType, parse_type
@@ -121,7 +121,7 @@ def quantize_with_feedback(
     if not kind.fits(columns) or factor.gain.shape != (columns,):
         raise KernelError(f"rows of {columns} do not fit {kind} and a factor of {factor.gain.shape[0]} columns")
     parts = feedback_parts(weights, kind, factor, threads=threads, isa=isa, sweeps=sweeps)
-    return pack(kind.name, parts).reshape(rows, -1)
+    return format_of(kind).pack(parts).reshape(rows, -1)
 
 
 def feedback_parts(

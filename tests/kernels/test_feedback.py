@@ -11,7 +11,7 @@ from whisq.errors import CalibrationError, KernelError
 from whisq.kernels.feedback import Factor, factor_of, feedback_parts, quantize_with_feedback
 from whisq.types import TYPES, parse_type
 
-KINDS = [kind for kind in TYPES.values() if kind.is_quantized]
+KINDS = [kind for kind in TYPES.values() if kernels.has_feedback(kind)]
 ISAS = kernels.available_isas()
 
 

@@ -120,25 +120,26 @@ void q6_k(const uint8_t* b, float* y) {
     }
 }
 
-void iq4(const uint8_t* packed, float d, float* y) {
+// 32 indices into sixteen values.
+void fixed_values(const uint8_t* packed, const int8_t* values, float d, float* y) {
     Bytes q = from_nibbles(packed);
 #if defined(__AVX2__)
-    const __m256i values = _mm256_broadcastsi128_si256(*(const __m128i*)kIq4Values);
-    q = (Bytes)_mm256_shuffle_epi8(values, (__m256i)q);
+    const __m128i all = _mm_load_si128((const __m128i*)values);
+    q = (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(all), (__m256i)q);
 #else
-    for (int j = 0; j < 32; ++j) q[j] = (uint8_t)kIq4Values[q[j]];
+    for (int j = 0; j < 32; ++j) q[j] = (uint8_t)values[q[j]];
 #endif
     put<0, 32>(q, d, y);
 }
 
-void iq4_nl(const uint8_t* b, float* y) { iq4(b + 2, half_at(b), y); }
+void iq4_nl(const uint8_t* b, float* y) { fixed_values(b + 2, kIq4Values, half_at(b), y); }
 
 void iq4_xs(const uint8_t* b, float* y) {
     const float d = half_at(b);
     const int high = b[2] | b[3] << 8;
     for (int j = 0; j < 8; ++j) {
         const int scale = (b[4 + j / 2] >> (j % 2 * 4) & 15) | (high >> (2 * j) & 3) << 4;
-        iq4(b + 8 + 16 * j, d * (float)(scale - 32), y + 32 * j);
+        fixed_values(b + 8 + 16 * j, kIq4Values, d * (float)(scale - 32), y + 32 * j);
     }
 }
 
@@ -204,7 +205,8 @@ constexpr Decoder decoder_of(Type type) {
     }
     return nullptr;  // not a type
 }
-static_assert(answers_every_row([](Type type) { return decoder_of(type) != nullptr; }));
+static_assert(answers_every_row([](Type type) { return decoder_of(type) != nullptr; }),
+              "a type has a row in kTypes and no decoder, or the reverse");
 
 }  // namespace
 

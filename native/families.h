@@ -77,9 +77,10 @@ constexpr Quantizer quantizer_of(Type type) {
     return {nullptr, nullptr, nullptr, false};  // not a type
 }
 static_assert(answers_every_row([](Type type) {
-    const Quantizer quantizer = quantizer_of(type);
-    return quantizer.whole != nullptr || quantizer.one != nullptr;
-}));
+                  const Quantizer quantizer = quantizer_of(type);
+                  return quantizer.whole != nullptr || quantizer.one != nullptr;
+              }),
+              "a type has a row in kTypes and no quantizer, or the reverse");
 
 Outcome quantize(const Job& job, Tally& tally);
 Outcome feedback(const FeedbackJob& job);

@@ -48,6 +48,7 @@ def edge_cases():
         "integers": g.integers(-8, 8, (33, 512)),
         "beyond f16": g.standard_normal((9, 256)) * 1e6,
         "all magnitudes": g.standard_normal((33, 512)) * 10.0 ** g.integers(-12, 4, (33, 512)),
+        "just below powers of two": np.nextafter(np.float32(2.0) ** g.integers(-16, 15, (33, 512)), np.float32(0)),
         "alternating": signs * np.linspace(0, 1, 512),
         "zero blocks among others": np.where(np.arange(512) // 32 % 2, 0, g.standard_normal((9, 512))),
     }

@@ -143,6 +143,8 @@ void iq4_xs(const uint8_t* b, float* y) {
     }
 }
 
+void mxfp4(const uint8_t* b, float* y) { fixed_values(b + 1, kMxfp4Values, mxfp4_scale(b[0]), y); }
+
 // Decodes n weights, a whole number of blocks.
 using Decoder = void (*)(const uint8_t* source, float* destination, int64_t n);
 
@@ -202,6 +204,8 @@ constexpr Decoder decoder_of(Type type) {
             return blocks<kIQ4_NL, iq4_nl>;
         case kIQ4_XS:
             return blocks<kIQ4_XS, iq4_xs>;
+        case kMXFP4:
+            return blocks<kMXFP4, mxfp4>;
     }
     return nullptr;  // not a type
 }

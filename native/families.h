@@ -31,6 +31,7 @@ void quantize_q6_k(const Group&);
 // fixed_values.cpp
 void quantize_iq4_nl(const Group&);
 void quantize_iq4_xs(const Group&);
+void quantize_mxfp4(const Group&);
 
 // quantize.cpp: f32, f16, bf16.
 void convert(const Job&, Watch&);
@@ -73,6 +74,8 @@ constexpr Quantizer quantizer_of(Type type) {
             return {nullptr, quantize_iq4_nl, nullptr, false};
         case kIQ4_XS:
             return {nullptr, quantize_iq4_xs, nullptr, false};
+        case kMXFP4:
+            return {nullptr, quantize_mxfp4, nullptr, false};
     }
     return {nullptr, nullptr, nullptr, false};  // not a type
 }

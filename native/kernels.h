@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace whisq {
 
@@ -25,11 +26,23 @@ enum Type : int {
     kIQ4_NL = 20,
     kIQ4_XS = 23,
     kBF16 = 30,
+    kMXFP4 = 39,
 };
 
 // The values that the indices of iq4_nl and iq4_xs stand for.
 alignas(16) inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                       1,    13,   25,  38,  53,  69,  89,  113};
+
+// Those of mxfp4, in halves: the scale is halved too, so that they are integers.
+alignas(16) inline constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// Half of an E8M0 scale, 2^(exponent - 128), subnormal for 0 and 1; 255, a NaN by the standard, is none to ggml.
+inline float mxfp4_scale(uint8_t exponent) {
+    const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (uint32_t)(exponent - 1) << 23;
+    float scale;
+    std::memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
 
 // The values of a type whose stored integers are indices, in ascending order.
 struct Codebook {
@@ -106,6 +119,7 @@ inline constexpr TypeRow kTypes[] = {
     {kIQ4_NL, "iq4_nl", 32, 18, Levels::from(kIq4Codebook), {}},
     {kIQ4_XS, "iq4_xs", 256, 136, Levels::from(kIq4Codebook), {8, -32, 31}},
     {kBF16, "bf16", 1, 2, Levels::none(), {}},
+    {kMXFP4, "mxfp4", 32, 17, Levels::none(), {}},
 };
 
 // The row of a type, or null where there is none.

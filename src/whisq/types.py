@@ -91,6 +91,7 @@ def _table() -> dict[str, TensorType]:
         ("q6_K", 14, 14, 256, 210, 34.5, "K", anyone),
         ("iq4_nl", 20, 19, 32, 18, 21.97, "IQ4", family),
         ("iq4_xs", 23, 22, 256, 136, 21.9, "IQ4", family),
+        ("mxfp4", 39, 25, 32, 17, 18.5, "MX", family),
     ]
     return {row[0]: TensorType(*row) for row in rows}
 

@@ -1,7 +1,7 @@
-"""iq4_nl and iq4_xs: four-bit indices into sixteen fixed values, 32 weights to a scale.
+"""iq4_nl, iq4_xs and mxfp4: four-bit indices into sixteen fixed values, 32 weights to a scale.
 
-Source of the arithmetic: ggml 0.13, ``ggml-quants.c`` (``quantize_row_iq4_nl_impl``). The native code is in
-``native/fixed_values.cpp``.
+Source of the arithmetic: ggml 0.13, ``ggml-quants.c`` (``quantize_row_iq4_nl_impl``, ``quantize_row_mxfp4_ref``). The
+native code is in ``native/fixed_values.cpp``.
 """
 
 # ruff: noqa: D102 - what the methods do is said once, in BlockFormat
@@ -25,6 +25,8 @@ from whisq.kernels.reference_search import (
 
 if TYPE_CHECKING:
     from whisq.kernels.blocks.bits import Bytes, Floats, Integers
+
+MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], F)
 
 
 class Iq4NL(BlockFormat):
@@ -80,4 +82,35 @@ class Iq4XS(Iq4NL):
         return Parts(integers, bits.from_halves(unit), scale_integers=scales - 32)
 
 
-FORMATS: tuple[BlockFormat, ...] = (Iq4NL(), Iq4XS())
+class Mxfp4(BlockFormat):
+    """Blocks of 32 with a byte for the exponent of a scale that is a power of two; importance plays no part.
+
+    The values are those of E2M1 doubled, and the scale, 2^(byte - 128), is half of E8M0's.
+    """
+
+    name = "mxfp4"
+
+    def values(self, levels: Integers) -> Floats:
+        return MXFP4_VALUES[levels]
+
+    def quantize(self, x: Floats, w: Floats | None, row_mean: Floats) -> Parts:
+        del w, row_mean
+        largest = np.where(np.isnan(x), F(0), np.abs(x)).max(1)
+        # The logarithm as a float32: just below a power of two it is that power's.
+        exponent = np.floor(np.log2(largest.astype(np.float64)).astype(F)) + F(125)
+        usable = (largest > 0) & np.isfinite(largest)
+        unit = np.ldexp(F(1), (np.where(usable, exponent, 0).astype(np.int32) & 0xFF) - 128)
+        error = np.abs(MXFP4_VALUES[:8] * unit[:, None, None] - np.abs(x)[..., None])
+        index = np.where(np.isnan(x), 0, error.argmin(2)).astype(np.int32)
+        return Parts(index | np.where((index != 0) & (x < 0), 8, 0), unit)
+
+    def pack(self, parts: Parts) -> Bytes:
+        exponent = np.where(parts.unit == 0, 0, np.frexp(parts.unit)[1] + 127)
+        return np.concatenate([exponent.astype(np.uint8)[:, None], bits.nibbles(parts.levels)], 1)
+
+    def unpack(self, blocks: Bytes) -> Parts:
+        exponent, levels = bits.split(blocks, 1, 16)
+        return Parts(bits.from_nibbles(levels), np.ldexp(F(1), exponent[:, 0] - 128))
+
+
+FORMATS: tuple[BlockFormat, ...] = (Iq4NL(), Iq4XS(), Mxfp4())

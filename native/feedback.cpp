@@ -96,6 +96,20 @@ Best symmetric_scale(const Block& b, const Levels& levels) {
     return best;
 }
 
+// Scales of a symmetric type whose scale is a power of two: five around the one that reaches the largest weight.
+Best power_of_two_scale(const Block& b, const Levels& levels) {
+    Best best;
+    best.start();
+    const F reaching = extreme_of(b.x, b.n).magnitude / levels.book->value[levels.book->n - 1];
+    Rounded trial;
+    for (const float factor : {0.25f, 0.5f, 1.f, 2.f, 4.f}) {
+        const F scale = as_power_of_two(factor * reaching);
+        round_block(b, levels, scale, F{}, trial);
+        best.add(trial.loss, scale, F{});
+    }
+    return best;
+}
+
 // Fit scale and offset by least squares to the integers that the best so far gives, as the feedback weighs errors.
 void refit(const Block& b, const Levels& levels, Best& best) {
     Rounded now, trial;
@@ -150,12 +164,17 @@ struct Units {
     F scale, minimum;
 };
 
+Best block_scale(const Block& b, const Levels& levels) {
+    if (levels.has_minimum) return ranged_scale(b, levels);
+    return levels.scale_as == ScaleAs::kPowerOfTwo ? power_of_two_scale(b, levels) : symmetric_scale(b, levels);
+}
+
 void plain_blocks(const Rows& rows, const Levels& levels) {
     const int64_t n_blocks = rows.job.n_columns / 32;
     Rounded rounded;
     for (int64_t block = 0; block < n_blocks; ++block) {
         const Block b = rows.block(32 * block, 32);
-        const Best best = levels.has_minimum ? ranged_scale(b, levels) : symmetric_scale(b, levels);
+        const Best best = block_scale(b, levels);
         round_block(b, levels, best.scale, best.offset, rounded);
         rows.scale[block] = rows.unit[block] = best.scale;
         rows.offset[block] = rows.minimum_unit[block] = best.offset;

@@ -29,6 +29,18 @@ inline F as_half(F value) {
     return through_half(value, halves);
 }
 
+// The nearest power of two, from 2^-126 to 2^124; what is not positive gives the least.
+inline F as_power_of_two(F value) {
+    const F power = (F)((bits_of(value) + 0x00400000) & 0x7f800000);
+    const F least = splat(0x1p-126f), most = splat(0x1p124f);
+    return select(value > 0.f, minimum(maximum(power, least), most), least);
+}
+
+// The scale that a block decodes with when it is to have this one.
+inline F as_written(const Levels& levels, F scale) {
+    return levels.scale_as == ScaleAs::kPowerOfTwo ? as_power_of_two(scale) : as_half(scale);
+}
+
 // One sub-block under feedback: its columns' weights, and the part of the factor inside it.
 struct Block {
     const F* x;           // [n] weights, already corrected by earlier columns

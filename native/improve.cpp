@@ -87,7 +87,8 @@ struct Improver {
 
     // The nearest to a scale and an offset that the type can write.
     Scales writable(int64_t block, F scale, F offset) const {
-        if (type.subs.n == 0) return {as_half(scale), levels.has_minimum ? as_half(offset) : offset, F{}, F{}};
+        if (type.subs.n == 0)
+            return {as_written(levels, scale), levels.has_minimum ? as_half(offset) : offset, F{}, F{}};
         const F unit = rows.unit[block / type.subs.n], minimum_unit = rows.minimum_unit[block / type.subs.n];
         const F integer =
             nearest_float(select(unit != 0.f, scale / unit, F{}), type.subs.scale_low, type.subs.scale_high);

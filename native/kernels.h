@@ -64,24 +64,30 @@ constexpr Codebook codebook(const int8_t (&by_index)[16]) {
     return book;
 }
 
-inline constexpr Codebook kIq4Codebook = codebook(kIq4Values);
+inline constexpr Codebook kIq4Codebook = codebook(kIq4Values), kMxfp4Codebook = codebook(kMxfp4Values);
+
+// How a block's scale is written.
+enum class ScaleAs { kHalf, kPowerOfTwo };
 
 // How feedback rounds a weight to scale * l + offset. Without a default, so that every row has to say it.
 struct Levels {
     float low, high;       // l is an integer from low to high, stored as l - low; equal: no feedback for this type
     bool has_minimum;      // there is an offset
     const Codebook* book;  // or null: l is book->value[from low to high], stored as book->stored of the same
+    ScaleAs scale_as;
 
-    static constexpr Levels none() { return {0, 0, false, nullptr}; }
-    static constexpr Levels integers(float low, float high) { return {low, high, false, nullptr}; }
-    static constexpr Levels with_minimum(float high) { return {0, high, true, nullptr}; }
-    static constexpr Levels from(const Codebook& book) { return {0, (float)(book.n - 1), false, &book}; }
+    static constexpr Levels none() { return {0, 0, false, nullptr, ScaleAs::kHalf}; }
+    static constexpr Levels integers(float low, float high) { return {low, high, false, nullptr, ScaleAs::kHalf}; }
+    static constexpr Levels with_minimum(float high) { return {0, high, true, nullptr, ScaleAs::kHalf}; }
+    static constexpr Levels from(const Codebook& book, ScaleAs scale_as) {
+        return {0, (float)(book.n - 1), false, &book, scale_as};
+    }
 
     constexpr bool any() const { return low != high; }
 
    private:
-    constexpr Levels(float low, float high, bool has_minimum, const Codebook* book)
-        : low(low), high(high), has_minimum(has_minimum), book(book) {}
+    constexpr Levels(float low, float high, bool has_minimum, const Codebook* book, ScaleAs scale_as)
+        : low(low), high(high), has_minimum(has_minimum), book(book), scale_as(scale_as) {}
 };
 
 // The parts of a super-block, each with a scale that is an integer times the super-block's unit.
@@ -116,10 +122,10 @@ inline constexpr TypeRow kTypes[] = {
     {kQ4_K, "q4_K", 256, 144, Levels::with_minimum(15), {8, 0, 63}},
     {kQ5_K, "q5_K", 256, 176, Levels::with_minimum(31), {8, 0, 63}},
     {kQ6_K, "q6_K", 256, 210, Levels::integers(-32, 31), {16, -128, 127}},
-    {kIQ4_NL, "iq4_nl", 32, 18, Levels::from(kIq4Codebook), {}},
-    {kIQ4_XS, "iq4_xs", 256, 136, Levels::from(kIq4Codebook), {8, -32, 31}},
+    {kIQ4_NL, "iq4_nl", 32, 18, Levels::from(kIq4Codebook, ScaleAs::kHalf), {}},
+    {kIQ4_XS, "iq4_xs", 256, 136, Levels::from(kIq4Codebook, ScaleAs::kHalf), {8, -32, 31}},
     {kBF16, "bf16", 1, 2, Levels::none(), {}},
-    {kMXFP4, "mxfp4", 32, 17, Levels::none(), {}},
+    {kMXFP4, "mxfp4", 32, 17, Levels::from(kMxfp4Codebook, ScaleAs::kPowerOfTwo), {}},
 };
 
 // The row of a type, or null where there is none.

@@ -11,7 +11,7 @@ constexpr float kMost = 3.40282347e+38f;
 
 // The weights of kLanes blocks, and the ends of every block's range.
 struct Batch {
-    const char* x;  // 32 f32 a lane: where the source has them, at any address, or `widened`
+    const char* x;  // 32 f32 per lane: where the source has them, at any address, or `widened`
     F low, high;
     I nan;  // not 0 in some lane where a weight is NaN, or where infinities of both signs are
     alignas(64) float widened[32 * kLanes];

@@ -214,6 +214,15 @@ def test_wrong_arguments():
             call()
 
 
+def test_the_hint_for_a_misfit_names_every_type_that_fits_and_no_other():
+    for columns in (64, 100):
+        with pytest.raises(KernelError) as caught:
+            kernels.quantize(normal(4, columns), "q4_K")
+        named = caught.value.hint.partition(": ")[2].split()
+        fitting = [kind.name for kind in QUANTIZED if kind.fits(columns)]
+        assert named == (fitting or ["f32", "f16", "bf16"])
+
+
 def forced(name):
     code = "from whisq import kernels; print(kernels.active_isa())"
     environment = {**os.environ, kernels.FORCE_ISA_VARIABLE: name}

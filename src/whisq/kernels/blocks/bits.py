@@ -1,6 +1,6 @@
 """How integers share bytes in ggml's blocks (``ggml-common.h``), and how they come out again.
 
-Every function takes one block, or super-block of 256, a row; integers are never negative. ``from_x`` undoes ``x``.
+Every function takes one block, or super-block of 256, per row; integers are never negative. ``from_x`` undoes ``x``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def _low_byte(values: Floats) -> Integers:
 
 
 class _FewBits(BlockFormat):
-    """Four or five bits a weight: low nibbles in 16 bytes, before them the fifth bits in four."""
+    """Four or five bits per weight: low nibbles in 16 bytes, before them the fifth bits in four."""
 
     def __init__(self, name: str, n_bits: int) -> None:
         self.name = name

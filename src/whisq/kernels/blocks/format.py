@@ -36,8 +36,8 @@ class Parts:
 class BlockFormat(ABC):
     """One type's blocks: how ggml rounds weights to parts, and how parts lie in bytes.
 
-    ``zero`` is the stored integer that stands for 0. Arrays have one block per row; floats are float32, summed in ggml's
-    order.
+    ``zero`` is the stored integer that stands for 0. Arrays have one block per row; floats are float32, summed in the
+    order in which ggml sums them.
     """
 
     name: str

@@ -121,7 +121,8 @@ void q6_k(const uint8_t* b, float* y) {
 }
 
 // 32 indices into sixteen values.
-void fixed_values(const uint8_t* packed, const int8_t* values, float d, float* y) {
+template <const int8_t (&values)[16]>
+void fixed_values(const uint8_t* packed, float d, float* y) {
     Bytes q = from_nibbles(packed);
 #if defined(__AVX2__)
     const __m128i all = _mm_load_si128((const __m128i*)values);
@@ -132,18 +133,18 @@ void fixed_values(const uint8_t* packed, const int8_t* values, float d, float* y
     put<0, 32>(q, d, y);
 }
 
-void iq4_nl(const uint8_t* b, float* y) { fixed_values(b + 2, kIq4Values, half_at(b), y); }
+void iq4_nl(const uint8_t* b, float* y) { fixed_values<kIq4Values>(b + 2, half_at(b), y); }
 
 void iq4_xs(const uint8_t* b, float* y) {
     const float d = half_at(b);
     const int high = b[2] | b[3] << 8;
     for (int j = 0; j < 8; ++j) {
         const int scale = (b[4 + j / 2] >> (j % 2 * 4) & 15) | (high >> (2 * j) & 3) << 4;
-        fixed_values(b + 8 + 16 * j, kIq4Values, d * (float)(scale - 32), y + 32 * j);
+        fixed_values<kIq4Values>(b + 8 + 16 * j, d * (float)(scale - 32), y + 32 * j);
     }
 }
 
-void mxfp4(const uint8_t* b, float* y) { fixed_values(b + 1, kMxfp4Values, mxfp4_scale(b[0]), y); }
+void mxfp4(const uint8_t* b, float* y) { fixed_values<kMxfp4Values>(b + 1, mxfp4_scale(b[0]), y); }
 
 // Decodes n weights, a whole number of blocks.
 using Decoder = void (*)(const uint8_t* source, float* destination, int64_t n);

@@ -8,15 +8,14 @@ namespace whisq::WHISQ_ISA {
 // The value at an index of a codebook.
 inline F value_at(const Codebook& book, F index) {
     F value = splat(book.value[0]);
-    for (int k = 1; k < book.n; ++k) value = select(index < (float)k, value, splat(book.value[k]));
+    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat(book.value[k]));
     return value;
 }
 
 // The index of the value nearest to x, the upper one at a tie.
 inline F nearest_index(const Codebook& book, F x) {
     F index = F{};
-    for (int k = 1; k < book.n; ++k)
-        index = select(x < (book.value[k - 1] + book.value[k]) / 2, index, splat((float)k));
+    for (int k = 1; k < 16; ++k) index = select(x < book.threshold[k], index, splat((float)k));
     return index;
 }
 

@@ -44,11 +44,13 @@ inline float mxfp4_scale(uint8_t exponent) {
     return scale;
 }
 
-// The values of a type whose stored integers are indices, in ascending order.
+// The values of a type whose stored integers are indices, in ascending order. Beyond n the last one is repeated and
+// never reached, so that loops over all sixteen need not count.
 struct Codebook {
     int n;
     float value[16];
-    int8_t stored[16];  // the index of each
+    float threshold[16];  // halfway to the value before; infinite beyond n
+    int8_t stored[16];    // the index of each
 };
 
 constexpr Codebook codebook(const int8_t (&by_index)[16]) {
@@ -61,6 +63,12 @@ constexpr Codebook codebook(const int8_t (&by_index)[16]) {
             break;
         }
     }
+    for (int k = book.n; k < 16; ++k) {
+        book.value[k] = book.value[book.n - 1];
+        book.stored[k] = book.stored[book.n - 1];
+    }
+    for (int k = 1; k < 16; ++k)
+        book.threshold[k] = k < book.n ? (book.value[k - 1] + book.value[k]) / 2 : __builtin_inff();
     return book;
 }
 

@@ -55,7 +55,7 @@ void require_kernel(whisq::Outcome outcome, const whisq::TypeRow& type) {
 std::vector<std::tuple<int, std::string, int, int, int, bool>> types() {
     std::vector<std::tuple<int, std::string, int, int, int, bool>> rows;
     for (const whisq::TypeRow& row : whisq::kTypes)
-        rows.emplace_back(row.type, row.name, row.block_size, row.block_bytes, row.subs.n, row.levels.any());
+        rows.emplace_back(row.type, row.name, row.block_size, row.block_bytes, row.subs.n, has_feedback(row));
     return rows;
 }
 
@@ -80,7 +80,7 @@ std::tuple<int64_t, int64_t, int64_t> quantize(const std::string& isa, nb::handl
     const whisq::Kernels& kernels = kernels_named(isa);
     Buffer from(source, false), to(destination, true);
     const whisq::TypeRow &row = type_of(type), &source_row = type_of(source_type);
-    require(source_row.is_dense(), "the source is quantized");
+    require(is_dense(source_row), "the source is quantized");
     require(n_columns > 0 && n_columns % row.block_size == 0, kRowLength);
     require(from.size() % (source_row.block_bytes * n_columns) == 0, "the source is not a whole number of rows");
     const int64_t n_rows = from.size() / (source_row.block_bytes * n_columns);

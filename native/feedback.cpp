@@ -186,7 +186,7 @@ void plain_blocks(const Rows& rows, const Levels& levels) {
 // Choose a super-block's units from its weights as they are when the feedback reaches it.
 Units units_of(const Rows& rows, int64_t begin, const TypeRow& type) {
     const Levels& levels = type.levels;
-    const int n_subs = type.subs.n, size = type.sub_size();
+    const int n_subs = type.subs.n, size = sub_size(type);
     F scales[16], minimums[16], sums[16], w[32];
     for (int j = 0; j < n_subs; ++j) {
         const Block b = rows.block(begin + j * size, size);
@@ -253,7 +253,7 @@ Best sub_scale(const Block& b, const TypeRow& type, Units units, F* integers) {
 void super_blocks(const Rows& rows, const TypeRow& type) {
     const FeedbackJob& job = rows.job;
     const int64_t n_super = job.n_columns / type.block_size;
-    const int size = type.sub_size();
+    const int size = sub_size(type);
     Rounded rounded;
     for (int64_t super = 0; super < n_super; ++super) {
         const Units units = units_of(rows, type.block_size * super, type);
@@ -297,9 +297,9 @@ int8_t stored_integer(const Levels& levels, float level) {
 
 Outcome feedback(const FeedbackJob& job) {
     const TypeRow& type = row_of(job.type);
-    if (!type.levels.any()) return Outcome::kNoKernel;
+    if (!has_feedback(type)) return Outcome::kNoKernel;
     const bool is_super = type.subs.n != 0;
-    const int64_t n = job.n_columns, n_units = n / type.block_size, n_blocks = n / type.sub_size();
+    const int64_t n = job.n_columns, n_units = n / type.block_size, n_blocks = n / sub_size(type);
     const Vectors vectors(3 * n + 4 * n_blocks + 2 * n_units);
     F* x = vectors.data;
     F* scale = x + 3 * n;

@@ -147,7 +147,7 @@ struct Improver {
 
 void improve(const Rows& rows, const TypeRow& type, int64_t row, int n_sweeps) {
     const FeedbackJob& job = rows.job;
-    Improver improver{rows, type, type.levels, type.sub_size(), {}, {}};
+    Improver improver{rows, type, type.levels, sub_size(type), {}, {}};
     const int n = improver.n;
     const int64_t n_blocks = job.n_columns / n;
     for (int64_t c = 0; c < job.n_columns; ++c) rows.gradient[c] = F{};

@@ -37,7 +37,7 @@ alignas(16) inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49,
 alignas(16) inline constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 // Half of an E8M0 scale, 2^(exponent - 128), subnormal for 0 and 1; 255, a NaN by the standard, is none to ggml.
-inline float mxfp4_scale(uint8_t exponent) {
+static inline float mxfp4_scale(uint8_t exponent) {
     const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (uint32_t)(exponent - 1) << 23;
     float scale;
     std::memcpy(&scale, &bits, sizeof scale);
@@ -91,8 +91,6 @@ struct Levels {
         return {0, (float)(book.n - 1), false, &book, scale_as};
     }
 
-    constexpr bool any() const { return low != high; }
-
    private:
     constexpr Levels(float low, float high, bool has_minimum, const Codebook* book, ScaleAs scale_as)
         : low(low), high(high), has_minimum(has_minimum), book(book), scale_as(scale_as) {}
@@ -112,9 +110,6 @@ struct TypeRow {
     int block_bytes;
     Levels levels;
     SubBlocks subs;
-
-    constexpr int sub_size() const { return subs.n == 0 ? block_size : block_size / subs.n; }
-    constexpr bool is_dense() const { return block_size == 1; }
 };
 
 inline constexpr TypeRow kTypes[] = {
@@ -136,26 +131,37 @@ inline constexpr TypeRow kTypes[] = {
     {kMXFP4, "mxfp4", 32, 17, Levels::from(kMxfp4Codebook, ScaleAs::kPowerOfTwo), {}},
 };
 
+// What follows is static: this header is compiled for every instruction set, and a function that they shared might be
+// the one with instructions that the CPU lacks.
+
+static inline constexpr bool is_dense(const TypeRow& type) { return type.block_size == 1; }
+static inline constexpr bool has_feedback(const TypeRow& type) { return type.levels.low != type.levels.high; }
+
+// Weights that share a scale.
+static inline constexpr int sub_size(const TypeRow& type) {
+    return type.subs.n == 0 ? type.block_size : type.block_size / type.subs.n;
+}
+
 // The row of a type, or null where there is none.
-constexpr const TypeRow* find_type(int number) {
+static inline constexpr const TypeRow* find_type(int number) {
     for (const TypeRow& row : kTypes)
         if (row.type == number) return &row;
     return nullptr;
 }
 
 // The same for a type that is known to have one.
-constexpr const TypeRow& row_of(Type type) { return *find_type(type); }
+static inline constexpr const TypeRow& row_of(Type type) { return *find_type(type); }
 
-constexpr bool rows_are_sound() {
+static inline constexpr bool rows_are_sound() {
     for (const TypeRow& row : kTypes) {
         if (find_type(row.type) != &row) return false;  // one row for each type
-        if (!row.is_dense() && row.block_size != 32 && row.block_size != 256) return false;
+        if (!is_dense(row) && row.block_size != 32 && row.block_size != 256) return false;
         // Feedback keeps the weights of a sub-block in arrays of 32, and the scales of a super-block in arrays of 16.
-        if (row.subs.n > 16 || row.sub_size() > 32 ||
-            row.sub_size() * (row.subs.n == 0 ? 1 : row.subs.n) != row.block_size)
+        if (row.subs.n > 16 || sub_size(row) > 32 ||
+            sub_size(row) * (row.subs.n == 0 ? 1 : row.subs.n) != row.block_size)
             return false;
         if (row.subs.n != 0 && row.subs.scale_low == row.subs.scale_high) return false;
-        if (row.levels.any() && row.is_dense()) return false;
+        if (has_feedback(row) && is_dense(row)) return false;
     }
     return true;
 }
@@ -163,7 +169,7 @@ static_assert(rows_are_sound());
 
 // True when a switch over the types has an answer for exactly those that have a row.
 template <typename Answer>
-constexpr bool answers_every_row(Answer has_answer) {
+static inline constexpr bool answers_every_row(Answer has_answer) {
     for (int number = 0; number < 256; ++number)
         if (has_answer((Type)number) != (find_type(number) != nullptr)) return false;
     return true;

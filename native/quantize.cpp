@@ -147,7 +147,7 @@ void convert(const Job& job, Watch& watch) {
 
 Outcome quantize(const Job& job, Tally& tally) {
     const Quantizer quantizer = quantizer_of(job.type);
-    if (!row_of(job.source_type).is_dense()) return Outcome::kNoKernel;
+    if (!is_dense(row_of(job.source_type))) return Outcome::kNoKernel;
     Watch watch;
     if (quantizer.whole != nullptr && (job.importance == nullptr || quantizer.one == nullptr))
         quantizer.whole(job, watch);

@@ -146,8 +146,10 @@ void iq4_xs(const uint8_t* b, float* y) {
 
 void mxfp4(const uint8_t* b, float* y) { fixed_values<kMxfp4Values>(b + 1, mxfp4_scale(b[0]), y); }
 
-// Decodes n weights, a whole number of blocks.
-using Decoder = void (*)(const uint8_t* source, float* destination, int64_t n);
+struct Decoder {
+    void (*run)(const uint8_t* source, float* destination, int64_t n);  // n weights, a whole number of blocks
+    bool is_known = true;
+};
 
 template <Type type, void (*decode)(const uint8_t*, float*)>
 void blocks(const uint8_t* source, float* destination, int64_t n) {
@@ -176,49 +178,49 @@ void widen(const uint8_t* source, float* destination, int64_t n) {
 constexpr Decoder decoder_of(Type type) {
     switch (type) {
         case kF32:
-            return widen<kF32>;
+            return {widen<kF32>};
         case kF16:
-            return widen<kF16>;
+            return {widen<kF16>};
         case kBF16:
-            return widen<kBF16>;
+            return {widen<kBF16>};
         case kQ4_0:
-            return blocks<kQ4_0, q4_0>;
+            return {blocks<kQ4_0, q4_0>};
         case kQ4_1:
-            return blocks<kQ4_1, q4_1>;
+            return {blocks<kQ4_1, q4_1>};
         case kQ5_0:
-            return blocks<kQ5_0, q5_0>;
+            return {blocks<kQ5_0, q5_0>};
         case kQ5_1:
-            return blocks<kQ5_1, q5_1>;
+            return {blocks<kQ5_1, q5_1>};
         case kQ8_0:
-            return blocks<kQ8_0, q8_0>;
+            return {blocks<kQ8_0, q8_0>};
         case kQ2_K:
-            return blocks<kQ2_K, q2_k>;
+            return {blocks<kQ2_K, q2_k>};
         case kQ3_K:
-            return blocks<kQ3_K, q3_k>;
+            return {blocks<kQ3_K, q3_k>};
         case kQ4_K:
-            return blocks<kQ4_K, q4_k>;
+            return {blocks<kQ4_K, q4_k>};
         case kQ5_K:
-            return blocks<kQ5_K, q5_k>;
+            return {blocks<kQ5_K, q5_k>};
         case kQ6_K:
-            return blocks<kQ6_K, q6_k>;
+            return {blocks<kQ6_K, q6_k>};
         case kIQ4_NL:
-            return blocks<kIQ4_NL, iq4_nl>;
+            return {blocks<kIQ4_NL, iq4_nl>};
         case kIQ4_XS:
-            return blocks<kIQ4_XS, iq4_xs>;
+            return {blocks<kIQ4_XS, iq4_xs>};
         case kMXFP4:
-            return blocks<kMXFP4, mxfp4>;
+            return {blocks<kMXFP4, mxfp4>};
     }
-    return nullptr;  // not a type
+    return {nullptr, false};  // not a type
 }
-static_assert(answers_every_row([](Type type) { return decoder_of(type) != nullptr; }),
+static_assert(answers_every_row([](Type type) { return decoder_of(type).is_known; }),
               "a type has a row in kTypes and no decoder, or the reverse");
 
 }  // namespace
 
 Outcome dequantize(const uint8_t* source, Type type, float* destination, int64_t n) {
-    const Decoder decode = decoder_of(type);
-    if (decode == nullptr) return Outcome::kNoKernel;
-    decode(source, destination, n);
+    const Decoder decoder = decoder_of(type);
+    if (!decoder.is_known) return Outcome::kNoKernel;
+    decoder.run(source, destination, n);
     return Outcome::kDone;
 }
 

@@ -142,19 +142,27 @@ static inline constexpr int sub_size(const TypeRow& type) {
     return type.subs.n == 0 ? type.block_size : type.block_size / type.subs.n;
 }
 
+constexpr int kTypeCount = sizeof kTypes / sizeof kTypes[0];
+
+// Where a type's row is in the table; -1 where there is none.
+static inline constexpr int row_index(int number) {
+    for (int index = 0; index < kTypeCount; ++index)
+        if (kTypes[index].type == number) return index;
+    return -1;
+}
+
 // The row of a type, or null where there is none.
 static inline constexpr const TypeRow* find_type(int number) {
-    for (const TypeRow& row : kTypes)
-        if (row.type == number) return &row;
-    return nullptr;
+    return row_index(number) < 0 ? nullptr : &kTypes[row_index(number)];
 }
 
 // The same for a type that is known to have one.
-static inline constexpr const TypeRow& row_of(Type type) { return *find_type(type); }
+static inline constexpr const TypeRow& row_of(Type type) { return kTypes[row_index(type)]; }
 
 static inline constexpr bool rows_are_sound() {
-    for (const TypeRow& row : kTypes) {
-        if (find_type(row.type) != &row) return false;  // one row for each type
+    for (int index = 0; index < kTypeCount; ++index) {
+        const TypeRow& row = kTypes[index];
+        if (row_index(row.type) != index) return false;  // one row for each type
         if (!is_dense(row) && row.block_size != 32 && row.block_size != 256) return false;
         // Feedback keeps the weights of a sub-block in arrays of 32, and the scales of a super-block in arrays of 16.
         if (row.subs.n > 16 || sub_size(row) > 32 ||
@@ -171,7 +179,7 @@ static_assert(rows_are_sound());
 template <typename Answer>
 static inline constexpr bool answers_every_row(Answer has_answer) {
     for (int number = 0; number < 256; ++number)
-        if (has_answer((Type)number) != (find_type(number) != nullptr)) return false;
+        if (has_answer((Type)number) != (row_index(number) >= 0)) return false;
     return true;
 }
 

@@ -24,6 +24,13 @@ def test_ftypes_that_both_number_alike(ftype, name):
     assert parse_type(ftype).ggml_ftype == gguf.LlamaFileType[name].value
 
 
+@pytest.mark.parametrize("kind", TYPES.values(), ids=str)
+def test_file_types_are_ggufs_of_that_name(kind):
+    for number in (kind.llama_ftype, kind.llama_ftype_of_a_mix):
+        name = gguf.LlamaFileType(number).name
+        assert name.removeprefix("MOSTLY_").removeprefix("ALL_").startswith(kind.name.upper())
+
+
 @pytest.mark.parametrize("text", ["q4_k", "Q4_K", " q4_K ", "12"])
 def test_any_case_and_numbers(text):
     assert parse_type(text) is TYPES["q4_K"]

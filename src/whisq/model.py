@@ -31,7 +31,7 @@ class TensorRef:
 
     ``name`` is canonical, ``source_name`` what the file calls it; ``shape`` is numpy's order, as the model
     needs it (a conv bias is ``(n,)`` however the file stores it); ``type`` is how ``Model.rows`` gives its
-    bytes. ``decode`` is set where the stored bytes are in no type of ours (CTranslate2's int8): it gets the
+    bytes. ``decode`` is set where the stored bytes are not in a ggml type (CTranslate2's int8): it gets the
     first and last row and returns them as ``type``.
     """
 
@@ -69,20 +69,17 @@ class TensorRef:
     @property
     def n_columns(self) -> int:
         """Weights in a row: ggml's ne[0]."""
-        return self.spec.shape[-1]
-
-    @property
-    def n_weights(self) -> int:
-        """Weights in the tensor."""
-        return self.n_rows * self.n_columns
+        return self.spec.n_columns
 
     @property
     def n_rows(self) -> int:
         """Rows of ``n_columns`` weights, all other sizes multiplied."""
-        rows = 1
-        for size in self.spec.shape[:-1]:
-            rows *= size
-        return rows
+        return self.spec.n_rows
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in the tensor."""
+        return self.spec.n_weights
 
     @property
     def size_bytes(self) -> int:

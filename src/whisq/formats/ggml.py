@@ -16,7 +16,7 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
-from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
+from whisq.types import F16, QUANTIZATION_VERSION, TYPES, type_from_ggml
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
 NAMES = ("bin",)
@@ -210,23 +210,16 @@ def _tensor(cursor: _Cursor, expected: dict[str, TensorSpec], number: int) -> Te
             hint=f"known types: {', '.join(f'{t.ggml_type} = {t.name}' for t in TYPES.values())}",
         )
     _check_shape(cursor.path, spec, sizes)
-    if not tensor_type.fits(spec.shape[-1]):
+    if not tensor_type.fits(spec.n_columns):
         raise FormatError(
             f"{cursor.path}: tensor {name} is {tensor_type}, whose blocks hold {tensor_type.block_size} weights, but"
-            f" its rows have {spec.shape[-1]}",
+            f" its rows have {spec.n_columns}",
             hint="the file was written by a tool that does not check this, and no runtime loads it",
         )
     offset = cursor.offset
-    size_bytes = _tensor_bytes(spec, tensor_type)
+    size_bytes = spec.n_rows * tensor_type.row_bytes(spec.n_columns)
     cursor.take(size_bytes, f"the data of tensor {name}")
     return TensorRef(spec, name, tensor_type, Location(0, offset, size_bytes))
-
-
-def _tensor_bytes(spec: TensorSpec, tensor_type: TensorType) -> int:
-    rows = 1
-    for size in spec.shape[:-1]:
-        rows *= size
-    return rows * tensor_type.row_bytes(spec.shape[-1])
 
 
 def _check_shape(path: Path, spec: TensorSpec, sizes: tuple[int, ...]) -> None:

@@ -138,7 +138,7 @@ def _tensors(file: MappedFile, container: Container, dims: Dimensions) -> tuple[
                 hint="this is not a Whisper model of these dimensions",
             )
         kind = _checked_type(file.path, stored, spec)
-        location = Location(0, stored.offset, math.prod(spec.shape[:-1]) * kind.row_bytes(spec.shape[-1]))
+        location = Location(0, stored.offset, spec.n_rows * kind.row_bytes(spec.n_columns))
         tensors.append(TensorRef(spec, stored.name, kind, location))
         extents.append((stored, location.size_bytes))
     if specs or filters is None:
@@ -176,10 +176,10 @@ def _checked_type(path: Path, stored: StoredTensor, spec: TensorSpec) -> TensorT
             f"{path}: tensor {stored.name} has ggml type {stored.type}, which whisq does not know",
             hint=f"known types: {', '.join(f'{t.ggml_type} = {t.name}' for t in TYPES.values())}",
         )
-    if not kind.fits(spec.shape[-1]):
+    if not kind.fits(spec.n_columns):
         raise FormatError(
             f"{path}: tensor {stored.name} is {kind}, whose blocks hold {kind.block_size} weights, but its rows have"
-            f" {spec.shape[-1]}",
+            f" {spec.n_columns}",
             hint="the file was written by a tool that does not check this, and no runtime loads it",
         )
     return kind

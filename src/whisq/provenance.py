@@ -29,7 +29,7 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Return where a file made from ``model`` comes from: the source's name and SHA-256, and the recipe as TOML.
 
-    With a method other than ggml's own, that and what its calibration heard are in it, too.
+    With a method other than ggml's own, that and what its calibration was made on are in it, too.
 
     The source is read once, from end to end.
     """
@@ -40,16 +40,16 @@ def provenance_of(
 
         stated["recipe"] = save_recipe(recipe)
     if calibration is not None and method != "ggml":
-        heard = calibration.heard
+        audio = calibration.audio
         stated["method"] = method
         stated["calibration"] = {"name": calibration.path.name} | {
-            key: heard[key] for key in ("data", "data_sha256", "seconds", "tokens") if key in heard
+            key: audio[key] for key in ("data", "data_sha256", "seconds", "tokens") if key in audio
         }
         if method == "importance":
             # As llama.cpp's quantizer says it.
             stated["quantize"] = {"imatrix": {"file": calibration.path.name, "entries_count": len(calibration.counts)}}
-            if isinstance(heard.get("data"), list | tuple) and heard["data"]:
-                stated["quantize"]["imatrix"]["dataset"] = ", ".join(map(str, heard["data"]))
+            if isinstance(audio.get("data"), list | tuple) and audio["data"]:
+                stated["quantize"]["imatrix"]["dataset"] = ", ".join(map(str, audio["data"]))
     return stated
 
 

@@ -146,7 +146,7 @@ def test_a_singular_second_moment_is_named_in_the_plan(model, tmp_path: Path) ->
     second[0, 1] = second[1, 0] = 9 * second[0, 0]  # no moments of any inputs
     made[bad] = replace(made[bad], second_moment=second)
     listed = [(name, len(moments.squares), 500) for name, moments in made.items()]
-    write_calibration(tmp_path / "a.calib", dict(whole.heard), listed, made.__getitem__, None)
+    write_calibration(tmp_path / "a.calib", dict(whole.audio), listed, made.__getitem__, None)
     plan = quantized(model, tmp_path / "q.bin", "q4_0", "feedback", read_calibration(tmp_path / "a.calib"))
     assert plan[f"{bad}.weight"].method == "ggml"
     assert "singular" in plan[f"{bad}.weight"].note
@@ -164,7 +164,7 @@ def test_columns_that_were_never_active_leave_finite_weights(model, tmp_path: Pa
     listed = [(name, width, 500) for name, width in inputs_of(WIDE).items()]
     write_calibration(tmp_path / "a.calib", {}, listed, made.__getitem__, None)
     calibration = read_calibration(tmp_path / "a.calib")
-    assert calibration.heard["inactive"]["encoder.blocks.0.mlp.2"] == 64
+    assert calibration.audio["inactive"]["encoder.blocks.0.mlp.2"] == 64
     for method in ("importance", "feedback"):
         quantized(model, tmp_path / "q.bin", type_name, method, calibration)
         with whisq.open_model(tmp_path / "q.bin") as result:

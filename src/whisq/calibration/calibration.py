@@ -43,12 +43,12 @@ class Moments:
 class Calibration:
     """What is known of a model's inputs. ``load`` gives an input's moments, from disk when asked for.
 
-    ``heard`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
+    ``audio`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
     ``counts`` holds the number of vectors by input; an input that is not in it is not covered.
     """
 
     path: Path
-    heard: Mapping[str, Any]
+    audio: Mapping[str, Any]
     counts: Mapping[str, int]
     load: Callable[[str], Moments] = field(repr=False)
     load_probes: Callable[[], Probes | None] = field(repr=False, default=lambda: None)
@@ -59,13 +59,13 @@ class Calibration:
     @property
     def idle(self) -> frozenset[str]:
         """Inputs that were zero throughout: their moments are singular."""
-        return frozenset(self.heard.get("idle", ()))
+        return frozenset(self.audio.get("idle", ()))
 
     @property
     def warnings(self) -> tuple[tuple[str, str], ...]:
         """What a user should know before relying on it, each with what to do."""
-        languages = self.heard.get("languages", {})
-        if len(languages) != 1 or not _is_multilingual(self.heard):
+        languages = self.audio.get("languages", {})
+        if len(languages) != 1 or not _is_multilingual(self.audio):
             return ()
         (language,) = languages
         return (
@@ -101,7 +101,7 @@ class Calibration:
                 f" {widths[other[0]]}",
                 hint="use an imatrix of this very model",
             )
-        named = self.heard.get("dims")
+        named = self.audio.get("dims")
         if named is not None and list(named) != list(dims_of(model)):
             raise CalibrationError(
                 f"{self.path}: was made with a model of other dimensions than {model.path}",
@@ -116,10 +116,10 @@ def dims_of(model: Model) -> tuple[int, ...]:
     return tuple(astuple(model.dims))
 
 
-def _is_multilingual(heard: Mapping[str, Any]) -> bool:
+def _is_multilingual(audio: Mapping[str, Any]) -> bool:
     from whisq.whisper import Dimensions
 
-    return "dims" in heard and Dimensions(*heard["dims"]).is_multilingual
+    return "dims" in audio and Dimensions(*audio["dims"]).is_multilingual
 
 
 def triangle_size(n: int) -> int:

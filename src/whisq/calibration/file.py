@@ -39,7 +39,7 @@ _LISTS = ("idle", "dims", "data", "probe_languages")
 
 
 def write_calibration(
-    path: Path, heard: Mapping[str, Any], moments: Sequence[tuple[str, int, int]],
+    path: Path, audio: Mapping[str, Any], moments: Sequence[tuple[str, int, int]],
     load: Callable[[str], Moments], probes: Probes | None,
 ) -> None:  # fmt: skip
     """Write a calibration; ``moments`` lists name, width and count of each input, ``load`` is called one by one.
@@ -50,7 +50,7 @@ def write_calibration(
 
     inactive = {name: load(name).n_inactive for name, _, _ in moments}
     document = {
-        **heard,
+        **audio,
         "counts": {name: count for name, _, count in moments},
         "inactive": {name: count for name, count in inactive.items() if count},
         "idle": [name for name, width, _ in moments if inactive[name] == width],

@@ -147,7 +147,7 @@ def _reused(args: argparse.Namespace, console: Console, model: Model, calibratio
             f"{args.reuse}: was measured with --method {method}, not {args.method}",
             hint="leave out --method, or --reuse",
         )
-    if found.provenance.get("calibration_data_sha256") != calibration.heard.get("data_sha256"):
+    if found.provenance.get("calibration_data_sha256") != calibration.audio.get("data_sha256"):
         console.warn(
             f"{args.reuse}: was measured with a calibration on other audio than {calibration.path.name}",
             hint="measure again, without --reuse, unless the two are much alike",

@@ -98,7 +98,7 @@ def measure(
         "whisq": __version__,
         "model_sha256": source_sha256(model),
         "calibration": calibration.path.name,
-        "calibration_data_sha256": calibration.heard.get("data_sha256"),
+        "calibration_data_sha256": calibration.audio.get("data_sha256"),
         "method": chosen.method,
         "how": how,
         "probes": len(bench.probes),

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import peers
 
-from whisq.formats import Output, layout
-from whisq.mel import mel_filters
+from whisq.formats import layout
+from whisq.formats.layout import Output
+from whisq.formats.mel import mel_filters
 from whisq.model import Location, Model, TensorRef, Tokenizer
 from whisq.types import F16, F32
 from whisq.whisper import Dimensions, expected_tensors

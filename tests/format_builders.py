@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from whisq.formats import Output, layout
+from whisq.formats import layout
 from whisq.formats.byte_pairs import printable
-from whisq.mel import mel_filters
+from whisq.formats.layout import Output
+from whisq.formats.mel import mel_filters
 from whisq.model import Model, Tokenizer
 from whisq.whisper import Dimensions, expected_tensors, name_in_dialect
 

@@ -1,7 +1,8 @@
 """Whisper's dimensions, and the one table of its tensors.
 
-Canonical names are OpenAI's own (``whisper/model.py``), which whisper.cpp's ``.bin`` uses too. Every other
-dialect is written next to its canonical name here and nowhere else.
+Canonical names are OpenAI's own (``whisper/model.py``), which whisper.cpp's ``.bin`` uses too. Every dialect that has
+one name per tensor is written next to the canonical one here; CTranslate2, which stores several tensors as one, has
+its own table beside its reader.
 """
 
 from __future__ import annotations

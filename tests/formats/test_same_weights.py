@@ -25,8 +25,9 @@ from format_builders import (
     write_safetensors,
 )
 
-from whisq.formats import Output, layout, open_model
-from whisq.mel import mel_filters
+from whisq.formats import layout, open_model
+from whisq.formats.layout import Output
+from whisq.formats.mel import mel_filters
 from whisq.model import Model
 from whisq.whisper import expected_tensors, name_in_dialect
 

@@ -170,7 +170,7 @@ def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CalibrationError, match="no matrix of a Whisper"):
+    with pytest.raises(CalibrationError, match="does not name a matrix of a Whisper"):
         read_calibration(tmp_path / "a.gguf")
 
 
@@ -212,6 +212,7 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
     [
         {"counts": 3}, {"counts": {"a": "x"}}, {"counts": {"a": -1}}, {"counts": {"a": 1 << 70}}, {"idle": 5},
         {"languages": []}, {"languages": {"en": "x"}}, {"dims": 1}, {"data": 7}, {"seconds": "x"}, {"tokens": None},
+        {"singular": None}, {"singular": ["a"]}, {"singular": {"a": 1}},
     ],
 )  # fmt: skip
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:
@@ -219,7 +220,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}}))
     read_calibration(tmp_path / "a.calib")
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}, **changes}))
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 
@@ -227,7 +228,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
 def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "a.calib", TINY)
     with_metadata(tmp_path / "a.calib", text)
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 

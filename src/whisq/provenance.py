@@ -17,8 +17,8 @@ from whisq.writing import write_text
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
+    from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
-    from whisq.quantization.rounding import Method
     from whisq.recipe import Recipe
 
 _MOST_SIDECAR_BYTES = 1 << 24

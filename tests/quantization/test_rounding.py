@@ -16,7 +16,8 @@ from whisq.calibration.factors import factor_for
 from whisq.calibration.imatrix import write_imatrix
 from whisq.errors import CalibrationError, PlanError
 from whisq.quantization.layer_inputs import LayerInputs
-from whisq.quantization.rounding import FEEDBACK, GGML, parse_method
+from whisq.quantization.method import GGML
+from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.types import TYPES, parse_type
 
 BLOCK_TYPES = [kind.name for kind in TYPES.values() if kind.is_quantized]

@@ -15,8 +15,8 @@ from whisq.types import TYPES
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
+    from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
-    from whisq.quantization.rounding import Method
     from whisq.recipe import Recipe
 
 _EPILOG = r"""

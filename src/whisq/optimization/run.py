@@ -29,8 +29,9 @@ from whisq.model import Model
 from whisq.optimization.steps import MadeFiles
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of
+from whisq.quantization.method import GGML, Method
 from whisq.quantization.plan import Plan, make_plan
-from whisq.quantization.rounding import FEEDBACK, GGML, Method
+from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
 from whisq.search.goal import Goal, Space

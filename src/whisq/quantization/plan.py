@@ -14,7 +14,8 @@ from whisq.errors import PlanError
 from whisq.formats import layout_of
 from whisq.formats.layout import ContainerName, Layout, Output
 from whisq.model import Model, TensorRef
-from whisq.quantization.rounding import GGML, Method, parse_method
+from whisq.quantization.method import GGML, Method
+from whisq.quantization.rounding import parse_method
 from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe
 from whisq.runtimes.registry import RUNTIMES, Verdict, parse_runtime, verdicts

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from whisq import kernels
 from whisq.errors import OutputError, WeightError
 from whisq.quantization.background_sync import BackgroundSync, join_all
+from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
-from whisq.quantization.rounding import UnfitWeightsError, Weights, hint_for, shifted
+from whisq.quantization.rounding import shifted
 from whisq.writing import Part, whole
 
 if TYPE_CHECKING:
@@ -241,5 +242,5 @@ def _refuse_unfit(worker: _Worker) -> None:
         listed = "\n".join(f"  {name}: {UnfitWeightsError(worker.unfit[name])}" for name in order)
         raise WeightError(
             f"{worker.model.path}: {len(order)} tensors hold weights that cannot be kept:\n{listed}",
-            hint=hint_for(list(worker.unfit.values())),
+            hint=hint_for(worker.unfit.values()),
         )

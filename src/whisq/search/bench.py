@@ -13,7 +13,8 @@ from whisq.calibration.inputs import is_taken_about_its_mean
 from whisq.errors import CalibrationError
 from whisq.model import Model
 from whisq.quantization.layer_inputs import LayerInputs
-from whisq.quantization.rounding import Method, Rounded, Weights, exchanged, parse_method, rounded
+from whisq.quantization.method import Method, Rounded, Weights
+from whisq.quantization.rounding import exchanged, parse_method, rounded
 from whisq.search.probing import Prober
 from whisq.types import TensorType
 

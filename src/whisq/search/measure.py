@@ -19,7 +19,8 @@ from whisq.errors import PlanError
 from whisq.hashing import source_sha256
 from whisq.model import Model, TensorRef
 from whisq.progress import Progress, no_progress
-from whisq.quantization.rounding import FEEDBACK, Method, parse_method
+from whisq.quantization.method import Method
+from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.search.bench import Bench
 from whisq.search.sensitivity import Sensitivity
 from whisq.types import TensorType

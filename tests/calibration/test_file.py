@@ -52,11 +52,11 @@ def test_moments_survive_the_file(tmp_path: Path) -> None:
         assert np.array_equal(found.squares, expected.squares)
 
 
-def test_merging_is_as_if_all_had_been_heard_at_once(tmp_path: Path) -> None:
+def test_merging_is_as_if_all_had_been_one_calibration(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.calib", seed=0, seconds=3), write(tmp_path / "b.calib", seed=99, seconds=4)
     merge(tmp_path / "c.calib", [read_calibration(tmp_path / "a.calib"), read_calibration(tmp_path / "b.calib")])
     both = read_calibration(tmp_path / "c.calib")
-    assert both.heard["seconds"] == 7
+    assert both.audio["seconds"] == 7
     for name in first:
         found = both.moments(name)
         assert found.n_rows == 1000
@@ -76,25 +76,25 @@ def test_calibrations_of_different_models_are_not_merged(tmp_path: Path) -> None
 MULTILINGUAL = replace(WIDE, n_vocab=51865)
 
 
-def languages_heard(path: Path, dims, **seconds: float):
+def in_languages(path: Path, dims, **seconds: float):
     write(path, WIDE, dims=list(astuple(dims)), languages=seconds, seconds=sum(seconds.values()))
     return read_calibration(path)
 
 
-def test_a_multilingual_model_heard_in_one_language_is_warned_of(tmp_path: Path) -> None:
+def test_a_multilingual_model_calibrated_in_one_language_is_warned_of(tmp_path: Path) -> None:
     # English-only calibration made a multilingual model worse in German; English and German made it better.
-    ((message, hint),) = languages_heard(tmp_path / "a.calib", MULTILINGUAL, en=300.0).warnings
+    ((message, hint),) = in_languages(tmp_path / "a.calib", MULTILINGUAL, en=300.0).warnings
     assert "a.calib: all audio is in one language (en)" in message
     assert "add clips of the languages" in hint
-    assert not languages_heard(tmp_path / "b.calib", MULTILINGUAL, en=300.0, de=40.0).warnings
-    assert not languages_heard(tmp_path / "c.calib", WIDE, en=300.0).warnings
+    assert not in_languages(tmp_path / "b.calib", MULTILINGUAL, en=300.0, de=40.0).warnings
+    assert not in_languages(tmp_path / "c.calib", WIDE, en=300.0).warnings
 
 
 def test_calibrate_prints_that_warning(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     Path("wide.bin").write_bytes(model_bytes(MULTILINGUAL))
     for name, language in (("english", "en"), ("german", "de")):
-        languages_heard(Path(f"{name}.calib"), MULTILINGUAL, **{language: 300.0})
+        in_languages(Path(f"{name}.calib"), MULTILINGUAL, **{language: 300.0})
     assert main(["calibrate", "wide.bin", "--merge", "english.calib", "-o", "out.calib"]) == 0
     captured = capsys.readouterr()
     assert "warning: out.calib: all audio is in one language (en)" in captured.err
@@ -170,7 +170,7 @@ def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CalibrationError, match="no matrix of a Whisper"):
+    with pytest.raises(CalibrationError, match="does not name a matrix of a Whisper"):
         read_calibration(tmp_path / "a.gguf")
 
 
@@ -212,6 +212,7 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
     [
         {"counts": 3}, {"counts": {"a": "x"}}, {"counts": {"a": -1}}, {"counts": {"a": 1 << 70}}, {"idle": 5},
         {"languages": []}, {"languages": {"en": "x"}}, {"dims": 1}, {"data": 7}, {"seconds": "x"}, {"tokens": None},
+        {"singular": None}, {"singular": ["a"]}, {"singular": {"a": 1}},
     ],
 )  # fmt: skip
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:
@@ -219,7 +220,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}}))
     read_calibration(tmp_path / "a.calib")
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}, **changes}))
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 
@@ -227,7 +228,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
 def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "a.calib", TINY)
     with_metadata(tmp_path / "a.calib", text)
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 

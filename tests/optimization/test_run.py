@@ -54,7 +54,7 @@ def made(tiny_en_bin: Path, data: Path, size: int, tmp_path_factory: pytest.Temp
 
 def test_the_file_has_the_size_and_is_judged_on_clips_held_back(made, size: int) -> None:
     assert 0.97 * size < made.output.stat().st_size <= size
-    assert made.calibration.heard["clips"] == 2
+    assert made.calibration.audio["clips"] == 2
     assert len(made.evaluation.data.clips) == 1
     assert not made.reused
 

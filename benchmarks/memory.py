@@ -11,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from format_builders import WRITERS, hollow_weights, released
-from held_memory import held
+from tests.support.containers import WRITERS, hollow_weights, released
+from tests.support.process import held
 
 WAYS = (
     ("huggingface", "bin"), ("huggingface", "gguf"), ("openai", "bin"), ("openai", "gguf"), ("ctranslate2", "bin"),

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import WIDE, write_model
+
+from tests.support.models import WIDE, write_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

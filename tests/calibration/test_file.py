@@ -8,10 +8,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from builders import TINY, WIDE, model_bytes
-from calibration_builders import moments_of, write
 
 import whisq
+from tests.support.calibrations import moments_of, write
+from tests.support.models import TINY, WIDE, model_bytes
 from whisq.calibration import input_of, inputs_of, merge, read_calibration
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.calibration.imatrix import write_imatrix

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import TINY as OTHER
-from builders import write_model
-from format_builders import TINY, WRITERS, Weights, tiny_weights, write_huggingface, write_torch
 
+from tests.support.containers import TINY, WRITERS, Weights, tiny_weights, write_huggingface, write_torch
+from tests.support.models import TINY as OTHER
+from tests.support.models import write_model
 from whisq.cli import main
 from whisq.formats import open_model
 from whisq.whisper import expected_tensors

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from builders import TINY, WIDE, write_ct2, write_model
 
 import whisq
+from tests.support.models import TINY, WIDE, write_ct2, write_model
 from whisq.cli import main, quantize_main
 from whisq.whisper import expected_tensors
 
@@ -49,7 +49,7 @@ def test_one_line_a_tensor_in_file_order(capsys, source, tmp_path):
     assert code == 0
     assert err == ""
     lines = lines_of(out)
-    with __import__("whisq").open_model(source) as model:
+    with whisq.open_model(source) as model:
         assert list(lines) == [tensor.name for tensor in model.tensors]
     assert lines["decoder.token_embedding.weight"]["note"] == " [skipped]"
     assert lines["encoder.positional_embedding"]["note"] == " [skipped]"

@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-from builders import TINY, ct2_bytes, ct2_variables, string, variable, weights_of, write_ct2
 
+from tests.support.models import TINY, ct2_bytes, ct2_variables, string, variable, weights_of, write_ct2
 from whisq import open_model
 from whisq.errors import FormatError
 

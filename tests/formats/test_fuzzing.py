@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import (
+
+from tests.support.containers import (
     TINY,
     copy_model,
     tiny_weights,
@@ -26,8 +27,7 @@ from format_builders import (
     write_openai,
     write_torch,
 )
-from mutations import damaged, odd_json, structure_of
-
+from tests.support.mutations import damaged, odd_json, structure_of
 from whisq.calibration.calibration import Moments
 from whisq.calibration.file import read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix

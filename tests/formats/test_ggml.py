@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import TINY, head_of, model_bytes, tensor_record, weights_of, write_model
 
+from tests.support.models import TINY, head_of, model_bytes, tensor_record, weights_of, write_model
 from whisq import Recipe, WhisqError, make_plan, open_model
 from whisq.errors import FormatError
 from whisq.types import F16

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import RELEASED, copy_model, released, tiny_weights, write_bin, write_huggingface
 
+from tests.support.containers import RELEASED, copy_model, released, tiny_weights, write_bin, write_huggingface
 from whisq.formats import Output, open_model
 from whisq.formats.gguf_metadata import metadata_of, variant_of_sizes
 from whisq.model import Model

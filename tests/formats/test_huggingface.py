@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import (
+
+from tests.support.containers import (
     TINY,
     copy_model,
     hf_config,
@@ -23,7 +24,6 @@ from format_builders import (
     write_safetensors,
     write_torch,
 )
-
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import special_tokens

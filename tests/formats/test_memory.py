@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from format_builders import WRITERS, hollow_weights, released
-from held_memory import held
+
+from tests.support.containers import WRITERS, hollow_weights, released
+from tests.support.process import held
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells in /proc what a process holds")

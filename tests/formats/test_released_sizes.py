@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import (
+
+from tests.support.containers import (
     RELEASED,
     WRITERS,
     Weights,
@@ -19,7 +20,6 @@ from format_builders import (
     tiny_tokenizer,
     write_huggingface,
 )
-
 from whisq import load_recipe, make_plan, quantize
 from whisq.formats import open_model
 from whisq.formats.gguf_metadata import variant_of_sizes

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import (
+
+from tests.support.containers import (
     TINY,
     WRITERS,
     Weights,
     copy_model,
+    hf_config,
     tiny_weights,
     weights_of,
     write_bin,
@@ -24,7 +26,6 @@ from format_builders import (
     write_openai,
     write_safetensors,
 )
-
 from whisq.formats import Output, layout, open_model
 from whisq.mel import mel_filters
 from whisq.model import Model
@@ -229,7 +230,6 @@ def test_transformers_folder_and_torch_checkpoint(name: str, request: pytest.Fix
     """What transformers and torch themselves save, of the same weights."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from format_builders import hf_config
 
     source: Path = request.getfixturevalue(f"{name}_folder")
     with open_model(source) as model:

@@ -1,8 +1,8 @@
 """Plans: what happens to every tensor, and why."""
 
 import pytest
-from builders import TINY, WIDE, write_model
 
+from tests.support.models import TINY, WIDE, write_model
 from whisq import Recipe, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import PlanError
 from whisq.types import TYPES

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import TINY, WIDE, weights_of, write_model
 
 import whisq.quantization.write as executing
+from tests.support.models import TINY, WIDE, weights_of, write_model
 from whisq import Recipe, kernels, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import OutputError, WeightError
 from whisq.types import TYPES

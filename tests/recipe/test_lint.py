@@ -1,8 +1,8 @@
 """Every mistake that people make with rules: one warning naming the rule, with a hint that mends it."""
 
 import pytest
-from builders import TINY, WIDE, write_model
 
+from tests.support.models import TINY, WIDE, write_model
 from whisq import Recipe, make_plan, open_model, parse_rule
 from whisq.types import TYPES
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from builders import TINY
 
+from tests.support.models import TINY
 from whisq import Recipe, load_recipe, parse_rule, save_recipe
 from whisq.errors import RecipeError, TypeNameError
 from whisq.recipe import Rule, Selector, preset_names

@@ -7,10 +7,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from builders import WIDE, model_bytes, write_model
-from calibration_builders import write as write_calibration
 
 import whisq
+from tests.support.calibrations import write as write_calibration
+from tests.support.models import WIDE, model_bytes, write_model
 from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from builders import WIDE
 
+from tests.support.models import WIDE
 from whisq.calibration import Moments, inputs_of, write_calibration
 
 

@@ -2,12 +2,12 @@
 
 An error says what went wrong, where, what was found and what was expected; ``hint`` says what to do.
 The command line prints ``error: MESSAGE`` and ``hint: HINT`` and exits 1. Anything else that
-escapes is a bug of ours and exits 2.
+escapes is a bug in whisq and exits 2.
 """
 
 
 class WhisqError(Exception):
-    """Base of all errors that are the input's or the user's to mend."""
+    """Base of all errors that are the input's or the user's to fix."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from whisq.errors import FormatError
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, Role, Stack, TensorSpec
+
+ContainerName = Literal["bin", "gguf"]
+"""The containers that ggml runtimes read: the only ones that are written."""
+
+FormatName = Literal["bin", "gguf", "huggingface", "openai", "ctranslate2"]
+"""The containers that are read."""
+
+_HASHED_BYTES = 1 << 22
+_FINGERPRINT = b"whisq model fingerprint 1\n"
+_SAMPLED_ROWS = 4
+_MOST_WHOLE_WEIGHTS = 1 << 16
+"""Every norm and bias of a released Whisper is smaller, everything else, from tiny on, larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,7 @@ class TensorRef:
 
     ``name`` is canonical, ``source_name`` what the file calls it; ``shape`` is numpy's order, as the model
     needs it (a conv bias is ``(n,)`` however the file stores it); ``type`` is how ``Model.rows`` gives its
-    bytes. ``decode`` is set where the stored bytes are in no type of ours (CTranslate2's int8): it gets the
+    bytes. ``decode`` is set where the stored bytes are not in a ggml type (CTranslate2's int8): it gets the
     first and last row and returns them as ``type``.
     """
 
@@ -69,20 +83,17 @@ class TensorRef:
     @property
     def n_columns(self) -> int:
         """Weights in a row: ggml's ne[0]."""
-        return self.spec.shape[-1]
-
-    @property
-    def n_weights(self) -> int:
-        """Weights in the tensor."""
-        return self.n_rows * self.n_columns
+        return self.spec.n_columns
 
     @property
     def n_rows(self) -> int:
         """Rows of ``n_columns`` weights, all other sizes multiplied."""
-        rows = 1
-        for size in self.spec.shape[:-1]:
-            rows *= size
-        return rows
+        return self.spec.n_rows
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in the tensor."""
+        return self.spec.n_weights
 
     @property
     def size_bytes(self) -> int:
@@ -116,7 +127,7 @@ class Model:
         self,
         *,
         path: Path,
-        format: str,  # noqa: A002 - the field's own word for it
+        format: FormatName,  # noqa: A002 - the field's own word for it
         dims: Dimensions,
         tokenizer: Tokenizer,
         mel_filters: bytes,
@@ -135,6 +146,9 @@ class Model:
         self.metadata = dict(metadata or {})
         self.warnings = warnings
         self._by_name = {tensor.name: tensor for tensor in tensors}
+        self._hashing = threading.Lock()
+        self._sha256: str | None = None
+        self._fingerprint: str | None = None
 
     def __enter__(self) -> Model:
         return self
@@ -163,6 +177,65 @@ class Model:
     def size_bytes(self) -> int:
         """Bytes of the files on disk that hold weights."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def container(self) -> ContainerName | None:
+        """The container that ggml runtimes know this file as; None for one that none of them reads."""
+        return self.format if self.format == "bin" or self.format == "gguf" else None
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the weight file in hex; of several, that of their contents one after the other.
+
+        The first use, which must come before ``close``, reads the files from end to end; later ones, and those of
+        other threads meanwhile, get the same value.
+        """
+        with self._hashing:
+            self._sha256 = self._sha256 or _sha256_of(self.files)
+            return self._sha256
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of what the weights are, wherever they are stored: the key for what is measured of a model.
+
+        Equal for every container, sharding, order of tensors, and for f32, f16 and bf16 as long as the values are the
+        same once rounded to f16; else for another model, a fine-tune of it, and a quantized one, it differs. It is of
+        these bytes, one after the other:
+
+        - ``whisq model fingerprint 1`` and a line feed;
+        - for each tensor, sorted by canonical name, name and sizes (``decoder.ln.bias 384``,
+          ``encoder.conv1.weight 384x80x3``: numpy's order) and a line feed, all ASCII, then values as little-endian
+          f16, in the order of the sizes, the last fastest. A tensor of at most 65536 weights gives all of them, a
+          larger one those at the indices ``i * (n - 1) // 3`` (i = 0, 1, 2, 3) of its first axis, of size n;
+        - values are dequantized to f32 where they are stored as anything else and rounded to the nearest f16, ties to
+          even; beyond ±65504 they are infinite, and every NaN is 0x7e00.
+
+        So what only another row tells apart has the same fingerprint: ``sha256`` is for files, this is for models.
+        Nor is the tokenizer part of it. A few megabytes are read, once, which must come before ``close``.
+        """
+        with self._hashing:
+            self._fingerprint = self._fingerprint or self._computed_fingerprint()
+            return self._fingerprint
+
+    def _computed_fingerprint(self) -> str:
+        digest = hashlib.sha256(_FINGERPRINT)
+        for name in sorted(self._by_name):
+            tensor = self._by_name[name]
+            digest.update(f"{name} {'x'.join(map(str, tensor.shape))}\n".encode())
+            for start, stop in _sampled_rows(tensor.spec):
+                digest.update(self._as_f16(tensor, start, stop))
+        return digest.hexdigest()
+
+    def _as_f16(self, tensor: TensorRef, start: int, stop: int) -> bytes:
+        import numpy as np
+
+        from whisq import kernels
+
+        values = kernels.dequantize(self.rows(tensor, start, stop), tensor.type, (stop - start, tensor.n_columns))
+        with np.errstate(over="ignore"):
+            halves = values.astype("<f2")
+        halves[np.isnan(halves)] = np.nan
+        return halves.tobytes()
 
     def rows(self, tensor: TensorRef, start: int = 0, stop: int | None = None) -> memoryview:
         """Return the bytes of rows ``start:stop`` in ``tensor.type``, without a copy where the file has them.
@@ -196,6 +269,27 @@ class Model:
             file.close()
 
 
+def _sha256_of(files: tuple[MappedFile, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        for start in range(0, file.size_bytes, _HASHED_BYTES):
+            stop = min(start + _HASHED_BYTES, file.size_bytes)
+            digest.update(file.view[start:stop])
+            file.release(start, stop)
+    return digest.hexdigest()
+
+
+def _sampled_rows(spec: TensorSpec) -> Iterator[tuple[int, int]]:
+    """Return the spans of rows that a fingerprint looks at."""
+    if spec.n_weights <= _MOST_WHOLE_WEIGHTS:
+        yield 0, spec.n_rows
+        return
+    n = spec.shape[0]
+    rows = spec.n_rows // n
+    for index in sorted({i * (n - 1) // (_SAMPLED_ROWS - 1) for i in range(_SAMPLED_ROWS)}):
+        yield index * rows, (index + 1) * rows
+
+
 class MappedFile:
     """A file mapped read-only."""
 
@@ -205,7 +299,7 @@ class MappedFile:
             with path.open("rb") as stream:
                 self.size_bytes = os.fstat(stream.fileno()).st_size
                 if self.size_bytes == 0:
-                    raise FormatError(f"{path}: the file is empty", hint="was the download interrupted?")
+                    raise FormatError(f"{path}: the file is empty", hint="download or convert it again")
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise FormatError(f"{path}: no such file", hint="check the path") from None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
-from whisq.hashing import source_sha256
 from whisq.model import Model
 from whisq.version import __version__
 from whisq.writing import write_text
@@ -30,10 +29,8 @@ def provenance_of(
     """Return where a file made from ``model`` comes from: the source's name and SHA-256, and the recipe as TOML.
 
     With a method other than ggml's own, that and what its calibration heard are in it, too.
-
-    The source is read once, from end to end.
     """
-    source = {"name": model.path.resolve().name, "format": model.format, "sha256": source_sha256(model)}
+    source = {"name": model.path.resolve().name, "format": model.format, "sha256": model.sha256}
     stated: dict[str, Any] = {"version": __version__, "source": source}
     if recipe is not None:
         from whisq.recipe import save_recipe
@@ -83,7 +80,7 @@ def stated_provenance(model: Model) -> dict[str, Any]:
         and key != VOCABULARY_COUNT_KEY
     }
     path = sidecar_path(model.path)
-    if model.format == "bin" and path.is_file() and path.stat().st_size <= _MOST_SIDECAR_BYTES:
+    if model.container == "bin" and path.is_file() and path.stat().st_size <= _MOST_SIDECAR_BYTES:
         try:
             document = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError, RecursionError):

@@ -1,11 +1,13 @@
 """Whisper's dimensions, and the one table of its tensors.
 
-Canonical names are OpenAI's own (``whisper/model.py``), which whisper.cpp's ``.bin`` uses too. Every other
-dialect is written next to its canonical name here and nowhere else.
+Canonical names are OpenAI's own (``whisper/model.py``), which whisper.cpp's ``.bin`` uses too. Every dialect that has
+one name per tensor is written next to the canonical one here; CTranslate2, which stores several tensors as one, has
+its own table beside its reader.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ MATRIX_ROLES: tuple[Role, ...] = (
     "mlp.0", "mlp.2",
 )  # fmt: skip
 """Roles of the weight matrices inside the blocks, in the order people list them."""
+_WITHOUT_BIAS: tuple[Role, ...] = ("attn.key", "cross_attn.key")
 
 PROTECTED = (
     "decoder.token_embedding.weight",
@@ -41,7 +44,6 @@ PROTECTED = (
 N_FFT_BINS = 201
 """Rows of the spectrum that the mel filters weigh: n_fft 400 at 16 kHz."""
 
-
 LARGEST_SIZES = {
     "n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_audio_state": 1 << 14, "n_audio_head": 1 << 8,
     "n_audio_layer": 1 << 8, "n_text_ctx": 1 << 16, "n_text_state": 1 << 14, "n_text_head": 1 << 8,
@@ -52,7 +54,7 @@ LARGEST_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """The eleven sizes that fix a Whisper model's shapes, named as in OpenAI's ``ModelDimensions``."""
+    """The ten sizes that fix a Whisper model's shapes, named as in OpenAI's ``ModelDimensions``."""
 
     n_vocab: int
     n_audio_ctx: int
@@ -90,6 +92,32 @@ class TensorSpec:
         """True for the 2-D weight matrices: the only tensors that are ever quantized."""
         return self.role in MATRIX_ROLES or self.role == "token_embedding"
 
+    @property
+    def n_columns(self) -> int:
+        """Weights in a row: ggml's ne[0]."""
+        return self.shape[-1]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of ``n_columns`` weights, all other sizes multiplied."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def bias(self) -> str | None:
+        """Canonical name of what is added to the outputs of this matrix or conv kernel, one value per row.
+
+        None for what has none: the keys, whose bias softmax would cancel, the token embedding, and every tensor
+        that is not multiplied with.
+        """
+        if self.role not in (*MATRIX_ROLES, "conv") or self.role in _WITHOUT_BIAS:
+            return None
+        return f"{self.name.removesuffix('weight')}bias"
+
 
 def expected_tensors(dims: Dimensions) -> dict[str, TensorSpec]:
     """Return every tensor of a model with these dimensions by canonical name, in whisper.cpp's order."""
@@ -119,12 +147,11 @@ def _norm(name: str, stack: Stack, layer: int | None, width: int) -> Iterator[Te
         yield TensorSpec(f"{name}.{part}", stack, layer, "norm", (width,))
 
 
-def _linear(
-    name: str, stack: Stack, layer: int, role: Role, shape: tuple[int, int], bias: bool
-) -> Iterator[TensorSpec]:
-    yield TensorSpec(f"{name}.weight", stack, layer, role, shape)
-    if bias:
-        yield TensorSpec(f"{name}.bias", stack, layer, "bias", shape[:1])
+def _linear(name: str, stack: Stack, layer: int, role: Role, shape: tuple[int, int]) -> Iterator[TensorSpec]:
+    weight = TensorSpec(f"{name}.weight", stack, layer, role, shape)
+    yield weight
+    if weight.bias is not None:
+        yield TensorSpec(weight.bias, stack, layer, "bias", shape[:1])
 
 
 def _block(stack: Stack, layer: int, width: int) -> Iterator[TensorSpec]:
@@ -134,10 +161,10 @@ def _block(stack: Stack, layer: int, width: int) -> Iterator[TensorSpec]:
         for part in ATTENTION_PARTS:
             role: Role = f"{attention}.{part}"  # type: ignore[assignment]  # both halves come from closed sets
             name = f"{prefix}.{attention}.{part}"
-            yield from _linear(name, stack, layer, role, (width, width), bias=part != "key")
+            yield from _linear(name, stack, layer, role, (width, width))
     yield from _norm(f"{prefix}.mlp_ln", stack, layer, width)
-    yield from _linear(f"{prefix}.mlp.0", stack, layer, "mlp.0", (4 * width, width), bias=True)
-    yield from _linear(f"{prefix}.mlp.2", stack, layer, "mlp.2", (width, 4 * width), bias=True)
+    yield from _linear(f"{prefix}.mlp.0", stack, layer, "mlp.0", (4 * width, width))
+    yield from _linear(f"{prefix}.mlp.2", stack, layer, "mlp.2", (width, 4 * width))
 
 
 # One row per name part: canonical, transcribe.cpp, Hugging Face. "{n}" stands for the layer's number.
@@ -193,7 +220,7 @@ def _block_parts(stack: str) -> dict[str, tuple[str, str, str]]:
 def name_in_dialect(canonical: str, dialect: Dialect) -> str:
     """Return a canonical tensor name as another dialect writes it.
 
-    Raises ``KeyError`` for a name that is no Whisper tensor.
+    Raises ``KeyError`` for a name that is not a Whisper tensor's.
     """
     column = _DIALECT_COLUMN[dialect]
     if canonical in _top_names():

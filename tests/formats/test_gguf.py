@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tests.support.containers import RELEASED, copy_model, released, tiny_weights, write_bin, write_huggingface
-from whisq.formats import Output, open_model
+from whisq.formats import open_model
 from whisq.formats.gguf_metadata import metadata_of, variant_of_sizes
+from whisq.formats.layout import Output
 from whisq.model import Model
 from whisq.types import TYPES
 from whisq.whisper import name_in_dialect

@@ -124,12 +124,12 @@ def test_fewer_token_types_than_tokens(parts: Parts, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["tokens", "token_type", "merges"])
 def test_tokenizer_keys_that_are_no_arrays(parts: Parts, tmp_path: Path, key: str) -> None:
     parts.keys[f"tokenizer.ggml.{key}"] = struct.pack("<2I", U32, 7)
-    assert f"tokenizer.ggml.{key} is no array" in refused(tmp_path, parts.content())
+    assert f"tokenizer.ggml.{key} is not an array" in refused(tmp_path, parts.content())
 
 
 def test_tokens_that_are_numbers(parts: Parts, tmp_path: Path) -> None:
     parts.keys["tokenizer.ggml.tokens"] = array(U32, 3, bytes(12))
-    assert "tokenizer.ggml.tokens is no array of strings" in refused(tmp_path, parts.content())
+    assert "tokenizer.ggml.tokens is not an array of strings" in refused(tmp_path, parts.content())
 
 
 def test_truncated_at_every_byte_of_the_head(parts: Parts, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_no_such_model(hub: Hub) -> None:
 def test_a_gated_model(hub: Hub) -> None:
     hub.refusals["me/gated"] = (403, "GatedRepo")
     message, hint = refused("me/gated")
-    assert message == "me/gated: access needs its owner's leave"
+    assert message == "me/gated: this model is gated"
     assert "hf auth login" in hint
 
 

@@ -149,7 +149,7 @@ def test_offsets_that_overlap(folder: Path) -> None:
         first, second = list(header)[:2]
         header[second]["data_offsets"] = header[first]["data_offsets"]
 
-    assert "no valid safetensors file" in changed_header(folder, change)
+    assert "not a valid safetensors file" in changed_header(folder, change)
 
 
 @pytest.mark.parametrize("offsets", [[0, 1 << 60], [-8, 0], [64, 0], ["a", "b"], [0], None, [1 << 70, 1 << 71]])
@@ -187,7 +187,7 @@ def test_index_that_names_an_absent_shard(sharded: Path) -> None:
 def test_half_a_shard(sharded: Path) -> None:
     shard = sharded / "model-00003-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    assert "model-00003-of-00003.safetensors: no valid safetensors file" in refused(sharded)
+    assert "model-00003-of-00003.safetensors: not a valid safetensors file" in refused(sharded)
 
 
 def test_shard_without_what_the_index_places_there(sharded: Path) -> None:

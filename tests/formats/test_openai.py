@@ -137,7 +137,7 @@ def test_keys_and_shapes_of_millions_of_digits(tmp_path: Path) -> None:
     array = Pickle().value(np.zeros(4, np.float32)).replace(b"(J\x04\x00\x00\x00t", b"(" + shape + b"t")
     assert shape in array
     document["model_state_dict"] = {"encoder.conv1.bias": array}
-    assert "sizes that are no numbers" in refused(write_torch(tmp_path / "bad.pt", document))
+    assert "sizes that are not numbers" in refused(write_torch(tmp_path / "bad.pt", document))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_truncated_at_many_bytes(tmp_path: Path) -> None:
     content = path.read_bytes()
     for size in [*range(4, 100), *range(100, len(content), 4999), *range(len(content) - 40, len(content))]:
         path.write_bytes(content[:size])
-        assert "no whole zip file" in refused(path)
+        assert "not a whole zip file" in refused(path)
 
 
 def rewritten(path: Path, change: Callable[[str, bytes], bytes | None]) -> Path:

@@ -23,8 +23,8 @@ from tests.support.containers import (
 from whisq import load_recipe, make_plan, quantize
 from whisq.formats import open_model
 from whisq.formats.gguf_metadata import variant_of_sizes
+from whisq.formats.mel import mel_filters
 from whisq.formats.special_tokens import special_tokens
-from whisq.mel import mel_filters
 from whisq.model import Model
 from whisq.quantization.convert import make_conversion
 from whisq.quantization.plan import Plan

@@ -1,7 +1,8 @@
 """The command line: ``whisq COMMAND …`` and the plain ``quantize …``.
 
-One file a command, each with ``HELP``, ``add_arguments(parser)`` and ``run(args, console) -> exit code``. Only the
-command that was asked for is imported. Exit code 0 is fine, 1 the user's mistake, 2 ours, 130 Ctrl-C.
+One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``; its help line is in
+``COMMANDS``. Only the command that was asked for is imported. Exit code 0 is fine, 1 a user error, 2 an internal error,
+130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from whisq.version import __version__
 
 COMMANDS = {
     "quantize": "make a smaller model, with a precision per tensor",
-    "convert": "put a model into another container, without quantizing it",
-    "inspect": "tell what a model file holds, and what loads it",
-    "compare": "tell how far two files of one model are apart, tensor by tensor",
+    "convert": "convert a model to another container, without quantizing it",
+    "inspect": "show what a file contains, and which runtimes load it",
+    "compare": "compare two files of one model, tensor by tensor",
     "evaluate": "measure what quantizing cost: word error rates, intervals, a report",
-    "report": "make an evaluation's HTML report again",
-    "calibrate": "hear some audio once, so that quantizing knows each layer's inputs",
+    "report": "make the HTML report of an evaluation again",
+    "calibrate": "collect input statistics from audio, for better bytes",
     "search": "find the mix of types that costs least for a size, by measuring",
     "optimize": "calibrate, search, quantize, evaluate and report in one go",
     "demo": "quantize real weights and transcribe a sentence with both",
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(
         prog="whisq",
         description="Quantize Whisper models into ggml formats, and measure what it cost.",
-        epilog="whisq COMMAND --help tells a command's options.",
+        epilog="see `whisq COMMAND --help`",
     )
     parser.add_argument("--version", action="version", version=f"whisq {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)

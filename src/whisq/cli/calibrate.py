@@ -1,4 +1,4 @@
-"""``whisq calibrate``: hear some audio once, so that quantizing knows what every layer's inputs are like."""
+"""``whisq calibrate``: collect from audio what every layer's inputs are like."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _EPILOG = """
 CLIPS is what `whisq evaluate` takes: a folder in LibriSpeech's layout, a manifest, a folder of audio with texts, a
 saved dataset; texts may be missing, then the model writes its own. 40 clips are enough; take the languages and the kind
-of speech that the model will hear.
+of speech that the model will transcribe.
 
   whisq calibrate base-f16.bin --data train-clips -o base.calib
   whisq calibrate base-f16.bin --data german-clips -o more.calib
   whisq calibrate base-f16.bin --merge base.calib --merge more.calib -o both.calib
 
-A run that is interrupted goes on with the layer it was in when started again.
+The same command resumes an interrupted run with the layer it was in.
 """
 
 
@@ -42,15 +42,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the calibration to write (.calib)")
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio, and what is said in it where that is known", seed_of="the draw", required=False)
-    data.add_argument("--own-text", action="store_true", help="show the decoder the model's own text, no transcripts")
-    data.add_argument("--merge", metavar="FILE", action="append", default=[], help="add this calibration; repeatable")
+    data.add_argument("--own-text", action="store_true", help="use the model's own text, not the transcripts")
+    data.add_argument(
+        "--merge",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="merge this calibration into the output; repeatable",
+    )
     how = parser.add_argument_group("how it runs")
-    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    how.add_argument("--threads", type=count, metavar="N", help="default: torch's own choice")
-    how.add_argument("--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache")
-    how.add_argument("--no-cache", action="store_true", help="keep nothing of an interrupted run")
-    out = parser.add_argument_group("what else comes out")
-    out.add_argument("--imatrix-out", metavar="FILE", help="write the importance as llama.cpp's imatrix GGUF, too")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
+    how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: torch's own choice)")
+    how.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="keep an interrupted run there (default: $WHISQ_CACHE, else whisq in the user's cache)",
+    )
+    how.add_argument("--no-cache", action="store_true", help="do not keep an interrupted run")
+    out = parser.add_argument_group("more outputs")
+    out.add_argument("--imatrix-out", metavar="FILE", help="also write the importance as llama.cpp's imatrix GGUF")
     out.add_argument(
         "--imatrix-names", choices=("canonical", "transcribe.cpp", "huggingface"), default="canonical",
         help="how tensors are named in it (default: canonical)",

@@ -25,10 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="SOURCE", help="the model to read: a path, or an id on the hub")
     parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
-    parser.add_argument("--type", choices=("f16", "f32", "bf16"), help="type of all matrices (default: as they are)")
-    parser.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
+    parser.add_argument(
+        "--type", choices=("f16", "f32", "bf16"), help="store all matrices in this type (default: as they are)"
+    )
+    parser.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
-    parser.add_argument("--threads", type=thread_count, metavar="N", help="default: all CPUs at hand")
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 

@@ -55,6 +55,6 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
         size = f"{megabytes(size_bytes):.1f} MB"
         console.data(f"{name:<10} {size:>9} {bits:>12.2f} {heard.load_s:>6.2f} s {heard.run_s:>9.2f} s")
     original, smaller = rows[0], rows[1]
-    same = "the same text" if original[3].text == smaller[3].text else "another text"
-    console.data(f"\n{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and hears {same}.")
+    same = "the same transcript" if original[3].text == smaller[3].text else "another transcript"
+    console.data(f"\n{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and gives {same}.")
     return 0

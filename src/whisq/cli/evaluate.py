@@ -30,7 +30,7 @@ channels.
   whisq evaluate base-f16.bin base-q5_0.bin base-balanced.bin --data dev-clean --report report.html --json
   out.json
 
-Transcripts are cached as they come: a run that is interrupted goes on where it stopped when started again.
+Transcripts are cached as they come: the same command resumes an interrupted run.
 """
 
 _NOTE_EVERY_S = 60
@@ -45,9 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio and what is said in it: see below", seed_of="the draw and the bootstrap")
     how = parser.add_argument_group("how it is measured")
-    how.add_argument("--runtime", choices=("transcribe.cpp", "whisper.cpp"), help="default: what runs all the files")
-    how.add_argument("--threads", type=count, metavar="N", help="of each model's process (default: up to 4)")
-    how.add_argument("--jobs", type=count, default=1, metavar="N", help="models run at the same time (default: 1)")
+    how.add_argument(
+        "--runtime",
+        choices=("transcribe.cpp", "whisper.cpp"),
+        help="run all models in this one (default: one that loads all the files)",
+    )
+    how.add_argument("--threads", type=count, metavar="N", help="use N threads per model (default: up to 4)")
+    how.add_argument("--jobs", type=count, default=1, metavar="N", help="run N models at the same time (default: 1)")
     how.add_argument(
         "--temperature-fallback", action="store_true",
         help="let the runtime retry unlikely text at higher temperatures (default: greedy, repeatable)",
@@ -56,12 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inside", type=count, nargs="?", const=20, default=0, metavar="N",
         help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
     )  # fmt: skip
-    how.add_argument("--device", default="cpu", metavar="NAME", help="of --inside: cpu or cuda (default: cpu)")
-    how.add_argument("--cache", metavar="FOLDER", help="default: $WHISQ_CACHE, else whisq in the user's cache")
-    how.add_argument("--no-cache", action="store_true", help="measure everything now and keep nothing")
-    output = parser.add_argument_group("what comes out")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="run --inside on cpu or cuda (default: cpu)")
+    how.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="keep measurements there (default: $WHISQ_CACHE, else whisq in the user's cache)",
+    )
+    how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
+    output = parser.add_argument_group("output")
     output.add_argument("--report", metavar="FILE", help="write an HTML report")
-    output.add_argument("--search", metavar="FILE", help="show the curve of this search in it (its --sensitivity file)")
+    output.add_argument(
+        "--search", metavar="FILE", help="show the curve of this search in the report (its --sensitivity file)"
+    )
     output.add_argument("--json", metavar="FILE", help="write all results, for scripts and `whisq report`")
     output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 

@@ -127,8 +127,8 @@ def _verdicts(model: Model) -> tuple[Verdict, ...]:
 
 def _header_note(model: Model) -> str | None:
     """Return a sentence when a ``.bin``'s header announces other types than its matrices have."""
-    from whisq.formats import Output
     from whisq.formats.ggml import MIXED_FTYPE, header_ftype
+    from whisq.formats.layout import Output
 
     if model.format != "bin":
         return None

@@ -1,4 +1,4 @@
-"""A plan as people read it (one line a tensor, then a summary) and as scripts do (JSON)."""
+"""A plan as people read it (one line per tensor, then a summary) and as scripts do (JSON)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from whisq.cli.console import megabytes
 from whisq.quantization.plan import Assignment, Plan
+from whisq.types import TensorType
 
 _NAME_WIDTH = 40
 
@@ -105,14 +106,14 @@ def _protected(plan: Plan) -> Iterator[str]:
 
 
 def _fallbacks(plan: Plan) -> Iterator[str]:
-    groups: Counter[tuple[str, str, int]] = Counter()
+    groups: Counter[tuple[TensorType, TensorType, int]] = Counter()
     for a in plan.assignments:
-        if a.is_fallback:
-            groups[str(a.asked), a.type.name, a.tensor.n_columns] += 1
+        if a.asked is not None and a.is_fallback:
+            groups[a.asked, a.type, a.tensor.n_columns] += 1
     if groups:
         yield "fallbacks:"
     for (asked, got, columns), count in groups.items():
-        yield f"  {asked} -> {got}: {count} tensors, whose rows of {columns} are not a multiple of 256"
+        yield f"  {asked} -> {got}: {count} tensors, whose rows of {columns} are not a multiple of {asked.block_size}"
 
 
 def _methods(plan: Plan) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
 from whisq.errors import PlanError, RecipeError
+from whisq.types import TYPES
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _EPILOG = r"""
 A rule's PATTERN is a regular expression that must match a whole tensor name; the first rule that matches wins.
-TYPE, any case: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K iq4_nl iq4_xs, or a ggml_ftype number.
+TYPE, any case: {types}, or a ggml_ftype number.
 
   quantize --tensor-type 'encoder\.blocks\.[0-2]\..*'=q8_0 --tensor-type '.*mlp.*\.weight'=q4_0 \
            --tensor-type '.*attn.*\.weight'=q6_k  model-f32.bin model-mixed.bin q5_0
@@ -28,34 +29,46 @@ TYPE, any case: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K i
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = _EPILOG
+    parser.epilog = _EPILOG.replace("{types}", " ".join(TYPES))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("input", metavar="INPUT", help="a model in any form: .bin, GGUF, .pt, a folder, or a hub id")
     parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
-    parser.add_argument("type", metavar="TYPE", nargs="?", help="type of the matrices that no rule matches")
+    parser.add_argument("type", metavar="TYPE", nargs="?", help="give this type to the matrices that no rule matches")
     rules = parser.add_argument_group("what becomes of the tensors")
-    rules.add_argument("--tensor-type", metavar="PATTERN=TYPE", action="append", default=[], help="a rule; repeatable")
-    rules.add_argument("--recipe", metavar="NAME|FILE", help="conservative, balanced, compact, or a .toml file")
+    rules.add_argument(
+        "--tensor-type",
+        metavar="PATTERN=TYPE",
+        action="append",
+        default=[],
+        help="give TYPE to the tensors that PATTERN matches; repeatable",
+    )
+    rules.add_argument(
+        "--recipe", metavar="NAME|FILE", help="apply a preset (conservative, balanced, compact) or a .toml file"
+    )
     rules.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="never quantize these too")
     rules.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="lift the protection")
-    rules.add_argument("--on-misfit", choices=("fallback", "error"), help="where rows do not fit a type's blocks")
+    rules.add_argument(
+        "--on-misfit",
+        choices=("fallback", "error"),
+        help="where rows do not fit a type's blocks: take a type that fits (default), or stop",
+    )
     rules.add_argument("--keep-f32", action="store_true", help="keep conv kernels and kept matrices of an f32 source")
-    rules.add_argument("--allow-requantize", action="store_true", help="take a source that is already quantized")
+    rules.add_argument("--allow-requantize", action="store_true", help="accept a source that is already quantized")
     rules.add_argument("--target", metavar="RUNTIME", help="refuse what this runtime does not load: whisper.cpp, …")
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     rules.add_argument(
-        "--calibration", metavar="FILE", help="what `whisq calibrate` wrote, or an imatrix GGUF of another tool"
+        "--calibration", metavar="FILE", help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool"
     )
     rules.add_argument(
         "--method", choices=("ggml", "importance", "feedback"),
-        help="how matrices are rounded (default: ggml; with a calibration, the best that it allows)",
+        help="round matrices this way (default: ggml; with a calibration, the best that it allows)",
     )  # fmt: skip
     runs = parser.add_argument_group("how it runs")
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
-    runs.add_argument("--format", choices=("bin", "gguf"), help="container to write (default: OUTPUT's suffix)")
+    runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     runs.add_argument("--recipe-out", metavar="FILE", help="save what was asked as a recipe")
-    runs.add_argument("--threads", type=thread_count, metavar="N", help="default: all CPUs at hand")
+    runs.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
 
@@ -163,6 +176,6 @@ def _warn(plan: Plan, console: Console, *, strict: bool) -> None:
         return
     if strict:
         listed = "\n".join(f"  {finding.message}\n  hint: {finding.hint}" for finding in plan.findings)
-        raise PlanError(f"--strict makes errors of {len(plan.findings)} warnings:\n{listed}", hint="mend the rules")
+        raise PlanError(f"--strict makes errors of {len(plan.findings)} warnings:\n{listed}", hint="fix the rules")
     for finding in plan.findings:
         console.warn(finding.message, finding.hint)

@@ -11,7 +11,7 @@ from whisq.clips.arrow import arrow_audio
 from whisq.clips.audio import SAMPLE_RATE, SHORTEST_S, SILENT_PEAK, Samples, decode_audio
 from whisq.errors import DataError
 
-BAD_HINT = "mend these, or leave them out of the measurement with --skip-bad (they are listed all the same)"
+BAD_HINT = "fix these, or leave them out of the measurement with --skip-bad (they are listed all the same)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ AUDIO_COLUMNS = ("path", "audio", "file", "file_name", "audio_path", "audio_file
 
 
 ARROW_AUDIO_COLUMNS = ("audio", *AUDIO_COLUMNS)
-"""In a saved dataset the column with the audio itself often stands beside one with a path from elsewhere."""
+"""In a saved dataset the column with the audio itself often sits next to a column of paths from another machine."""
 
 
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")

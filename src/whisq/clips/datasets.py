@@ -1,6 +1,6 @@
 """Find clips: LibriSpeech's layout, manifests, folders of audio with texts, Hugging Face datasets on disk.
 
-Finding reads names and texts only; ``clips.check_clips`` then hears every clip. Everything wrong is collected
+Finding reads names and texts only; ``clip.check_clips`` then decodes every clip. Everything wrong is collected
 and told at once.
 """
 

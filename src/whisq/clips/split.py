@@ -1,4 +1,4 @@
-"""Split clips into those to learn from and those to judge by."""
+"""Split clips into those to calibrate on and those held out for evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def split_clips(clips: ClipSet, *, judged: float = JUDGED_SHARE, seed: int = 0) 
 
     Each language is split on its own: by speaker where all its clips name one and there are several, else by clip.
     The same clips and seed give the same split. A language of one clip is calibrated on only.
-    Raises ``DataError`` when nothing can be held back.
+    Raises ``DataError`` when nothing can be held out.
     """
     by_language: dict[str, list[Clip]] = {}
     for clip in clips.clips:
@@ -25,21 +25,21 @@ def split_clips(clips: ClipSet, *, judged: float = JUDGED_SHARE, seed: int = 0) 
     held: set[str] = set()
     generator = random.Random(seed)
     for language in sorted(by_language):
-        held |= _held_back(by_language[language], judged, generator)
+        held |= _held_out(by_language[language], judged, generator)
     if not held:
         raise DataError(
-            f"{clips.source}: {len(clips.clips)} clips, of which none can be held back to judge by",
+            f"{clips.source}: {len(clips.clips)} clips, of which none can be held out for evaluation",
             hint="give two clips or more of a language; about 60, of several speakers, are good",
         )
     parts = (
         (f"{clips.kind}, the part to calibrate on", [clip for clip in clips.clips if clip.id not in held]),
-        (f"{clips.kind}, the part held back", [clip for clip in clips.clips if clip.id in held]),
+        (f"{clips.kind}, the part held out", [clip for clip in clips.clips if clip.id in held]),
     )
     first, second = (replace(clips, kind=kind, clips=tuple(part)) for kind, part in parts)
     return replace(first, problems=()), second
 
 
-def _held_back(clips: Sequence[Clip], share: float, generator: random.Random) -> set[str]:
+def _held_out(clips: Sequence[Clip], share: float, generator: random.Random) -> set[str]:
     speakers = {clip.speaker for clip in clips}
     by_speaker = None not in speakers and len(speakers) > 1
     groups: dict[str, list[Clip]] = {}

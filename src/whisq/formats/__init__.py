@@ -1,53 +1,30 @@
-"""Model files to ``Model`` and back. One module a container; no arithmetic on weights here.
+"""Model files to ``Model`` and back. One module per container; no arithmetic on weights here.
 
-A format is one file in this package with three things: ``NAMES`` (what ``--format`` and ``Model.format`` call
-it), ``detect(path) -> bool`` (cheap, never raises on content), ``open(path) -> Model``. A container that can be
-written has a ``layout(model, outputs, provenance) -> Layout`` too. List the module in ``_READERS``.
+A format is one file in this package with two functions: ``detect(path) -> bool`` (cheap, never raises on content) and
+``open(path) -> Model``. A container that can be written has a ``layout(model, outputs, provenance) -> Layout`` too.
+List the module in ``_READERS``.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from whisq.errors import FormatError
-from whisq.model import Model, TensorRef
-from whisq.types import TensorType
-
-ContainerName = Literal["bin", "gguf"]
+from whisq.formats.cursor import NOT_WHISPER
+from whisq.formats.layout import ContainerName, Layout, Output
+from whisq.model import Model
 
 _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
-_WRITERS = {"bin": "ggml", "gguf": "gguf"}
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One tensor as it will be written."""
-
-    tensor: TensorRef
-    type: TensorType
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the tensor's data in the written file, padding excluded."""
-        return self.tensor.n_rows * self.type.row_bytes(self.tensor.n_columns)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where everything goes in a file to be written.
-
-    ``pieces`` are (offset, bytes) of all that is not weights; ``data_offsets`` has one offset in bytes for each
-    output, in the order given. ``size_bytes`` is the size of the whole file.
-    """
-
-    size_bytes: int
-    pieces: tuple[tuple[int, bytes], ...]
-    data_offsets: tuple[int, ...]
+_WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
+_ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
+_KNOWN_KINDS = (
+    "name one of what whisq reads: whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, a folder of Hugging Face"
+    " (config.json beside model.safetensors) or of CTranslate2 (config.json beside model.bin)"
+)
 
 
 def _module(name: str) -> ModuleType:
@@ -96,13 +73,7 @@ def _check_widths(model: Model) -> None:
         wrong.append(f"an encoder of width {dims.n_audio_state} and a decoder of {dims.n_text_state}")
     if wrong:
         model.close()
-        raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint="the file is damaged, or not a Whisper model")
-
-
-_KNOWN_KINDS = (
-    "whisq reads whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, and folders of Hugging Face (config.json beside"
-    " model.safetensors) and CTranslate2 (config.json beside model.bin)"
-)
+        raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint=NOT_WHISPER)
 
 
 def _what_it_looks_like(path: Path) -> str:
@@ -125,7 +96,7 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
     Raises ``FormatError`` for a suffix of a container that is read only.
     """
     if asked in _WRITERS:
-        return asked  # type: ignore[return-value]  # the dictionary's keys are the literal's values
+        return asked
     if asked is not None:
         raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
     suffix = path.suffix.lower()
@@ -134,10 +105,7 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
     return "gguf" if suffix == ".gguf" else "bin"
 
 
-_ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
-
-
-def layout(
+def layout_of(
     container: ContainerName, model: Model, outputs: Sequence[Output], provenance: dict[str, Any] | None = None
 ) -> Layout:
     """Return the layout of a file that holds these outputs."""

@@ -10,23 +10,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from whisq.formats.tokenizer_json import byte_of_character
+_LONGEST_MERGED = 256
+"""Bytes; splitting is quadratic, and Whisper's longest token has 128."""
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """Return GPT-2's table from the printable characters of a vocabulary to the bytes they stand for.
+
+    Printable Latin-1 stands for itself; the other 68 byte values take the characters from U+0100 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(value): value for value in printable}
+    others = [value for value in range(256) if value not in set(printable)]
+    table.update({chr(0x100 + number): value for number, value in enumerate(others)})
+    return table
 
 
 @cache
 def _character_of_byte() -> dict[int, str]:
-    return {value: character for character, value in byte_of_character().items()}
+    return {value: character for character, value in _byte_of_character().items()}
 
 
 def printable(token: bytes) -> str:
-    """Return a token in GPT-2's printable spelling, one character a byte."""
+    """Return a token in GPT-2's printable spelling, one character per byte."""
     table = _character_of_byte()
     return "".join([table[value] for value in token])
 
 
-def bytes_of(text: str) -> bytes:
-    """Return the bytes of a token in printable spelling; text with other characters is taken as it is, in UTF-8."""
-    table = byte_of_character()
+def bytes_of(text: str, *, markers_as_text: bool = False) -> bytes:
+    """Return the bytes of a token in printable spelling; text with other characters is taken as it is, in UTF-8.
+
+    With ``markers_as_text`` a text that begins like a marker (``<|…|>``) is UTF-8 too: Hugging Face's vocabularies
+    write markers as they are, a GGUF written here spells every token of the vocabulary the printable way.
+    """
+    if markers_as_text and text.startswith("<|"):
+        return text.encode("utf-8", "surrogatepass")
+    table = _byte_of_character()
     try:
         return bytes([table[character] for character in text])
     except KeyError:
@@ -36,7 +56,7 @@ def bytes_of(text: str) -> bytes:
 def split(text: bytes, ranks: Mapping[bytes, int], below: int | None = None) -> list[bytes]:
     """Return the tokens that byte-pair encoding makes of ``text``, joining the pair of lowest rank first.
 
-    With ``below``, only pairs whose joint token ranks lower are joined. Bytes that are no token stay single.
+    With ``below``, only pairs whose joint token ranks lower are joined. Bytes that are not a token stay single.
     """
     parts = [text[i : i + 1] for i in range(len(text))]
     limit = len(ranks) + 1 if below is None else below
@@ -70,10 +90,6 @@ def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
         if parts is not None and ranks[token] == rank:
             merges.append(f"{spelled[parts[0]]} {spelled[parts[1]]}")
     return tuple(merges)
-
-
-_LONGEST_MERGED = 256
-"""Bytes; splitting is quadratic, and Whisper's longest token has 128."""
 
 
 def _two_parts(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[bytes, bytes] | None:

@@ -14,24 +14,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from whisq.errors import FormatError
+from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import DAMAGED, Cursor, first_bytes
+from whisq.formats.mel import mel_filters
 from whisq.formats.tokenizer_json import (
     check_vocabulary,
     read_json,
     read_text,
     read_tokenizer,
-    token_bytes,
 )
-from whisq.mel import mel_filters
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import BF16, F16, F32
 from whisq.whisper import LARGEST_SIZES, Dimensions, TensorSpec, expected_tensors
-
-NAMES = ("ctranslate2",)
 
 _FLOATS = {0: F32, 4: F16, 5: BF16}
 _INT8, _INT16, _INT32 = 1, 2, 3
 _TYPE_BYTES = {0: 4, _INT8: 1, _INT16: 2, _INT32: 4, 4: 2, 5: 2}
 _NAME_OF_SPEC = "WhisperSpec"
+_INCOMPLETE = "the file is not a complete Whisper model: download or convert it again"
 _MOST_VARIABLES = 1 << 14
 _MOST_DIMENSIONS = 4
 _MOST_DIGITS = 5
@@ -39,13 +39,8 @@ _MOST_DIGITS = 5
 
 def detect(path: Path) -> bool:
     """Return whether this is a folder with a ``model.bin`` that begins like CTranslate2's."""
-    weights = path / "model.bin"
-    if not path.is_dir() or not weights.is_file():
-        return False
-    try:
-        with weights.open("rb") as stream:
-            start = stream.read(6)
-    except OSError:
+    start = first_bytes(path / "model.bin", 6)
+    if start is None:
         return False
     return len(start) < 6 or 0 < struct.unpack("<I", start[:4])[0] < 256
 
@@ -87,93 +82,74 @@ def open(path: Path) -> Model:  # noqa: A001 - the registry's word
     )
 
 
-class _Stream:
-    """Reads the mapped file front to back and never past its end."""
-
-    def __init__(self, file: MappedFile) -> None:
-        self.path, self.view, self.offset = file.path, file.view, 0
-
-    def take(self, size: int, what: str) -> memoryview:
-        left = len(self.view) - self.offset
-        if size > left:
-            raise FormatError(
-                f"{self.path}: truncated in {what}: {size} bytes expected at offset {self.offset}, {left} left",
-                hint="the file is incomplete: download it again",
-            )
-        self.offset += size
-        return self.view[self.offset - size : self.offset]
-
-    def integer(self, code: str, what: str) -> int:
-        value: int = struct.unpack(f"<{code}", self.take(struct.calcsize(code), what))[0]
-        return value
-
-    def string(self, what: str) -> str:
-        raw = bytes(self.take(self.integer("H", what), what))
-        return raw.removesuffix(b"\0").decode("utf-8", "backslashreplace")
+def _string(cursor: Cursor, what: str) -> str:
+    raw = bytes(cursor.take(cursor.integer("H", what), what))
+    return raw.removesuffix(b"\0").decode("utf-8", "backslashreplace")
 
 
 def _variables(file: MappedFile) -> dict[str, _Variable]:
-    stream = _Stream(file)
-    version = stream.integer("I", "the version")
+    cursor = Cursor(file)
+    version = cursor.integer("I", "the version")
     if not 2 <= version <= 6:
         raise FormatError(
             f"{file.path}: CTranslate2 binary version {version}, expected 2 to 6",
             hint="convert the model again with ct2-transformers-converter",
         )
-    spec = stream.string("the spec name")
+    spec = _string(cursor, "the spec name")
     if spec != _NAME_OF_SPEC:
         raise FormatError(
-            f"{file.path}: holds a {spec!r}, expected {_NAME_OF_SPEC!r}", hint="whisq quantizes Whisper models only"
+            f"{file.path}: holds a {spec!r}, expected {_NAME_OF_SPEC!r}",
+            hint="name a Whisper model: whisq quantizes no others",
         )
-    stream.integer("I", "the spec revision")
-    count = stream.integer("I", "the number of variables")
+    cursor.integer("I", "the spec revision")
+    count = cursor.integer("I", "the number of variables")
     if count > _MOST_VARIABLES:
-        raise FormatError(f"{file.path}: claims {count} variables", hint="the file is damaged")
+        raise FormatError(f"{file.path}: claims {count} variables", hint=DAMAGED)
     variables: dict[str, _Variable] = {}
     for number in range(count):
-        variable = _variable(stream, number)
+        variable = _variable(cursor, number)
         if variable.name in variables:
-            raise FormatError(f"{file.path}: variable {variable.name} occurs twice", hint="the file is damaged")
+            raise FormatError(f"{file.path}: variable {variable.name} occurs twice", hint=DAMAGED)
         variables[variable.name] = variable
-    for number in range(stream.integer("I", "the aliases") if version >= 3 else 0):
-        alias, name = stream.string(f"alias {number}"), stream.string(f"alias {number}")
+    for number in range(cursor.integer("I", "the aliases") if version >= 3 else 0):
+        alias, name = _string(cursor, f"alias {number}"), _string(cursor, f"alias {number}")
         if name in variables:
             variables.setdefault(alias, replace(variables[name], name=alias))
-    if stream.offset != len(stream.view):
+    if cursor.left:
         raise FormatError(
-            f"{file.path}: {len(stream.view) - stream.offset} bytes follow the last variable",
-            hint="the file has trailing data: download it again",
+            f"{file.path}: {cursor.left} bytes follow the last variable",
+            hint="the file has trailing data: download or convert it again",
         )
     return variables
 
 
-def _variable(stream: _Stream, number: int) -> _Variable:
+def _variable(cursor: Cursor, number: int) -> _Variable:
     what = f"variable {number}"
-    name = stream.string(what)
+    name = _string(cursor, what)
     what = f"variable {name or number}"
-    rank = stream.integer("B", what)
+    rank = cursor.integer("B", what)
     if rank > _MOST_DIMENSIONS:
-        raise FormatError(f"{stream.path}: {what} claims {rank} dimensions", hint="the file is damaged")
-    shape = struct.unpack(f"<{rank}I", stream.take(4 * rank, what))
-    type_number = stream.integer("B", what)
-    size_bytes = stream.integer("I", what)
+        raise FormatError(f"{cursor.path}: {what} claims {rank} dimensions", hint=DAMAGED)
+    shape = cursor.unpack(f"{rank}I", what)
+    type_number = cursor.integer("B", what)
+    size_bytes = cursor.integer("I", what)
     elements = 1
     for size in shape:
         elements *= size
     if type_number not in _TYPE_BYTES:
         raise FormatError(
-            f"{stream.path}: {what} has type {type_number}, expected 0 (f32), 1 (int8), 2 (int16), 3 (int32), 4 (f16)"
+            f"{cursor.path}: {what} has type {type_number}, expected 0 (f32), 1 (int8), 2 (int16), 3 (int32), 4 (f16)"
             " or 5 (bf16)",
             hint="convert the model again with ct2-transformers-converter",
         )
     if size_bytes != elements * _TYPE_BYTES[type_number]:
         raise FormatError(
-            f"{stream.path}: {what} of shape {list(shape)} claims {size_bytes} bytes, expected"
+            f"{cursor.path}: {what} of shape {list(shape)} claims {size_bytes} bytes, expected"
             f" {elements * _TYPE_BYTES[type_number]}",
-            hint="the file is damaged",
+            hint=DAMAGED,
         )
-    offset = stream.offset
-    stream.take(size_bytes, f"the data of {what}")
+    offset = cursor.offset
+    cursor.take(size_bytes, f"the data of {what}")
     return _Variable(name, shape, type_number, offset, size_bytes)
 
 
@@ -184,7 +160,7 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
             found = "is missing" if variable is None else f"has shape {list(variable.shape)}"
             raise FormatError(
                 f"{file.path}: variable {name} {found}, expected {rank} dimensions",
-                hint="the file is no complete Whisper model",
+                hint=_INCOMPLETE,
             )
         return variable.shape
 
@@ -193,7 +169,7 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
         if layers != set(range(len(layers))) or not layers:
             raise FormatError(
                 f"{file.path}: the {side} has layers {sorted(layers)}, expected 0, 1, 2 … without a gap",
-                hint="the file is no complete Whisper model",
+                hint=_INCOMPLETE,
             )
         return len(layers)
 
@@ -214,7 +190,7 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
     )  # fmt: skip
     wrong = [f"{name} = {size}" for name, size in asdict(dims).items() if not 0 < size <= LARGEST_SIZES[name]]
     if wrong:
-        raise FormatError(f"{file.path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+        raise FormatError(f"{file.path}: impossible dimensions: {', '.join(wrong)}", hint=DAMAGED)
     return dims
 
 
@@ -297,7 +273,7 @@ def _tensors(
         tensors.append(TensorRef(spec, where.variable, F32, location, decode))
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise FormatError(f"{file.path}: {'; '.join(problems[:3])}{more}", hint="the file is no complete Whisper model")
+        raise FormatError(f"{file.path}: {'; '.join(problems[:3])}{more}", hint=_INCOMPLETE)
     if not n_int8:
         return tuple(tensors), ()
     warning = f"{n_int8} matrices are int8 in {file.path}: they are dequantized first, so the loss of two steps adds up"
@@ -346,11 +322,11 @@ def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
         if listing.is_file():
             words = read_json(listing) if name.endswith("json") else read_text(listing).split("\n")
             if not isinstance(words, list):
-                raise FormatError(f"{listing}: is no list of tokens", hint="the file is damaged")
+                raise FormatError(f"{listing}: is not a list of tokens", hint=DAMAGED)
             # Special tokens come after the text tokens; the loader of a .bin fills them in by itself.
             texts = [word for word in words[: dims.n_vocab] if isinstance(word, str) and word]
             first_special = next((i for i, word in enumerate(texts) if word.startswith("<|")), len(texts))
-            return Tokenizer(tuple(token_bytes(word) for word in texts[: first_special + 1]))
+            return Tokenizer(tuple(bytes_of(word, markers_as_text=True) for word in texts[: first_special + 1]))
     raise FormatError(
         f"{path}: no tokenizer.json and no vocabulary.txt beside model.bin",
         hint="copy tokenizer.json from where the model came from",

@@ -14,35 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import Layout, Output
+from whisq.formats.cursor import DAMAGED, INCOMPLETE, NOT_WHISPER, Cursor, first_bytes
+from whisq.formats.layout import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
 from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
-NAMES = ("bin",)
 MAGIC = 0x67676D6C
 MIXED_FTYPE = 1000 * QUANTIZATION_VERSION + F16.ggml_ftype
 """Header of a file whose matrices are of several types: loaders then reserve f16 for each of them."""
 
-_HEADER = struct.Struct("<11i")
+_HEADER = "11i"
 _HEADER_FIELDS = (
     "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
     "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
 )  # fmt: skip
-# Twice and more of the largest published Whisper: a size beyond these is damage, not a model.
+# Whisper's longest tensor name has 38 bytes, its longest token 128: what is far beyond these is damage.
 _LONGEST_NAME = 128
 _LONGEST_TOKEN = 1 << 12
 
 
 def detect(path: Path) -> bool:
     """Return whether the file begins with ggml's magic number."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4) == struct.pack("<I", MAGIC)
-    except OSError:
-        return False
+    return first_bytes(path, 4) == struct.pack("<I", MAGIC)
 
 
 def open(path: Path) -> Model:  # noqa: A001 - the registry's word
@@ -59,35 +53,12 @@ def open(path: Path) -> Model:  # noqa: A001 - the registry's word
         raise
 
 
-class _Cursor:
-    """Reads a mapped file front to back and never past its end."""
-
-    def __init__(self, path: Path, view: memoryview) -> None:
-        self.path = path
-        self.view = view
-        self.offset = 0
-
-    def take(self, size: int, what: str) -> memoryview:
-        left = len(self.view) - self.offset
-        if size > left:
-            raise FormatError(
-                f"{self.path}: truncated in {what}: {size} bytes expected at offset {self.offset}, {left} left",
-                hint="the file is incomplete: download or convert it again",
-            )
-        part = self.view[self.offset : self.offset + size]
-        self.offset += size
-        return part
-
-    def integers(self, count: int, what: str) -> tuple[int, ...]:
-        return struct.unpack(f"<{count}i", self.take(4 * count, what))
-
-
 def _parse(path: Path, file: MappedFile) -> Model:
-    cursor = _Cursor(path, file.view)
-    (magic,) = struct.unpack("<I", cursor.take(4, "the magic number"))
+    cursor = Cursor(file)
+    magic = cursor.integer("I", "the magic number")
     if magic != MAGIC:
         raise FormatError(
-            f"{path}: wrong magic 0x{magic:08x}, expected 0x{MAGIC:08x}", hint="this is not a whisper.cpp .bin file"
+            f"{path}: wrong magic 0x{magic:08x}, expected 0x{MAGIC:08x}", hint="name a whisper.cpp .bin file"
         )
     dims, ftype = _dimensions(cursor)
     mel_filters = _mel_filters(cursor, dims)
@@ -105,128 +76,86 @@ def _parse(path: Path, file: MappedFile) -> Model:
     )
 
 
-def _dimensions(cursor: _Cursor) -> tuple[Dimensions, int]:
-    values = _HEADER.unpack(cursor.take(_HEADER.size, "the header"))
+def _dimensions(cursor: Cursor) -> tuple[Dimensions, int]:
+    values = cursor.unpack(_HEADER, "the header")
     sizes = dict(zip(_HEADER_FIELDS, values[:10], strict=True))
     wrong = [f"{name} = {size}" for name, size in sizes.items() if not 0 < size <= LARGEST_SIZES[name]]
     if wrong:
         raise FormatError(
             f"{cursor.path}: the header holds impossible dimensions: {', '.join(wrong)}",
-            hint="the file is damaged, or not a Whisper model",
+            hint=NOT_WHISPER,
         )
     return Dimensions(**sizes), values[10]
 
 
-def _mel_filters(cursor: _Cursor, dims: Dimensions) -> bytes:
-    n_mel, n_fft = cursor.integers(2, "the mel filters")
+def _mel_filters(cursor: Cursor, dims: Dimensions) -> bytes:
+    n_mel, n_fft = cursor.unpack("2i", "the mel filters")
     if n_mel != dims.n_mels or n_fft != N_FFT_BINS:
         raise FormatError(
             f"{cursor.path}: mel filters are {n_mel} × {n_fft}, expected {dims.n_mels} × {N_FFT_BINS}",
-            hint="the file is damaged, or not a Whisper model",
+            hint=NOT_WHISPER,
         )
     return bytes(cursor.take(4 * n_mel * n_fft, "the mel filters"))
 
 
-def _vocabulary(cursor: _Cursor, dims: Dimensions) -> tuple[bytes, ...]:
-    (count,) = cursor.integers(1, "the vocabulary")
+def _vocabulary(cursor: Cursor, dims: Dimensions) -> tuple[bytes, ...]:
+    count = cursor.integer("i", "the vocabulary")
     if not 0 <= count <= dims.n_vocab:
         raise FormatError(
             f"{cursor.path}: the vocabulary counts {count} tokens, the header allows 0 to {dims.n_vocab}",
-            hint="the file is damaged",
+            hint=DAMAGED,
         )
-    # Fifty thousand short reads: a tight loop here is most of what opening a file costs.
-    view, offset, end = cursor.view, cursor.offset, len(cursor.view)
-    read_length = struct.Struct("<I").unpack_from
-    tokens = []
-    for number in range(count):
-        start = offset + 4
-        length = read_length(view, offset)[0] if start <= end else 0
-        offset = start + length
-        if length > _LONGEST_TOKEN or offset > end:
-            raise _bad_token(cursor.path, number, length, end - start)
-        tokens.append(view[start:offset].tobytes())
-    cursor.offset = offset
-    return tuple(tokens)
+    return tuple(cursor.strings(count, "I", lambda number: f"token {number}", _LONGEST_TOKEN))
 
 
-def _bad_token(path: Path, number: int, length: int, left: int) -> FormatError:
-    if length > _LONGEST_TOKEN:
-        return FormatError(
-            f"{path}: token {number} claims a length of {length} bytes, at most {_LONGEST_TOKEN} expected",
-            hint="the file is damaged",
-        )
-    return FormatError(
-        f"{path}: truncated in token {number} of the vocabulary: {length} bytes expected, {max(0, left)} left",
-        hint="the file is incomplete: download or convert it again",
-    )
-
-
-def _tensors(cursor: _Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
+def _tensors(cursor: Cursor, dims: Dimensions) -> tuple[TensorRef, ...]:
     expected = expected_tensors(dims)
     found: dict[str, TensorRef] = {}
-    while cursor.offset < len(cursor.view):
+    while cursor.left:
         tensor = _tensor(cursor, expected, len(found))
         if tensor.name in found:
             raise FormatError(
                 f"{cursor.path}: tensor {tensor.name} occurs twice",
-                hint="the file is damaged, or was joined from two",
+                hint="the file is damaged, or was joined from two: download or convert it again",
             )
         found[tensor.name] = tensor
     missing = [name for name in expected if name not in found]
     if missing:
         raise FormatError(
             f"{cursor.path}: {len(missing)} of {len(expected)} tensors are missing, the first is {missing[0]}",
-            hint="the file is incomplete: download or convert it again",
+            hint=INCOMPLETE,
         )
     return tuple(found.values())
 
 
-def _tensor(cursor: _Cursor, expected: dict[str, TensorSpec], number: int) -> TensorRef:
+def _tensor(cursor: Cursor, expected: dict[str, TensorSpec], number: int) -> TensorRef:
     where = f"the header of tensor {number + 1}"
-    left = len(cursor.view) - cursor.offset
     if number >= len(expected):
         raise FormatError(
-            f"{cursor.path}: {left} bytes follow the last of its {len(expected)} tensors",
+            f"{cursor.path}: {cursor.left} bytes follow the last of its {len(expected)} tensors",
             hint="the file has trailing data: convert it again",
         )
-    n_dims, name_length, type_number = cursor.integers(3, where)
+    n_dims, name_length, type_number = cursor.unpack("3i", where)
     if not 1 <= n_dims <= 4 or not 1 <= name_length <= _LONGEST_NAME:
         raise FormatError(
             f"{cursor.path}: {where} at offset {cursor.offset - 12} claims {n_dims} dimensions and a name of"
             f" {name_length} bytes",
-            hint="the file is damaged from here on",
+            hint=DAMAGED,
         )
-    sizes = cursor.integers(n_dims, where)
+    sizes = cursor.unpack(f"{n_dims}i", where)
     name = bytes(cursor.take(name_length, where)).decode("utf-8", "backslashreplace")
     spec = expected.get(name)
     if spec is None:
         raise FormatError(
-            f"{cursor.path}: unknown tensor {name!r}", hint="this is not a Whisper model of the header's dimensions"
-        )
-    tensor_type = type_from_ggml(type_number)
-    if tensor_type is None:
-        raise FormatError(
-            f"{cursor.path}: tensor {name} has ggml type {type_number}, which whisq does not know",
-            hint=f"known types: {', '.join(f'{t.ggml_type} = {t.name}' for t in TYPES.values())}",
+            f"{cursor.path}: unknown tensor {name!r}",
+            hint="convert the model again: the header is of other dimensions, or this is not a Whisper model",
         )
     _check_shape(cursor.path, spec, sizes)
-    if not tensor_type.fits(spec.shape[-1]):
-        raise FormatError(
-            f"{cursor.path}: tensor {name} is {tensor_type}, whose blocks hold {tensor_type.block_size} weights, but"
-            f" its rows have {spec.shape[-1]}",
-            hint="the file was written by a tool that does not check this, and no runtime loads it",
-        )
+    tensor_type = checked_type(cursor.path, name, type_number, spec)
     offset = cursor.offset
-    size_bytes = _tensor_bytes(spec, tensor_type)
+    size_bytes = spec.n_rows * tensor_type.row_bytes(spec.n_columns)
     cursor.take(size_bytes, f"the data of tensor {name}")
     return TensorRef(spec, name, tensor_type, Location(0, offset, size_bytes))
-
-
-def _tensor_bytes(spec: TensorSpec, tensor_type: TensorType) -> int:
-    rows = 1
-    for size in spec.shape[:-1]:
-        rows *= size
-    return rows * tensor_type.row_bytes(spec.shape[-1])
 
 
 def _check_shape(path: Path, spec: TensorSpec, sizes: tuple[int, ...]) -> None:
@@ -238,8 +167,29 @@ def _check_shape(path: Path, spec: TensorSpec, sizes: tuple[int, ...]) -> None:
         raise FormatError(
             f"{path}: tensor {spec.name} has shape {list(reversed(sizes))}, expected {list(spec.shape)} for the"
             " header's dimensions",
-            hint="header and tensors come from different models, or the file is damaged",
+            hint="convert the model again: header and tensors come from different models, or the file is damaged",
         )
+
+
+def checked_type(path: Path, name: str, type_number: int, spec: TensorSpec) -> TensorType:
+    """Return the type that a file states for a tensor by ggml's number.
+
+    Raises ``FormatError`` for a number that whisq does not know, and for blocks that do not fit the tensor's rows.
+    """
+    found = type_from_ggml(type_number)
+    if found is None:
+        known = ", ".join(f"{kind.ggml_type} = {kind.name}" for kind in TYPES.values())
+        raise FormatError(
+            f"{path}: tensor {name} has ggml type {type_number}, which whisq does not know",
+            hint=f"convert the model again to one of these types: {known}",
+        )
+    if not found.fits(spec.n_columns):
+        raise FormatError(
+            f"{path}: tensor {name} is {found}, whose blocks hold {found.block_size} weights, but its rows have"
+            f" {spec.n_columns}",
+            hint="convert the model again to another type: no runtime loads this file",
+        )
+    return found
 
 
 def header_ftype(outputs: Sequence[Output]) -> int:
@@ -256,14 +206,14 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
     del provenance
     dims, tokens = model.dims, model.tokenizer.tokens
     head = struct.pack("<I", MAGIC)
-    head += _HEADER.pack(*(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
+    head += struct.pack(f"<{_HEADER}", *(getattr(dims, name) for name in _HEADER_FIELDS), header_ftype(outputs))
     head += struct.pack("<2i", dims.n_mels, N_FFT_BINS) + model.mel_filters
     longest = max(map(len, tokens), default=0)
     if longest > _LONGEST_TOKEN:
         number = next(number for number, token in enumerate(tokens) if len(token) == longest)
         raise FormatError(
             f"{model.path}: token {number} has {longest} bytes, a .bin takes at most {_LONGEST_TOKEN}",
-            hint="write a GGUF, or mend the vocabulary",
+            hint="write a GGUF, or fix the vocabulary",
         )
     head += _packed(tokens)
     pieces = [(0, head)]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import Layout, Output
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import DAMAGED, INCOMPLETE, NOT_WHISPER, first_bytes
+from whisq.formats.ggml import checked_type
 from whisq.formats.gguf_container import (
     MAGIC,
     Container,
@@ -25,11 +26,10 @@ from whisq.formats.gguf_container import (
     read_container,
 )
 from whisq.formats.gguf_metadata import CONTROL, VOCABULARY_COUNT_KEY, metadata_of
+from whisq.formats.layout import Layout, Output
 from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
-from whisq.types import F32, TYPES, TensorType, type_from_ggml
+from whisq.types import F32
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors, name_in_dialect
-
-NAMES = ("gguf",)
 
 _FILTERS, _WINDOW = "frontend.mel_filterbank", "frontend.window"
 _WINDOW_LENGTH = 400
@@ -50,13 +50,7 @@ _LEFT_OUT = {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.gg
 
 def detect(path: Path) -> bool:
     """Return whether the file begins with GGUF's magic."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4) == MAGIC
-    except OSError:
-        return False
+    return first_bytes(path, 4) == MAGIC
 
 
 def open(path: Path) -> Model:  # noqa: A001 - the registry's word
@@ -96,7 +90,9 @@ def _check_architecture(path: Path, metadata: Mapping[str, Any]) -> None:
     architecture = metadata.get("general.architecture")
     if architecture != "whisper":
         shown = "no architecture" if architecture is None else f"architecture {architecture!r}"
-        raise FormatError(f"{path}: a GGUF of {shown}, expected 'whisper'", hint="whisq quantizes Whisper models only")
+        raise FormatError(
+            f"{path}: a GGUF of {shown}, expected 'whisper'", hint="name a Whisper model: whisq quantizes no others"
+        )
 
 
 def _dimensions(path: Path, metadata: Mapping[str, Any]) -> Dimensions:
@@ -105,7 +101,7 @@ def _dimensions(path: Path, metadata: Mapping[str, Any]) -> Dimensions:
     if missing:
         raise FormatError(
             f"{path}: the metadata lack {', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}",
-            hint="whisq reads transcribe.cpp's Whisper GGUFs; other projects' have other keys",
+            hint="convert the model that it was made from: other projects' GGUFs than transcribe.cpp's have other keys",
         )
     sizes, wrong = {}, []
     for name, key in keys.items():
@@ -115,7 +111,7 @@ def _dimensions(path: Path, metadata: Mapping[str, Any]) -> Dimensions:
         else:
             sizes[name] = value
     if wrong:
-        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint=DAMAGED)
     return Dimensions(**sizes)
 
 
@@ -135,17 +131,18 @@ def _tensors(file: MappedFile, container: Container, dims: Dimensions) -> tuple[
         if spec is None:
             raise FormatError(
                 f"{file.path}: unknown tensor {stored.name!r}",
-                hint="this is not a Whisper model of these dimensions",
+                hint="convert the model again: the metadata are of other dimensions, or this is not a Whisper model",
             )
-        kind = _checked_type(file.path, stored, spec)
-        location = Location(0, stored.offset, math.prod(spec.shape[:-1]) * kind.row_bytes(spec.shape[-1]))
+        _check_shape(file.path, stored, spec)
+        kind = checked_type(file.path, stored.name, stored.type, spec)
+        location = Location(0, stored.offset, spec.n_rows * kind.row_bytes(spec.n_columns))
         tensors.append(TensorRef(spec, stored.name, kind, location))
         extents.append((stored, location.size_bytes))
     if specs or filters is None:
         lacking = [*specs, *([_FILTERS] if filters is None else [])]
         raise FormatError(
             f"{file.path}: {len(lacking)} tensors are missing, the first is {lacking[0]}",
-            hint="the file is incomplete: download or convert it again",
+            hint=INCOMPLETE,
         )
     check_extents(file.path, extents, file.size_bytes)
     return tuple(tensors), bytes(file.view[filters : filters + 4 * N_FFT_BINS * dims.n_mels])
@@ -156,49 +153,36 @@ def _frontend_bytes(path: Path, stored: StoredTensor, expected: tuple[int, ...])
         raise FormatError(
             f"{path}: tensor {stored.name} is of ggml type {stored.type} and sizes {list(stored.sizes)}, expected f32"
             f" and {list(expected)}",
-            hint="the file is damaged, or not a Whisper model",
+            hint=NOT_WHISPER,
         )
     return 4 * math.prod(expected)
 
 
-def _checked_type(path: Path, stored: StoredTensor, spec: TensorSpec) -> TensorType:
+def _check_shape(path: Path, stored: StoredTensor, spec: TensorSpec) -> None:
     expected = tuple(reversed(spec.shape))
     found = stored.sizes if len(expected) > 1 else tuple(size for size in stored.sizes if size != 1) or (1,)
     if found != expected:
         raise FormatError(
             f"{path}: tensor {stored.name} has sizes {list(stored.sizes)}, expected {list(expected)} for the metadata's"
             " dimensions",
-            hint="metadata and tensors come from different models, or the file is damaged",
+            hint="convert the model again: metadata and tensors come from different models, or the file is damaged",
         )
-    kind = type_from_ggml(stored.type)
-    if kind is None:
-        raise FormatError(
-            f"{path}: tensor {stored.name} has ggml type {stored.type}, which whisq does not know",
-            hint=f"known types: {', '.join(f'{t.ggml_type} = {t.name}' for t in TYPES.values())}",
-        )
-    if not kind.fits(spec.shape[-1]):
-        raise FormatError(
-            f"{path}: tensor {stored.name} is {kind}, whose blocks hold {kind.block_size} weights, but its rows have"
-            f" {spec.shape[-1]}",
-            hint="the file was written by a tool that does not check this, and no runtime loads it",
-        )
-    return kind
 
 
 def _tokenizer(path: Path, metadata: Mapping[str, Any], dims: Dimensions) -> Tokenizer:
     texts = _texts(path, metadata, "tokenizer.ggml.tokens")
     types = metadata.get("tokenizer.ggml.token_type", ())
     if not isinstance(types, tuple):
-        raise FormatError(f"{path}: tokenizer.ggml.token_type is no array", hint="the file is damaged")
+        raise FormatError(f"{path}: tokenizer.ggml.token_type is not an array", hint=DAMAGED)
     if not texts or len(texts) > dims.n_vocab:
         raise FormatError(
             f"{path}: tokenizer.ggml.tokens has {len(texts)} tokens, expected 1 to {dims.n_vocab}",
-            hint="the file is damaged, or was written without its tokenizer",
+            hint="convert the model again, with its tokenizer",
         )
     if types and len(types) != len(texts):
         raise FormatError(
             f"{path}: tokenizer.ggml.token_type has {len(types)} entries for {len(texts)} tokens",
-            hint="the file is damaged",
+            hint=DAMAGED,
         )
     count = metadata.get(VOCABULARY_COUNT_KEY)
     if not isinstance(count, int) or not 0 <= count <= len(texts):
@@ -216,7 +200,7 @@ def _tokenizer(path: Path, metadata: Mapping[str, Any], dims: Dimensions) -> Tok
 def _texts(path: Path, metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
     values = metadata.get(key, ())
     if not isinstance(values, tuple) or (values and not isinstance(values[0], bytes)):
-        raise FormatError(f"{path}: {key} is no array of strings", hint="the file is damaged")
+        raise FormatError(f"{path}: {key} is not an array of strings", hint=DAMAGED)
     texts = []
     for number, value in enumerate(values):
         try:
@@ -224,7 +208,7 @@ def _texts(path: Path, metadata: Mapping[str, Any], key: str) -> tuple[str, ...]
         except UnicodeDecodeError as error:
             raise FormatError(
                 f"{path}: element {number} of {key} is not UTF-8: {error.reason} at byte {error.start}",
-                hint="the file is damaged: tokens are stored in GPT-2's printable spelling, which is UTF-8",
+                hint="download or convert it again: tokens are stored in GPT-2's printable spelling, which is UTF-8",
             ) from None
     return tuple(texts)
 

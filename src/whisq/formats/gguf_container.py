@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whisq.errors import FormatError
+from whisq.formats.cursor import DAMAGED, INCOMPLETE, Cursor
 from whisq.model import MappedFile
 
 MAGIC = b"GGUF"
@@ -65,53 +66,35 @@ class Container:
     data_offset: int
 
 
-class _Cursor:
-    def __init__(self, file: MappedFile) -> None:
-        self.path: Path = file.path
-        self.view = file.view
-        self.offset = 0
-        self.end = min(len(self.view), _MOST_METADATA_BYTES)
+class _Cursor(Cursor):
+    """Reads metadata and descriptions, and never more of them than ``_MOST_METADATA_BYTES``."""
 
-    def take(self, size: int, what: str) -> memoryview:
-        left = self.end - self.offset
-        if size > left:
-            if self.end < len(self.view):
-                raise FormatError(
-                    f"{self.path}: metadata of more than {_MOST_METADATA_BYTES} bytes, in {what}",
-                    hint=_DAMAGED,
-                )
-            raise FormatError(
-                f"{self.path}: truncated in {what}: {size} bytes expected at offset {self.offset}, {left} left",
-                hint="the file is incomplete: download or convert it again",
-            )
-        self.offset += size
-        return self.view[self.offset - size : self.offset]
+    def __init__(self, file: MappedFile) -> None:
+        super().__init__(file)
+        self.end = min(self.end, _MOST_METADATA_BYTES)
+
+    def too_short(self, size: int, what: str) -> FormatError:
+        if self.end == len(self.view):
+            return super().too_short(size, what)
+        return FormatError(f"{self.path}: metadata of more than {_MOST_METADATA_BYTES} bytes, in {what}", hint=DAMAGED)
 
     def number(self, kind: Kind, what: str) -> Any:
-        code = _CODES[kind]
-        return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}"), what))[0]
+        return self.unpack(_CODES[kind], what)[0]
 
     def count(self, most: int, what: str) -> int:
-        value: int = self.number("u64", what)
+        value = self.integer("Q", what)
         if value > most:
-            raise FormatError(f"{self.path}: {what} claims {value}, at most {most} expected", hint=_DAMAGED)
+            raise FormatError(f"{self.path}: {what} claims {value}, at most {most} expected", hint=DAMAGED)
         return value
 
-    def raw(self, what: str) -> bytes:
-        length: int = self.number("u64", what)
-        return bytes(self.take(length, what))
-
     def text(self, what: str) -> str:
-        raw = self.raw(what)
+        raw = bytes(self.take(self.integer("Q", what), what))
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise FormatError(
-                f"{self.path}: {what} is not UTF-8: {error.reason} at byte {error.start}", hint=_DAMAGED
+                f"{self.path}: {what} is not UTF-8: {error.reason} at byte {error.start}", hint=DAMAGED
             ) from None
-
-
-_DAMAGED = "the file is damaged: download or convert it again"
 
 
 def read_container(file: MappedFile) -> Container:
@@ -123,8 +106,8 @@ def read_container(file: MappedFile) -> Container:
     cursor = _Cursor(file)
     magic = bytes(cursor.take(4, "the magic number"))
     if magic != MAGIC:
-        raise FormatError(f"{file.path}: begins with {magic!r}, expected {MAGIC!r}", hint="this is no GGUF file")
-    version: int = cursor.number("u32", "the version")
+        raise FormatError(f"{file.path}: begins with {magic!r}, expected {MAGIC!r}", hint="name a GGUF file")
+    version = cursor.integer("I", "the version")
     if version not in (2, 3):
         big_endian = version in (2 << 24, 3 << 24)
         raise FormatError(
@@ -137,7 +120,7 @@ def read_container(file: MappedFile) -> Container:
     for number in range(n_keys):
         name = cursor.text(f"the name of key {number}")
         if name in metadata:
-            raise FormatError(f"{file.path}: key {name} occurs twice", hint=_DAMAGED)
+            raise FormatError(f"{file.path}: key {name} occurs twice", hint=DAMAGED)
         metadata[name] = _value(cursor, _kind(cursor, f"key {name}"), f"key {name}")
     alignment = _alignment(file.path, metadata)
     described = [_tensor(cursor, number) for number in range(n_tensors)]
@@ -160,20 +143,20 @@ def check_extents(path: Path, tensors: Sequence[tuple[StoredTensor, int]], size_
             raise FormatError(
                 f"{path}: truncated in the data of tensor {tensor.name}: it ends at {tensor.offset + size}, the file"
                 f" has {size_bytes} bytes",
-                hint="the file is incomplete: download or convert it again",
+                hint=INCOMPLETE,
             )
         if tensor.offset < end:
             raise FormatError(
                 f"{path}: the data of tensors {previous} and {tensor.name} overlap at offset {tensor.offset}",
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
         end, previous = tensor.offset + size, tensor.name
 
 
 def _kind(cursor: _Cursor, what: str) -> Kind:
-    number: int = cursor.number("u32", what)
+    number = cursor.integer("I", what)
     if number >= len(_KINDS):
-        raise FormatError(f"{cursor.path}: {what} has value type {number}, expected 0 to 12", hint=_DAMAGED)
+        raise FormatError(f"{cursor.path}: {what} has value type {number}, expected 0 to 12", hint=DAMAGED)
     return _KINDS[number]
 
 
@@ -189,63 +172,44 @@ def _value(cursor: _Cursor, kind: Kind, what: str) -> Any:
 def _array(cursor: _Cursor, what: str) -> tuple[Any, ...]:
     kind = _kind(cursor, f"the array {what}")
     if kind == "array":
-        raise FormatError(f"{cursor.path}: {what} is an array of arrays, which no Whisper file has", hint=_DAMAGED)
+        raise FormatError(f"{cursor.path}: {what} is an array of arrays, which no Whisper file has", hint=DAMAGED)
     count = cursor.count(_MOST_ELEMENTS, f"the length of {what}")
     if count * _LEAST_BYTES[kind] > len(cursor.view) - cursor.offset:
         raise FormatError(
             f"{cursor.path}: truncated in {what}: {count} elements do not fit into the bytes that are left",
-            hint="the file is incomplete: download or convert it again",
+            hint=INCOMPLETE,
         )
     if kind == "string":
-        return _strings(cursor, count, what)
-    code = _CODES[kind]
-    raw = cursor.take(count * struct.calcsize(f"<{code}"), what)
-    values = struct.unpack(f"<{count}{code}", raw)
+        return tuple(cursor.strings(count, "Q", lambda number: f"element {number} of {what}"))
+    values = cursor.unpack(f"{count}{_CODES[kind]}", what)
     return tuple(bool(value) for value in values) if kind == "bool" else values
-
-
-def _strings(cursor: _Cursor, count: int, what: str) -> tuple[bytes, ...]:
-    # Vocabulary and merges: a hundred thousand short reads are most of what opening a file costs.
-    view, offset, end = cursor.view, cursor.offset, cursor.end
-    read_length = struct.Struct("<Q").unpack_from
-    strings = []
-    for number in range(count):
-        start = offset + 8
-        length = read_length(view, offset)[0] if start <= end else 0
-        offset = start + length
-        if offset > end:
-            cursor.offset = min(start, end)
-            cursor.take(length, f"element {number} of {what}")
-        strings.append(view[start:offset].tobytes())
-    cursor.offset = offset
-    return tuple(strings)
 
 
 def _alignment(path: Path, metadata: Mapping[str, Any]) -> int:
     value = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(value, int) or not 1 <= value <= _LARGEST_ALIGNMENT or value & (value - 1):
-        raise FormatError(f"{path}: general.alignment is {value!r}, expected a power of two", hint=_DAMAGED)
+        raise FormatError(f"{path}: general.alignment is {value!r}, expected a power of two", hint=DAMAGED)
     return value
 
 
 def _tensor(cursor: _Cursor, number: int) -> StoredTensor:
     what = f"the description of tensor {number + 1}"
-    length: int = cursor.number("u64", what)
+    length = cursor.integer("Q", what)
     if not 1 <= length <= _LONGEST_NAME:
-        raise FormatError(f"{cursor.path}: {what} claims a name of {length} bytes", hint=_DAMAGED)
+        raise FormatError(f"{cursor.path}: {what} claims a name of {length} bytes", hint=DAMAGED)
     name = bytes(cursor.take(length, what)).decode("utf-8", "backslashreplace")
-    rank: int = cursor.number("u32", what)
+    rank = cursor.integer("I", what)
     if not 1 <= rank <= _MOST_DIMENSIONS:
-        raise FormatError(f"{cursor.path}: tensor {name} has {rank} dimensions, expected 1 to 4", hint=_DAMAGED)
-    sizes = struct.unpack(f"<{rank}Q", cursor.take(8 * rank, what))
-    return StoredTensor(name, sizes, cursor.number("u32", what), cursor.number("u64", what))
+        raise FormatError(f"{cursor.path}: tensor {name} has {rank} dimensions, expected 1 to 4", hint=DAMAGED)
+    sizes = cursor.unpack(f"{rank}Q", what)
+    return StoredTensor(name, sizes, cursor.integer("I", what), cursor.integer("Q", what))
 
 
 def _checked_offset(path: Path, tensor: StoredTensor, alignment: int) -> int:
     if tensor.offset % alignment:
         raise FormatError(
-            f"{path}: tensor {tensor.name} is at offset {tensor.offset}, no multiple of {alignment}",
-            hint=_DAMAGED,
+            f"{path}: tensor {tensor.name} is at offset {tensor.offset}, not a multiple of {alignment}",
+            hint=DAMAGED,
         )
     return tensor.offset
 
@@ -254,7 +218,7 @@ def _check_names(path: Path, tensors: Sequence[StoredTensor]) -> None:
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name in seen:
-            raise FormatError(f"{path}: tensor {tensor.name} occurs twice", hint=_DAMAGED)
+            raise FormatError(f"{path}: tensor {tensor.name} occurs twice", hint=DAMAGED)
         seen.add(tensor.name)
 
 

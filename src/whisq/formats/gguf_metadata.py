@@ -1,7 +1,7 @@
 """The metadata that transcribe.cpp wants of a Whisper GGUF (general.architecture "whisper").
 
 Source of the keys and their types: transcribe.cpp, ``src/arch/whisper/weights.cpp`` and its converter. What is not
-known of a model is left out: a loader says better what it misses than a value made up would.
+known of a model is left out: a missing key gives a clearer loader error than an invented value.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whisq.formats import Output
 from whisq.formats.byte_pairs import merges_of, printable
 from whisq.formats.gguf_container import Value
+from whisq.formats.layout import Output
 from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.model import Model
 from whisq.types import QUANTIZATION_VERSION, TensorType
@@ -87,7 +87,9 @@ def variant_of_sizes(dims: Dimensions) -> str:
     """Return the released model that has these sizes, or ``whisper``."""
     name = _RELEASED.get((dims.n_audio_layer, dims.n_text_layer, dims.n_audio_state), "whisper")
     if name in ("whisper-large", "distil-large"):
-        return name + ("-v3" if dims.n_mels == 128 else "-v2" if name == "distil-large" else "")
+        if dims.n_mels == 128:
+            return f"{name}-v3"
+        return f"{name}-v2" if name == "distil-large" else name
     return name if dims.is_multilingual or name == "whisper-large-v3-turbo" else f"{name}.en"
 
 
@@ -274,7 +276,9 @@ def _value_of(stated: object) -> Value | None:
     if isinstance(stated, bool):
         return Value("bool", stated)
     if isinstance(stated, int):
-        return Value("u32" if 0 <= stated < 1 << 32 else "i64" if stated < 1 << 63 else "u64", stated)
+        if 0 <= stated < 1 << 32:
+            return Value("u32", stated)
+        return Value("i64" if stated < 1 << 63 else "u64", stated)
     if isinstance(stated, float):
         return Value("f64", stated)
     if isinstance(stated, str | bytes):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import safetensors
+from whisq.formats import safetensors, torch_zip
 from whisq.formats.tokenizer_json import read_json
 
 _ID = re.compile(
@@ -22,11 +22,11 @@ _DESCRIPTIONS = (
     "generation_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt",
     "added_tokens.json", "vocabulary.json", "vocabulary.txt", "README.md",
 )  # fmt: skip
-_TORCH_INDEX, _TORCH_SINGLE, _CTRANSLATE2 = "pytorch_model.bin.index.json", "pytorch_model.bin", "model.bin"
+_CTRANSLATE2 = "model.bin"
 
 
 def looks_like_id(text: str) -> bool:
-    """Return whether a text that is no path on disk may be a model's id on the hub."""
+    """Return whether a text that is not a path on disk may be a model's id on the hub."""
     return _ID.fullmatch(text) is not None
 
 
@@ -37,9 +37,7 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
     """
     match = _ID.fullmatch(text)
     if match is None:
-        raise FormatError(
-            f"{text!r} is no id of a model on the hub", hint="write owner/name, as in openai/whisper-small"
-        )
+        raise FormatError(f"{text!r} is not a hub model id", hint="write owner/name, as in openai/whisper-small")
     repository, revision = match["repository"], match["revision"]
     card = {"name": repository, "repo_url": f"https://huggingface.co/{repository}"}
     source = Source(repository, revision, unreachable(repository))
@@ -67,7 +65,7 @@ class Source:
 def unreachable(repository: str) -> str | None:
     """Return why the hub cannot be asked for a repository, or None.
 
-    Asked once a model: the client itself tries for half a minute with each file.
+    Asked once per model: the client itself tries for half a minute with each file.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import errors as hub_errors
@@ -87,7 +85,7 @@ def _fetch_weights(source: Source) -> None:
     missed: list[FormatError] = []
     for index, single in (
         (safetensors.INDEX, safetensors.SINGLE),
-        (_TORCH_INDEX, _TORCH_SINGLE),
+        (torch_zip.INDEX, torch_zip.SINGLE),
         ("", _CTRANSLATE2),
     ):
         # One file before shards: repositories that have both keep another precision in the shards.
@@ -101,7 +99,7 @@ def _fetch_weights(source: Source) -> None:
     if missed:
         raise missed[0]
     raise FormatError(
-        f"{source.repository}: has no {safetensors.SINGLE}, no {_TORCH_SINGLE} and no {_CTRANSLATE2}",
+        f"{source.repository}: has no {safetensors.SINGLE}, no {torch_zip.SINGLE} and no {_CTRANSLATE2}",
         hint="name one file of the repository instead: owner/name/file.bin",
     )
 
@@ -148,7 +146,7 @@ def fetch(source: Source, name: str) -> Path:
         raise FormatError(f"{shown}: has no such revision", hint="leave out @REVISION for the newest") from None
     except hub_errors.GatedRepoError:
         raise FormatError(
-            f"{shown}: access needs its owner's leave", hint="ask on its page, then: hf auth login"
+            f"{shown}: this model is gated", hint="request access on its page, then: hf auth login"
         ) from None
     except hub_errors.RepositoryNotFoundError:
         raise FormatError(

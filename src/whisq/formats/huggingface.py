@@ -15,15 +15,13 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import DOWNLOAD_AGAIN
+from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_tokenizer
-from whisq.mel import mel_filters
 from whisq.model import MappedFile, Model, Tokenizer
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
 
-NAMES = ("huggingface",)
-
-_TORCH_SINGLE, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _EMBEDDING, _PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 _SIZE_KEYS = {
     "n_vocab": "vocab_size",
@@ -42,7 +40,7 @@ _COMPARED_BYTES = 1 << 22
 
 def detect(path: Path) -> bool:
     """Return whether this is a folder with ``config.json`` and weights under one of transformers' names."""
-    names = (safetensors.SINGLE, safetensors.INDEX, _TORCH_SINGLE, _TORCH_INDEX, "adapter_config.json")
+    names = (safetensors.SINGLE, safetensors.INDEX, torch_zip.SINGLE, torch_zip.INDEX, "adapter_config.json")
     return path.is_dir() and any((path / name).is_file() for name in names)
 
 
@@ -96,12 +94,12 @@ def _config(path: Path) -> dict[str, Any]:
         )
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
-        raise FormatError(f"{path / 'config.json'}: is no JSON object", hint="the file is damaged")
+        raise FormatError(f"{path / 'config.json'}: is not a JSON object", hint=DOWNLOAD_AGAIN)
     kind = config.get("model_type")
     if kind != "whisper":
         raise FormatError(
             f"{path}: config.json says model_type {kind!r}, expected 'whisper'",
-            hint="whisq quantizes Whisper models only",
+            hint="name a Whisper model: whisq quantizes no others",
         )
     unlike = [
         f"{key} is {config[key]!r}, expected {expected!r}"
@@ -116,7 +114,10 @@ def _config(path: Path) -> dict[str, Any]:
         if isinstance(config.get(width), int) and config.get(side, 4 * config[width]) != 4 * config[width]:
             unlike.append(f"{side} is {config[side]!r}, expected 4 × d_model")
     if unlike:
-        raise FormatError(f"{path}: no runtime has this kind of Whisper: {'; '.join(unlike)}", hint="see config.json")
+        raise FormatError(
+            f"{path}: no runtime has this kind of Whisper: {'; '.join(unlike)}",
+            hint="take a model whose config.json has what is expected",
+        )
     return config
 
 
@@ -132,7 +133,7 @@ def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
     if wrong:
         raise FormatError(
             f"{path / 'config.json'}: {', '.join(wrong)}",
-            hint="expected the config that transformers writes for Whisper",
+            hint="copy config.json from where the model came from",
         )
     return Dimensions(**sizes)
 
@@ -144,12 +145,12 @@ def _arrays(path: Path, files: list[MappedFile]) -> dict[str, StoredArray]:
     if (path / safetensors.SINGLE).is_file():
         files.append(MappedFile(path / safetensors.SINGLE))
         return safetensors.read_arrays(files[-1], 0)
-    if (path / _TORCH_INDEX).is_file() and not (path / _TORCH_SINGLE).is_file():
-        return _sharded(path, _TORCH_INDEX, files)
-    if (path / _TORCH_SINGLE).is_file():
-        files.append(MappedFile(path / _TORCH_SINGLE))
+    if (path / torch_zip.INDEX).is_file() and not (path / torch_zip.SINGLE).is_file():
+        return _sharded(path, torch_zip.INDEX, files)
+    if (path / torch_zip.SINGLE).is_file():
+        files.append(MappedFile(path / torch_zip.SINGLE))
         return _torch_arrays(files[-1], 0)
-    raise FormatError(f"{path}: has no {safetensors.SINGLE} and no {_TORCH_SINGLE}", hint="download the weights too")
+    raise FormatError(f"{path}: has no {safetensors.SINGLE} and no {torch_zip.SINGLE}", hint="download the weights too")
 
 
 def _sharded(path: Path, index: str, files: list[MappedFile]) -> dict[str, StoredArray]:
@@ -163,7 +164,7 @@ def _sharded(path: Path, index: str, files: list[MappedFile]) -> dict[str, Store
         if absent:
             raise FormatError(
                 f"{shard}: lacks {len(absent)} tensors that {index} places there, the first is {absent[0]}",
-                hint="index and shards are from different downloads, or the shard is incomplete",
+                hint="download index and shards again: they are of different versions, or the shard is incomplete",
             )
         arrays.update(found)
     return arrays
@@ -173,7 +174,9 @@ def _torch_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
     saved = torch_zip.read_checkpoint(file, number)
     arrays = {name: array for name, array in (saved or {}).items() if isinstance(array, StoredArray)}
     if not arrays:
-        raise FormatError(f"{file.path}: holds no state dictionary", hint="expected what torch.save(state_dict) writes")
+        raise FormatError(
+            f"{file.path}: holds no state dictionary", hint="write it with torch.save(model.state_dict(), path)"
+        )
     return arrays
 
 
@@ -194,7 +197,7 @@ def _tie(path: Path, arrays: dict[str, StoredArray], files: list[MappedFile]) ->
     elif projection.type is not embedding.type or not _equal(projection, embedding, files):
         raise FormatError(
             f"{path}: {_PROJECTION} differs from {_EMBEDDING}, and no runtime keeps them apart",
-            hint="the model was trained with untied embeddings, or only one of them was updated",
+            hint="give up the projection by tying the two: model.tie_weights(), then model.save_pretrained(folder)",
         )
     return [_PROJECTION]
 
@@ -251,15 +254,17 @@ def _slow_tokenizer(path: Path) -> Tokenizer:
     vocabulary = read_json(path / "vocab.json")
     added = _optional_json(path / "added_tokens.json")
     if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
-        raise FormatError(f"{path / 'vocab.json'}: is no table of texts and ids", hint="the file is damaged")
+        raise FormatError(f"{path / 'vocab.json'}: is not a token-to-id mapping", hint=DOWNLOAD_AGAIN)
     if any("\ud800" <= character <= "\udfff" for text in (*vocabulary, *added) for character in text):
-        raise FormatError(f"{path / 'vocab.json'}: a token is half a character", hint="the file is damaged")
+        raise FormatError(f"{path / 'vocab.json'}: a token is half a character", hint=DOWNLOAD_AGAIN)
     text_of = {number: text for text, number in vocabulary.items()}
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
-        tokens.append(text.encode() if text.startswith("<|") else bytes_of(text))
+        tokens.append(bytes_of(text, markers_as_text=True))
     if not tokens:
-        raise FormatError(f"{path / 'vocab.json'}: has no token 0", hint="is the tokenizer complete?")
+        raise FormatError(
+            f"{path / 'vocab.json'}: has no token 0", hint="copy the whole tokenizer from where the model came from"
+        )
     special = {text: number for text, number in vocabulary.items() if re.fullmatch(r"<\|.*\|>", text)}
     special |= {text: number for text, number in added.items() if isinstance(number, int)}
     merges: tuple[str, ...] = ()

@@ -14,13 +14,12 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import torch_zip
+from whisq.formats.cursor import DAMAGED, first_bytes
+from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
-from whisq.mel import mel_filters
 from whisq.model import MappedFile, Model, Tokenizer
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
-
-NAMES = ("openai",)
 
 _UNUSED = ("decoder.mask", "alignment_heads")
 _MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"
@@ -28,14 +27,8 @@ _MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"
 
 def detect(path: Path) -> bool:
     """Return whether this is a file that ``torch.save`` may have written."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-    except OSError:
-        return False
-    return start == b"PK\x03\x04" or (path.suffix in (".pt", ".pth") and start[:1] == b"\x80")
+    start = first_bytes(path, 4) or b""
+    return start == torch_zip.MAGIC or (path.suffix in (".pt", ".pth") and start[:1] == torch_zip.PICKLE_MAGIC)
 
 
 def open(path: Path) -> Model:  # noqa: A001 - the registry's word
@@ -83,7 +76,7 @@ def _dimensions(path: Path, saved: Any) -> Dimensions:
         if not isinstance(stated.get(name), int) or not 0 < stated[name] <= most
     ]
     if wrong:
-        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint="the file is damaged")
+        raise FormatError(f"{path}: impossible dimensions: {', '.join(wrong)}", hint=DAMAGED)
     return Dimensions(**{name: stated[name] for name in LARGEST_SIZES})
 
 
@@ -95,7 +88,7 @@ def _shown(value: object) -> str:
 def _state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
     state = saved.get("model_state_dict")
     if not isinstance(state, dict):
-        raise FormatError(f"{path}: has no model_state_dict", hint="OpenAI's checkpoints have one")
+        raise FormatError(f"{path}: has no model_state_dict", hint="name one of OpenAI's checkpoints, which have one")
     return state
 
 
@@ -135,7 +128,7 @@ def _read_ranks(path: Path) -> Tokenizer:
             ranks[int(rank)] = base64.b64decode(token, validate=True)
         except (ValueError, binascii.Error) as error:
             raise FormatError(
-                f"{path}: line {number + 1} is no token and rank: {error}", hint="download it again"
+                f"{path}: line {number + 1} is not a token and a rank: {error}", hint="download it again"
             ) from None
     if sorted(ranks) != list(range(len(ranks))) or not ranks:
         raise FormatError(f"{path}: the ranks are not 0, 1, 2 … without a gap", hint="download it again")

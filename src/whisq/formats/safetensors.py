@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
+from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.stored import StoredArray, size_of
 from whisq.formats.tokenizer_json import read_json
 from whisq.model import Location, MappedFile
@@ -21,13 +22,12 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _FLOATS = {"F32": F32, "F16": F16, "BF16": BF16}
 _MOST_HEADER_BYTES = 100_000_000
-_AGAIN = "the file is incomplete or damaged: download it again"
 
 
 def read_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
     """Return the arrays of one mapped file by name; ``number`` is the file's among the model's.
 
-    Raises ``FormatError`` for what the format forbids: a header that is no JSON, offsets that overlap, leave gaps or
+    Raises ``FormatError`` for what the format forbids: a header that is not JSON, offsets that overlap, leave gaps or
     reach beyond the file, sizes that do not match shapes.
     """
     header = _header(file)
@@ -40,11 +40,13 @@ def read_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
 
 def _header_bytes(file: MappedFile) -> int:
     if file.size_bytes < 8:
-        raise FormatError(f"{file.path}: truncated: {file.size_bytes} bytes, a header has at least 8", hint=_AGAIN)
+        raise FormatError(
+            f"{file.path}: truncated: {file.size_bytes} bytes, a header has at least 8", hint=DOWNLOAD_AGAIN
+        )
     length: int = struct.unpack_from("<Q", file.view)[0]
     if length > min(file.size_bytes - 8, _MOST_HEADER_BYTES):
         raise FormatError(
-            f"{file.path}: claims a header of {length} bytes, the file has {file.size_bytes}", hint=_AGAIN
+            f"{file.path}: claims a header of {length} bytes, the file has {file.size_bytes}", hint=DOWNLOAD_AGAIN
         )
     return length
 
@@ -55,9 +57,9 @@ def _header(file: MappedFile) -> dict[str, Any]:
     try:
         header = json.loads(bytes(file.view[8 : 8 + length]))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file.path}: the header is not JSON: {error}", hint=_AGAIN) from None
+        raise FormatError(f"{file.path}: the header is not JSON: {error}", hint=DOWNLOAD_AGAIN) from None
     if not isinstance(header, dict):
-        raise FormatError(f"{file.path}: the header is no JSON object", hint=_AGAIN)
+        raise FormatError(f"{file.path}: the header is not a JSON object", hint=DOWNLOAD_AGAIN)
     return header
 
 
@@ -68,7 +70,7 @@ def _validate(file: MappedFile) -> None:
         with safe_open(file.path, framework="numpy"):
             pass
     except (SafetensorError, ValueError, OSError) as error:
-        raise FormatError(f"{file.path}: no valid safetensors file: {error}", hint=_AGAIN) from None
+        raise FormatError(f"{file.path}: not a valid safetensors file: {error}", hint=DOWNLOAD_AGAIN) from None
 
 
 def _array(path: Path, name: str, entry: Any, data: int, number: int) -> StoredArray:
@@ -79,10 +81,10 @@ def _array(path: Path, name: str, entry: Any, data: int, number: int) -> StoredA
             raise FormatError(
                 f"{path}: {name} of shape {list(shape)} has {end - begin} bytes, expected"
                 f" {size_of(shape, kind.block_bytes)}",
-                hint=_AGAIN,
+                hint=DOWNLOAD_AGAIN,
             )
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: the header's entry {name} is malformed: {error}", hint=_AGAIN) from None
+        raise FormatError(f"{path}: the header's entry {name} is malformed: {error}", hint=DOWNLOAD_AGAIN) from None
     return StoredArray(name, kind, element.lower(), shape, Location(number, data + begin, end - begin))
 
 
@@ -98,7 +100,10 @@ def shards_of(folder: Path, index_name: str = INDEX) -> tuple[list[Path], dict[s
         raise FormatError(f"{index}: has no weight_map", hint="the index is damaged: download it again")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or "\0" in name:
-            raise FormatError(f"{index}: names the shard {name!r}", hint="a shard must be a file beside its index")
+            raise FormatError(
+                f"{index}: names the shard {name!r}",
+                hint="put every shard beside its index, named without a folder",
+            )
     names = list(dict.fromkeys(weight_map.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:

@@ -44,7 +44,9 @@ def refs_of(
         else:
             tensors.append(TensorRef(spec, array.name, array.type, array.location))
     if problems:
-        raise FormatError(f"{path}: {_listed(problems)}", hint="the model is incomplete, or not Whisper's")
+        raise FormatError(
+            f"{path}: {_listed(problems)}", hint="download the model again: it is incomplete, or not Whisper's"
+        )
     return tuple(tensors)
 
 

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
+from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.model import Tokenizer
 from whisq.whisper import Dimensions
-
-
-@cache
-def byte_of_character() -> dict[str, int]:
-    """Return GPT-2's table from the printable characters of a vocabulary to the bytes they stand for.
-
-    Printable Latin-1 stands for itself; the other 68 byte values take the characters from U+0100 on, in order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(value): value for value in printable}
-    others = [value for value in range(256) if value not in set(printable)]
-    table.update({chr(0x100 + number): value for number, value in enumerate(others)})
-    return table
-
-
-def token_bytes(text: str) -> bytes:
-    """Return the bytes of a vocabulary entry; special tokens (``<|…|>``) and unknown characters are UTF-8."""
-    table = byte_of_character()
-    if text.startswith("<|") or any(character not in table for character in text):
-        return text.encode("utf-8", "surrogatepass")
-    return bytes(table[character] for character in text)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -50,23 +30,25 @@ def read_tokenizer(path: Path) -> Tokenizer:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}",
-            hint="expected model.vocab, model.merges and added_tokens, as transformers writes them",
+            hint="save it again with transformers, which writes model.vocab, model.merges and added_tokens",
         ) from None
     tokens: list[bytes] = []
     while (text := text_of.get(len(tokens))) is not None:
-        tokens.append(token_bytes(text))
+        tokens.append(bytes_of(text, markers_as_text=True))
     if not tokens:
-        raise FormatError(f"{path}: the vocabulary has no token 0", hint="is the tokenizer complete?")
+        raise FormatError(
+            f"{path}: the vocabulary has no token 0", hint="copy the whole tokenizer from where the model came from"
+        )
     return Tokenizer(tuple(tokens), pairs, added)
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON document; raises ``FormatError`` when it is missing or is none."""
+    """Return a JSON document; raises ``FormatError`` when it is missing or not JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON: {error}", hint="the file is damaged") from None
+        raise FormatError(f"{path}: not valid JSON: {error}", hint=DOWNLOAD_AGAIN) from None
 
 
 def read_text(path: Path) -> str:
@@ -78,9 +60,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
     except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{path}: not UTF-8: {error.reason} at byte {error.start}", hint="the file is damaged"
-        ) from None
+        raise FormatError(f"{path}: not UTF-8: {error.reason} at byte {error.start}", hint=DOWNLOAD_AGAIN) from None
 
 
 def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None:
@@ -88,5 +68,5 @@ def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None
     if len(tokenizer.tokens) > dims.n_vocab:
         raise FormatError(
             f"{path}: the tokenizer has {len(tokenizer.tokens)} tokens, the model {dims.n_vocab}",
-            hint="tokenizer and weights come from different models",
+            hint="copy the tokenizer from where the weights came from",
         )

@@ -22,7 +22,8 @@ from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import Settings as EvaluateSettings
 from whisq.evaluation.run import evaluate
 from whisq.extras import require_packages, require_torch
-from whisq.formats import ContainerName, container_of, open_model
+from whisq.formats import container_of, open_model
+from whisq.formats.layout import ContainerName
 from whisq.hashing import source_sha256
 from whisq.model import Model
 from whisq.optimization.steps import MadeFiles

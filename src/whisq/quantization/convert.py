@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from whisq.errors import PlanError
-from whisq.formats import ContainerName, Output, layout
+from whisq.formats import layout_of
+from whisq.formats.layout import ContainerName, Output
 from whisq.model import Model, TensorRef
 from whisq.quantization.plan import Assignment, Plan
 from whisq.recipe import Recipe
@@ -41,7 +42,7 @@ def make_conversion(
         Recipe(type or _commonest(model)),
         container,
         assignments,
-        layout(container, model, outputs, provenance),
+        layout_of(container, model, outputs, provenance),
         verdicts(container, [(output.tensor.spec, output.type) for output in outputs]),
         provenance=provenance or {},
     )

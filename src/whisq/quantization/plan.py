@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from whisq.errors import PlanError
-from whisq.formats import ContainerName, Layout, Output, layout
+from whisq.formats import layout_of
+from whisq.formats.layout import ContainerName, Layout, Output
 from whisq.model import Model, TensorRef
 from whisq.quantization.rounding import Method, method_for
 from whisq.recipe.lint import Finding, Finished, findings_of
@@ -149,7 +150,7 @@ def make_plan(
     verdict_list = verdicts(container, [(o.tensor.spec, o.type) for o in outputs])
     if runtime is not None:
         _refuse_target(runtime, verdict_list, assignments, recipe)
-    arrangement = layout(container, model, outputs, provenance)
+    arrangement = layout_of(container, model, outputs, provenance)
     finished = [
         Finished(a.tensor.spec, a.is_quantized_here or a.type is not a.tensor.type, a.asked, a.type, a.rule)
         for a in assignments

@@ -78,7 +78,7 @@ def _parse(content: str, where: str) -> Recipe:
     _check_keys(head, _RECIPE_KEYS, f"{where}: [recipe]")
     rules = document.get("rules", [])
     if not isinstance(rules, list):
-        raise RecipeError(f"{where}: rules is no list of tables", hint="write each rule under [[rules]]")
+        raise RecipeError(f"{where}: rules must be a list of tables", hint="write each rule under [[rules]]")
     try:
         return Recipe(
             default=parse_type(head["default"]),

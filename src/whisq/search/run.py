@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
-from whisq.formats import ContainerName
+from whisq.formats.layout import ContainerName
 from whisq.model import Model
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models import WIDE, write_model
+from tests.support.containers import write_model
+from tests.support.models import WIDE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,15 +18,14 @@ import numpy as np
 import pytest
 
 from tests.support.containers import (
-    TINY,
     copy_model,
-    tiny_weights,
     write_bin,
     write_ctranslate2,
     write_huggingface,
     write_openai,
     write_torch,
 )
+from tests.support.models import TINY, tiny_weights
 from tests.support.mutations import damaged, odd_json, structure_of
 from whisq.calibration.calibration import Moments
 from whisq.calibration.file import read_calibration, write_calibration

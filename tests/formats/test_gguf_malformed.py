@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.containers import TINY
 from tests.support.gguf_parts import STRING, U32, Parts, refused, string
+from tests.support.models import TINY
 from whisq.formats import open_model
 
 

@@ -12,18 +12,16 @@ import numpy as np
 import pytest
 
 from tests.support.containers import (
-    TINY,
     copy_model,
     hf_config,
     safetensors_header,
-    tiny_tokenizer,
-    tiny_weights,
     tokenizer_json,
     write_bin,
     write_huggingface,
     write_safetensors,
     write_torch,
 )
+from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import special_tokens

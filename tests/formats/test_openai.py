@@ -17,15 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.containers import (
-    TINY,
-    Pickle,
-    tiny_tokenizer,
-    tiny_weights,
-    tokenizer_json,
-    write_openai,
-    write_torch,
-)
+from tests.support.containers import Pickle, tokenizer_json, write_openai, write_torch
+from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.whisper import Dimensions

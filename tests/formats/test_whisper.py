@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from tests.support.containers import TINY
+from tests.support.models import TINY
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
 
 SPECS = expected_tensors(TINY)

@@ -9,7 +9,8 @@ import pytest
 import whisq
 from tests.support import oracle
 from tests.support.calibrations import moments_of, write
-from tests.support.models import WIDE, model_bytes
+from tests.support.containers import model_bytes
+from tests.support.models import WIDE
 from whisq import kernels
 from whisq.calibration import input_of, inputs_of, read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix

@@ -1,16 +1,25 @@
-"""Models of a few kilobytes, written by hand from the formats' descriptions: nothing here uses whisq's writers."""
+"""Whisper models of a few kilobytes, in memory: sizes, weights, vocabularies. ``containers`` writes them."""
 
-import json
-import struct
-from collections.abc import Iterable
-from dataclasses import asdict
-from pathlib import Path
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pytest
 
+from whisq.formats.mel import mel_filters
+from whisq.model import Model, Tokenizer
 from whisq.whisper import Dimensions, TensorSpec, expected_tensors
 
 TINY = Dimensions(
+    n_vocab=300, n_audio_ctx=6, n_audio_state=32, n_audio_head=1, n_audio_layer=2,
+    n_text_ctx=8, n_text_state=32, n_text_head=1, n_text_layer=1, n_mels=2,
+)  # fmt: skip
+"""Large enough to have every kind of tensor, small enough to truncate at every byte."""
+
+NARROW = Dimensions(
     n_vocab=16, n_audio_ctx=6, n_audio_state=64, n_audio_head=1, n_audio_layer=3,
     n_text_ctx=5, n_text_state=64, n_text_head=1, n_text_layer=3, n_mels=4,
 )  # fmt: skip
@@ -22,127 +31,117 @@ WIDE = Dimensions(
 )  # fmt: skip
 """256-wide rows: every type fits."""
 
+_MERGED = [b" t", b"he", b" the", b"in", b"er", b" a", b"\xc3\xa9"]
+_SPECIAL = [
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|fr|>", "<|translate|>", "<|transcribe|>",
+    "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
+]  # fmt: skip
 
-def weights_of(spec: TensorSpec, seed: int = 0) -> np.ndarray:
+REAL_MODELS = ["tiny_en", pytest.param("base", marks=pytest.mark.slow)]
+"""Parameters: what the fixtures ``…_folder`` and ``…_bin`` begin with."""
+
+# name: (encoder layers, decoder layers, width, heads, vocabulary, mels)
+RELEASED = {
+    "tiny.en": (4, 4, 384, 6, 51864, 80),
+    "tiny": (4, 4, 384, 6, 51865, 80),
+    "base.en": (6, 6, 512, 8, 51864, 80),
+    "base": (6, 6, 512, 8, 51865, 80),
+    "small.en": (12, 12, 768, 12, 51864, 80),
+    "small": (12, 12, 768, 12, 51865, 80),
+    "medium.en": (24, 24, 1024, 16, 51864, 80),
+    "medium": (24, 24, 1024, 16, 51865, 80),
+    "large-v1": (32, 32, 1280, 20, 51865, 80),
+    "large-v2": (32, 32, 1280, 20, 51865, 80),
+    "large-v3": (32, 32, 1280, 20, 51866, 128),
+    "large-v3-turbo": (32, 4, 1280, 20, 51866, 128),
+    "distil-small.en": (12, 4, 768, 12, 51864, 80),
+    "distil-medium.en": (24, 2, 1024, 16, 51864, 80),
+    "distil-large-v2": (32, 2, 1280, 20, 51865, 80),
+    "distil-large-v3": (32, 2, 1280, 20, 51866, 128),
+}
+
+
+def released(name: str) -> Dimensions:
+    """Return a released model's dimensions."""
+    encoder, decoder, width, heads, vocabulary, mels = RELEASED[name]
+    return Dimensions(vocabulary, 1500, width, heads, encoder, 448, width, heads, decoder, mels)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model in memory: arrays by canonical name, f16 or f32."""
+
+    dims: Dimensions
+    tokenizer: Tokenizer
+    arrays: dict[str, np.ndarray]
+    filters: bytes
+
+    def as_type(self, kind: type) -> Weights:
+        """Return the model with all arrays of one type."""
+        return replace(self, arrays={name: array.astype(kind) for name, array in self.arrays.items()})
+
+
+def hollow_weights(dims: Dimensions) -> Weights:
+    """Return a model of any size that takes no room: f16 matrices and f32 vectors, all of them holes."""
+    wide = {name: spec.is_matrix or spec.role == "conv" for name, spec in expected_tensors(dims).items()}
+    arrays: dict[str, Any] = {
+        name: Hole(spec.shape, np.float16 if wide[name] else np.float32)
+        for name, spec in expected_tensors(dims).items()
+    }
+    return Weights(dims, replace(tiny_tokenizer(), special={}), arrays, mel_filters(dims.n_mels))
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """Return a vocabulary of bytes, a few merges, and Whisper's special tokens."""
+    order = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    order += [value for value in range(256) if value not in set(order)]
+    tokens = [bytes([value]) for value in order] + _MERGED
+    special = {text: len(tokens) + number for number, text in enumerate(_SPECIAL)}
+    merges = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "Ã ©")
+    return Tokenizer((*tokens, b"<|endoftext|>"), merges, special)
+
+
+def tiny_weights(dims: Dimensions = TINY, seed: int = 4) -> Weights:
+    """Return a random model whose matrices are f16 and the rest f32, all exact in f16."""
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for name, spec in expected_tensors(dims).items():
+        array = random.standard_normal(spec.shape).astype(np.float16)
+        arrays[name] = array if spec.is_matrix or spec.role == "conv" else array.astype(np.float32)
+    return Weights(dims, tiny_tokenizer(), arrays, mel_filters(dims.n_mels))
+
+
+def weights_of(model: Model) -> Weights:
+    """Return a model's f16 and f32 tensors in memory."""
+    kinds = {"f32": np.float32, "f16": np.float16}
+    arrays = {t.name: np.frombuffer(bytes(model.rows(t)), kinds[t.type.name]).reshape(t.shape) for t in model.tensors}
+    return Weights(model.dims, model.tokenizer, arrays, model.mel_filters)
+
+
+def values_of(spec: TensorSpec, seed: int = 0) -> np.ndarray:
     """Normal weights that depend on the tensor's name only."""
     generator = np.random.default_rng([seed, *spec.name.encode()])
     return (generator.standard_normal(spec.shape) * 0.1).astype(np.float32)
 
 
-def tensor_record(spec: TensorSpec, values: np.ndarray, kind: int | None = None) -> bytes:
-    """One tensor as a .bin holds it; ``kind`` 0 is f32, 1 is f16."""
-    if kind is None:
-        kind = 1 if spec.is_matrix or spec.role == "conv" else 0
-    sizes = [1, *spec.shape] if spec.role == "conv_bias" else list(reversed(spec.shape))
-    name = spec.name.encode()
-    head = struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), kind, *sizes) + name
-    return head + values.astype("<f4" if kind == 0 else "<f2").tobytes()
+def named_weights(dims: Dimensions, kind: type = np.float32) -> Weights:
+    """Return a model in which every tensor is ``values_of`` its name, all of one type, with three tokens."""
+    arrays = {name: values_of(spec).astype(kind) for name, spec in expected_tensors(dims).items()}
+    tokens = Tokenizer((b"a", b" b", b"<|endoftext|>"), ("a b",), {})
+    return Weights(dims, tokens, arrays, np.linspace(0, 1, dims.n_mels * 201, dtype="<f4").tobytes())
 
 
-def head_of(dims: Dimensions, ftype: int = 1, tokens: Iterable[bytes] = (b"a", b"", b"\xff\xfe")) -> bytes:
-    """Everything of a .bin before its tensors."""
-    words = list(tokens)
-    filters = np.linspace(0, 1, dims.n_mels * 201, dtype="<f4").tobytes()
-    return (
-        struct.pack("<I11i", 0x67676D6C, *asdict(dims).values(), ftype)
-        + struct.pack("<2i", dims.n_mels, 201)
-        + filters
-        + struct.pack("<i", len(words))
-        + b"".join(struct.pack("<I", len(word)) + word for word in words)
-    )
+class Hole:
+    """An array of zeros of which a file system keeps the size only: models of any size in kilobytes."""
 
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype, self.ndim, self.size = tuple(shape), np.dtype(dtype), len(shape), math.prod(shape)
+        self.itemsize = self.dtype.itemsize
+        self.nbytes = self.size * self.itemsize
+        self.strides = tuple(self.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
-def model_bytes(dims: Dimensions = TINY, kind: int = 1, change: dict[str, np.ndarray] | None = None) -> bytes:
-    """A whole .bin; ``kind`` 1 is the usual f16 file, 0 is f32 throughout; ``change`` replaces tensors' values."""
-    records = []
-    for spec in expected_tensors(dims).values():
-        values = (change or {}).get(spec.name, weights_of(spec))
-        records.append(tensor_record(spec, values, 0 if kind == 0 else None))
-    return head_of(dims, kind) + b"".join(records)
-
-
-def write_model(
-    path: Path, dims: Dimensions = TINY, kind: int = 1, change: dict[str, np.ndarray] | None = None
-) -> Path:
-    """Write a whole .bin and return its path."""
-    path.write_bytes(model_bytes(dims, kind, change))
-    return path
-
-
-def string(text: str) -> bytes:
-    """A string as CTranslate2 stores it."""
-    raw = text.encode() + b"\0"
-    return struct.pack("<H", len(raw)) + raw
-
-
-def variable(name: str, values: np.ndarray) -> bytes:
-    """A variable as CTranslate2 stores it."""
-    number = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "uint16": 5}[values.dtype.name]
-    raw = values.tobytes()
-    return (
-        string(name)
-        + struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape)
-        + struct.pack("<BI", number, len(raw))
-        + raw
-    )
-
-
-def ct2_variables(dims: Dimensions, cast=lambda name, values: values.astype(np.float16)) -> dict[str, np.ndarray]:
-    """The variables of a CTranslate2 Whisper whose weights are ``weights_of`` the canonical tensors."""
-    specs = expected_tensors(dims)
-
-    def get(name: str) -> np.ndarray:
-        return weights_of(specs[name])
-
-    def zeros(name: str) -> np.ndarray:
-        return np.zeros(specs[name].shape[0], np.float32)
-
-    found: dict[str, np.ndarray] = {}
-
-    def norm(theirs: str, ours: str) -> None:
-        found[f"{theirs}/gamma"], found[f"{theirs}/beta"] = get(f"{ours}.weight"), get(f"{ours}.bias")
-
-    def fused(theirs: str, *ours: str) -> None:
-        found[f"{theirs}/weight"] = np.concatenate([get(f"{name}.weight") for name in ours])
-        biases = [get(f"{n}.bias") if f"{n}.bias" in specs else zeros(f"{n}.weight") for n in ours]
-        found[f"{theirs}/bias"] = np.concatenate(biases)
-
-    for side, layers in (("encoder", dims.n_audio_layer), ("decoder", dims.n_text_layer)):
-        found[f"{side}/position_encodings/encodings"] = get(f"{side}.positional_embedding")
-        for layer in range(layers):
-            theirs, ours = f"{side}/layer_{layer}", f"{side}.blocks.{layer}"
-            norm(f"{theirs}/self_attention/layer_norm", f"{ours}.attn_ln")
-            fused(f"{theirs}/self_attention/linear_0", *[f"{ours}.attn.{part}" for part in ("query", "key", "value")])
-            fused(f"{theirs}/self_attention/linear_1", f"{ours}.attn.out")
-            if side == "decoder":
-                norm(f"{theirs}/attention/layer_norm", f"{ours}.cross_attn_ln")
-                fused(f"{theirs}/attention/linear_0", f"{ours}.cross_attn.query")
-                fused(f"{theirs}/attention/linear_1", f"{ours}.cross_attn.key", f"{ours}.cross_attn.value")
-                fused(f"{theirs}/attention/linear_2", f"{ours}.cross_attn.out")
-            norm(f"{theirs}/ffn/layer_norm", f"{ours}.mlp_ln")
-            fused(f"{theirs}/ffn/linear_0", f"{ours}.mlp.0")
-            fused(f"{theirs}/ffn/linear_1", f"{ours}.mlp.2")
-    for number in (1, 2):
-        for part in ("weight", "bias"):
-            found[f"encoder/conv{number}/{part}"] = get(f"encoder.conv{number}.{part}")
-    norm("encoder/layer_norm", "encoder.ln_post")
-    norm("decoder/layer_norm", "decoder.ln")
-    found["decoder/embeddings/weight"] = get("decoder.token_embedding.weight")
-    return {name: cast(name, values) for name, values in found.items()}
-
-
-def ct2_bytes(variables: dict[str, np.ndarray], spec: str = "WhisperSpec", version: int = 6) -> bytes:
-    """A CTranslate2 model.bin."""
-    head = struct.pack("<I", version) + string(spec) + struct.pack("<2I", 3, len(variables))
-    return head + b"".join(variable(name, values) for name, values in variables.items()) + struct.pack("<I", 0)
-
-
-def write_ct2(folder: Path, dims: Dimensions = TINY, **arguments) -> Path:
-    """Write a CTranslate2 folder and return it."""
-    folder.mkdir(exist_ok=True)
-    (folder / "model.bin").write_bytes(ct2_bytes(ct2_variables(dims, **arguments)))
-    (folder / "config.json").write_text("{}")
-    vocabulary = {"a": 0, "\u0120b": 1, "<|endoftext|>": 2}
-    tokenizer = {"model": {"vocab": vocabulary, "merges": ["a b"]}, "added_tokens": []}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return folder
+    def __array_function__(self, function: Any, types: Any, arguments: Any, keywords: Any) -> Any:
+        if function is np.concatenate:
+            parts = arguments[0]
+            return Hole((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), parts[0].dtype)
+        return self if function is np.zeros_like else NotImplemented

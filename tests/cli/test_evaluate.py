@@ -33,7 +33,7 @@ def test_command_line_measures_and_reports(tiny_en_bin: Path, q4_bin: Path, clip
     [
         (["--data", "/nowhere-at-all"], "no such file or folder"),
         (["--data", ".", "--json", "/nowhere-at-all/x.json"], "there is no folder /nowhere-at-all"),
-        (["--data", ".", "--jobs", "0"], "is no number"),
+        (["--data", ".", "--jobs", "0"], "is not a"),
     ],
 )
 def test_command_line_errors(

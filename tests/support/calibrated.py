@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from whisq.calibration import Calibration
 from whisq.demo import SENTENCE
+
+if TYPE_CHECKING:
+    from whisq.calibration import Calibration
 
 
 @pytest.fixture(scope="session")

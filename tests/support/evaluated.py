@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import soundfile
 
 import whisq
 from whisq.demo import SENTENCE
-from whisq.evaluation import Evaluation, Settings
+
+if TYPE_CHECKING:
+    from whisq.evaluation import Evaluation, Settings
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,8 @@ def iq4_bin(tiny_en_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def clips(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped sentence as it is, at another rate in stereo, and cut off in the middle."""
+    import soundfile
+
     folder = tmp_path_factory.mktemp("clips")
     samples, rate = soundfile.read(speech_wav, dtype="float32")
     soundfile.write(folder / "a.wav", samples, rate)
@@ -51,5 +55,7 @@ def measured(
     clips: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Evaluation, Settings]:
+    from whisq.evaluation import Settings
+
     settings = Settings(threads=1, jobs=2, cache=tmp_path_factory.mktemp("cache"))
     return whisq.evaluate(tiny_en_bin, [q4_bin, iq4_bin], clips, settings=settings), settings

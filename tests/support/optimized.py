@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import whisq
 from whisq.demo import SENTENCE
-from whisq.optimization.run import Optimized, Settings, optimize
+
+if TYPE_CHECKING:
+    from whisq.optimization.run import Optimized, Settings
 
 FEW = (r"decoder\..*", r"encoder\.blocks\.[123]\..*", r"encoder\.blocks\.0\.attn\..*")
 """Protect all but two matrices: the search has little to measure."""
@@ -28,6 +30,8 @@ def speakers(tmp_path_factory: pytest.TempPathFactory, speech_wav: Path) -> Path
 
 def settings(**changed: Any) -> Settings:
     """Return the settings of ``optimized``, or others that differ from them as said."""
+    from whisq.optimization.run import Settings
+
     return Settings(types=("q4_0", "q8_0"), protect=FEW, probes=1, **changed)
 
 
@@ -52,5 +56,7 @@ def optimized(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Optimized:
     """What ``optimize`` returned for tiny.en; needs torch."""
+    from whisq.optimization.run import optimize
+
     output = tmp_path_factory.mktemp("made") / "mix.bin"
     return optimize(tiny_en_bin, output, speakers, size_bytes=optimized_size, settings=settings())

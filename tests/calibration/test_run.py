@@ -6,34 +6,25 @@ import numpy as np
 import pytest
 
 import whisq
-from whisq.calibration import inputs_of, read_calibration
+from whisq.calibration import Calibration, inputs_of, read_calibration
 from whisq.calibration.run import Settings, calibrate
+from whisq.demo import SENTENCE
 from whisq.errors import CalibrationError, DataError
 from whisq.network.mel import log_mel, windows
 from whisq.network.model import load_torch_whisper
 from whisq.network.tokens import prompt_tokens
 
-torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
+pytestmark = pytest.mark.usefixtures("torch")
 
 
-SENTENCE = "The birch canoe slid on the smooth planks."
+@pytest.fixture
+def data(sentence_folder: Path) -> Path:
+    return sentence_folder
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from whisq import demo
-
-    folder = tmp_path_factory.mktemp("clips")
-    (folder / "one.wav").write_bytes(demo.speech_path().read_bytes())
-    (folder / "one.txt").write_text(SENTENCE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(tiny_en_bin: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp("calibration") / "tiny.calib"
-    return calibrate(tiny_en_bin, data, path, settings=Settings(cache=None))
+@pytest.fixture
+def made(tiny_en_calibration: Calibration) -> Calibration:
+    return tiny_en_calibration
 
 
 def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
@@ -44,7 +35,7 @@ def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
     assert len(made.load_probes()) == 1
 
 
-def test_moments_are_what_the_whole_network_sees(made, tiny_en_bin: Path, data: Path) -> None:
+def test_moments_are_what_the_whole_network_sees(torch, made, tiny_en_bin: Path, data: Path) -> None:
     from whisq.clips.datasets import load_clips
     from whisq.network.tokens import encode_text, special_tokens
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
-from builders import WIDE, model_bytes
-from calibration_builders import moments_of, write
 
 import whisq
+from tests.support import oracle
+from tests.support.calibrations import moments_of, write
+from tests.support.containers import model_bytes
+from tests.support.models import WIDE
 from whisq import kernels
 from whisq.calibration import input_of, inputs_of, read_calibration, write_calibration
 from whisq.calibration.factors import factor_for

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import TINY, WIDE, weights_of, write_model
 
+from tests.support.containers import write_model
+from tests.support.models import NARROW, WIDE, values_of
 from whisq import Recipe, kernels, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import OutputError, WeightError
 from whisq.types import TYPES
@@ -36,7 +37,7 @@ def test_every_tensor_holds_the_kernels_bytes(model, tmp_path, name):
     quantize(make_plan(model, Recipe(TYPES[name], unprotect=LIFT)), tmp_path / "out.bin")
     with open_model(tmp_path / "out.bin") as result:
         for tensor in result.tensors:
-            wanted = weights_of(tensor.spec)
+            wanted = values_of(tensor.spec)
             if tensor.spec.is_matrix:
                 assert tensor.type.name == name
                 assert bytes(result.rows(tensor)) == kernels.quantize(wanted, name).tobytes()
@@ -168,10 +169,10 @@ def test_an_existing_files_mode_is_kept(model, tmp_path):
 
 
 def damaged(tmp_path, name, value, kind=0, count=3):
-    dims = TINY
+    dims = NARROW
     spec_values = None
     with open_model(write_model(tmp_path / "source.bin", dims, kind)) as model:
-        spec_values = weights_of(model[name].spec)
+        spec_values = values_of(model[name].spec)
     spec_values.reshape(-1)[5 : 5 + count] = value
     return write_model(tmp_path / "source.bin", dims, kind, {name: spec_values})
 
@@ -209,7 +210,7 @@ def test_norms_may_exceed_f16(tmp_path):
 
 def test_all_bad_tensors_are_listed_at_once(tmp_path):
     change = {name: np.full((256, 64), np.nan, np.float32) for name in (MLP, MLP.replace("0.mlp", "1.mlp"))}
-    path = write_model(tmp_path / "source.bin", TINY, 0, change)
+    path = write_model(tmp_path / "source.bin", NARROW, 0, change)
     with open_model(path) as model, pytest.raises(WeightError) as caught:
         quantize(make_plan(model, Recipe(TYPES["q8_0"])), tmp_path / "out.bin")
     assert "2 tensors hold weights" in str(caught.value)

@@ -243,7 +243,7 @@ def test_a_file_that_the_runtime_refuses_has_its_reason(tiny_en_bin: Path, clips
 
 def test_a_worker_that_dies_is_told_with_its_signal() -> None:
     with WorkerProcess("whisq.runtimes.worker") as worker:
-        os.kill(worker._process.pid, 9)
+        os.kill(worker.pid, 9)
         with pytest.raises(WorkerError, match="died of SIGKILL"):
             worker.ask("load", runtime="transcribe.cpp", path="x", threads=1, fallback=False)
 

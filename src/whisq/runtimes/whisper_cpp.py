@@ -1,7 +1,7 @@
 """whisper.cpp: as released, through the Python package pywhispercpp, and with a change that waits there.
 
-Sources: ``whisper_model_load`` in whisper.cpp's ``src/whisper.cpp``, and files of every type below that were loaded in
-pywhispercpp 1.5.1 and transcribed.
+Sources: ``whisper_model_load`` in whisper.cpp's ``src/whisper.cpp``, and files of every type below but f32 that were
+loaded and transcribed by pywhispercpp 1.5.1, which carries whisper.cpp 1.8.5. Norms and biases are f32 in all of them.
 """
 
 from __future__ import annotations
@@ -41,16 +41,18 @@ class WhisperCpp:
         return " ".join(segment.text.strip() for segment in segments), ""
 
 
-def _wide_convs(tensors: Tensors) -> Iterator[Objection]:
+def _f32_convs(tensors: Tensors) -> Iterator[Objection]:
     if {kind for spec, kind in tensors if spec.is_matrix} == {F32}:
+        # Seen in whisper.cpp 1.8.5: the file loads, and the first audio ends in ggml's GGML_ASSERT(src0->type == F16).
+        yield Objection("it reserves f32 for the conv kernels of an f32 file and cannot run those", "use f16")
         return
     wide = [spec.name for spec, kind in tensors if spec.role == "conv" and kind is F32]
     if wide:
         yield Objection(f"it reserves f16 for the conv kernels and {wide[0]} is f32", "leave out --keep-f32")
 
 
-def _wide_matrices(tensors: Tensors) -> Iterator[Objection]:
-    convs = list(_wide_convs(tensors))
+def _f32_anywhere(tensors: Tensors) -> Iterator[Objection]:
+    convs = list(_f32_convs(tensors))
     kinds = {kind for spec, kind in tensors if spec.is_matrix}
     wide = [spec.name for spec, kind in tensors if spec.is_matrix and kind is F32]
     if wide and len(kinds) > 1:
@@ -69,7 +71,7 @@ WHISPER_CPP = Runtime(
     aliases=("pywhispercpp",),
     package="pywhispercpp",
     load=WhisperCpp,
-    more_objections=_wide_convs,
+    more_objections=_f32_convs,
 )
 
 WHISPER_CPP_PR3605 = Runtime(
@@ -79,5 +81,5 @@ WHISPER_CPP_PR3605 = Runtime(
     loads_mixes=True,
     containers=("bin",),
     aliases=("whisper.cpp+pr3605",),
-    more_objections=_wide_matrices,
+    more_objections=_f32_anywhere,
 )

@@ -20,6 +20,7 @@ from whisq.evaluation.results_json import from_json
 from whisq.evaluation.scoring import normalize
 from whisq.evaluation.tensors import tensor_errors
 from whisq.runtimes.process import WorkerError, WorkerProcess
+from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 
 
 def test_models_are_run_and_one_that_cannot_be_is_said_to_be_so(measured: tuple[Evaluation, Settings]) -> None:
@@ -183,9 +184,9 @@ def test_one_runtime_for_all_files_where_there_is_one(tiny_en_bin: Path) -> None
     assert [c.runtime for c in choose_runtimes([f16, iq4], "transcribe.cpp")] == ["transcribe.cpp", None]
 
 
-def test_a_runtime_that_is_not_installed_is_said_to_be_so(tiny_en_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisq.evaluation.model_files.installed_runtimes", dict)
-    assert reasons_against(describe(tiny_en_bin, "x"), "transcribe.cpp") == ("transcribe-cpp is not installed",)
+def test_a_runtime_that_is_not_installed_is_said_to_be_so(tiny_en_bin: Path) -> None:
+    absent = replace(TRANSCRIBE_CPP, package="transcribe-cpp-that-nobody-made")
+    assert reasons_against(describe(tiny_en_bin, "x"), absent) == ("transcribe-cpp-that-nobody-made is not installed",)
 
 
 def test_labels_tell_files_apart() -> None:
@@ -203,7 +204,7 @@ def test_a_file_that_the_runtime_refuses_has_its_reason(tiny_en_bin: Path, clips
 
 def test_a_worker_that_dies_is_told_with_its_signal() -> None:
     with WorkerProcess("whisq.runtimes.worker") as worker:
-        os.kill(worker._process.pid, 9)
+        os.kill(worker.pid, 9)
         with pytest.raises(WorkerError, match="died of SIGKILL"):
             worker.ask("load", runtime="transcribe.cpp", path="x", threads=1, fallback=False)
 

@@ -30,7 +30,7 @@ from whisq.evaluation.tensors import tensor_errors
 from whisq.extras import require_packages
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
-from whisq.runtimes.registry import RuntimeName, installed_runtimes
+from whisq.runtimes.registry import installed_runtimes
 from whisq.writing import default_cache_folder
 
 
@@ -46,7 +46,7 @@ class Settings:
     limit: int | None = None
     seed: int = 0
     language: str | None = None
-    runtime: RuntimeName | None = None
+    runtime: str | None = None
     threads: int | None = None
     jobs: int = 1
     fallback: bool = False

@@ -34,6 +34,7 @@ from whisq.quantization.plan import Plan, make_plan
 from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
+from whisq.runtimes.registry import is_readable
 from whisq.search.goal import Goal, Space
 from whisq.search.measure import Settings as SearchSettings
 from whisq.search.run import measure_space, search
@@ -105,7 +106,7 @@ def optimize(
     with open_model(model) as opened:
         space = Space.of(opened, chosen.types, chosen.target, chosen.protect, chosen.unprotect)
         _refuse_unreachable(opened, target, goal, space)
-        if _is_runnable(opened):
+        if is_readable(opened.format):
             choose_runtimes([describe(opened.path, opened.path.name)])
         folder = chosen.folder or target.with_name(f"{target.stem}.optimize")
         made = MadeFiles(folder)
@@ -146,10 +147,6 @@ def _refuse_unreachable(model: Model, target: Path, goal: Goal, space: Space) ->
             f"the smallest mix has {plan.bits_per_weight:.2f} bits per weight, {goal.bits} were asked for",
             hint="raise the bits, allow smaller types (--types), or let the embedding take part (--unprotect)",
         )
-
-
-def _is_runnable(model: Model) -> bool:
-    return model.format in ("bin", "gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +242,7 @@ class _Work:
 
     def _reference(self) -> Path:
         """Return the source as a file that a runtime reads."""
-        if _is_runnable(self.model):
+        if is_readable(self.model.format):
             return self.model.path
         path = self._file("reference-f16.bin")
         self.made.make(

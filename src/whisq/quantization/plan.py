@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import TYPE_CHECKING, Any, Literal
 
 from whisq.errors import PlanError
@@ -18,7 +19,8 @@ from whisq.quantization.method import GGML, Method
 from whisq.quantization.rounding import parse_method
 from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe
-from whisq.runtimes.registry import RUNTIMES, Verdict, parse_runtime, verdicts
+from whisq.runtimes.registry import by_preference, parse_runtime, verdicts
+from whisq.runtimes.runtime import PlannedFile, Runtime, Verdict
 from whisq.types import F16, F32, TensorType, fallback_for
 
 if TYPE_CHECKING:
@@ -153,7 +155,8 @@ def make_plan(
     Raises ``PlanError`` for a refused target, misfits under ``on_misfit = "error"``, requantizing, and a method
     without what it needs; ``CalibrationError`` for a calibration of another model.
     """
-    runtime, rounding = _runtime(target), parse_method(method)
+    runtime = None if target is None else parse_runtime(target)
+    rounding = parse_method(method)
     if calibration is not None:
         calibration.check_fits(model)
     if not allow_requantize:
@@ -165,7 +168,7 @@ def make_plan(
     outputs = [Output(a.tensor, a.type) for a in assignments]
     verdict_list = verdicts(container, [(o.tensor.spec, o.type) for o in outputs])
     if runtime is not None:
-        _refuse_target(runtime, verdict_list, assignments, recipe)
+        _refuse_target(runtime, container, assignments, recipe)
     arrangement = layout_of(container, model, outputs, provenance)
     finished = [
         Finished(a.tensor.spec, a.is_quantized_here or a.type is not a.tensor.type, a.asked, a.type, a.rule)
@@ -183,15 +186,6 @@ def _with_method(a: Assignment, method: Method, calibration: Calibration | None)
         return a
     decision = method.decide(a.tensor.spec, a.type, calibration)
     return replace(a, method=decision.method, note=decision.why)
-
-
-def _runtime(target: str | None) -> str | None:
-    if target is None:
-        return None
-    runtime = parse_runtime(target)
-    if runtime is None:
-        raise PlanError(f"unknown runtime '{target}'", hint=f"use one of: {' '.join(RUNTIMES)}")
-    return runtime
 
 
 def _refuse_requantizing(model: Model) -> None:
@@ -216,8 +210,12 @@ def _decide(tensor: TensorRef, model: Model, recipe: Recipe) -> Assignment:
     else:
         (rule, match), why = first, "rule"
         asked = recipe.rules[rule].type
-    chosen = asked if asked.fits(tensor.n_columns) else fallback_for(asked, tensor.n_columns)
+    chosen = _fitting(asked, tensor.n_columns)
     return Assignment(tensor, chosen, why, asked, rule, match)  # type: ignore[arg-type]  # two of Why's values
+
+
+def _fitting(asked: TensorType, n_columns: int) -> TensorType:
+    return asked if asked.fits(n_columns) else fallback_for(asked, n_columns)
 
 
 def _refuse_misfits(decided: Sequence[Assignment], recipe: Recipe) -> None:
@@ -259,38 +257,30 @@ def _store_the_rest(decided: Sequence[Assignment], keep_f32: bool) -> list[Assig
 
 
 def _refuse_target(
-    runtime: str, verdict_list: Sequence[Verdict], assignments: Sequence[Assignment], recipe: Recipe
+    runtime: Runtime, container: ContainerName, assignments: Sequence[Assignment], recipe: Recipe
 ) -> None:
-    verdict = next(v for v in verdict_list if v.runtime == runtime)
-    if verdict.loads:
+    file = _planned_file(container, assignments, recipe)
+    reasons = runtime.reasons_against(container, file.tensors)
+    if not reasons:
         return
-    raise PlanError(
-        f"{verdict.title} would not load this file: {'; '.join(verdict.reasons)}{_named_rules(runtime, recipe)}",
-        hint=_target_hint(runtime, assignments, recipe),
+    at_odds = [
+        str(rule)
+        for rule in recipe.rules
+        if rule.type not in runtime.types or (not runtime.loads_mixes and rule.type is not recipe.default)
+    ]
+    named = f" (rules: {', '.join(at_odds)})" if at_odds else ""
+    raise PlanError(f"{runtime.title} would not load this file: {'; '.join(reasons)}{named}", hint=runtime.hint(file))
+
+
+def _planned_file(container: ContainerName, assignments: Sequence[Assignment], recipe: Recipe) -> PlannedFile:
+    """Return what a runtime needs to know of a plan to say what should be planned instead."""
+    matrices = [a for a in assignments if a.tensor.spec.is_matrix]
+    tensors = [(a.tensor.spec, a.type) for a in assignments]
+    return PlannedFile(
+        container,
+        tensors,
+        kept=tuple(a.tensor.name for a in matrices if a.why == "protected"),
+        chosen=frozenset(a.type for a in matrices if a.why != "protected"),
+        uniform=_fitting(recipe.default, gcd(*(a.tensor.n_columns for a in matrices))),
+        elsewhere=next((other.name for other in by_preference() if not other.reasons_against(container, tensors)), ""),
     )
-
-
-def _named_rules(runtime: str, recipe: Recipe) -> str:
-    if runtime == "transcribe.cpp":
-        from whisq.runtimes.registry import TRANSCRIBE_CPP_TYPES
-
-        rules = [str(rule) for rule in recipe.rules if rule.type not in TRANSCRIBE_CPP_TYPES]
-    else:
-        rules = [str(rule) for rule in recipe.rules if rule.type is not recipe.default]
-    return f" (rules: {', '.join(rules)})" if rules else ""
-
-
-def _target_hint(runtime: str, assignments: Sequence[Assignment], recipe: Recipe) -> str:
-    if runtime == "transcribe.cpp":
-        return "use types among f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_K q5_K q6_K"
-    kept = [a.tensor.name for a in assignments if a.tensor.spec.is_matrix and a.why == "protected"]
-    blocks = {a.type for a in assignments if a.tensor.spec.is_matrix and a.why != "protected"}
-    parts = []
-    if len(blocks) > 1:
-        fit = fallback_for(recipe.default, min(a.tensor.n_columns for a in assignments if a.tensor.spec.is_matrix))
-        parts.append(f"drop the rules and use one type ({fit})")
-    if kept and runtime == "whisper.cpp":
-        parts.append(f"add --unprotect '{kept[0].replace('.', chr(92) + '.')}'")
-    if not parts:
-        return "leave out --keep-f32" if runtime.startswith("whisper") else "choose another type"
-    return " and ".join(parts) + ("" if runtime != "whisper.cpp" else ", or target transcribe.cpp, which loads mixes")

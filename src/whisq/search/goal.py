@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from whisq.errors import PlanError
 from whisq.model import Model, TensorRef
 from whisq.recipe.recipe import Recipe
-from whisq.runtimes.registry import TRANSCRIBE_CPP_TYPES, parse_runtime
+from whisq.runtimes.registry import by_preference, parse_runtime
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TYPES, TensorType, parse_type
 
@@ -49,11 +49,10 @@ class Space:
         Raises ``PlanError`` for a target that loads no mixes, and for types that it does not load.
         """
         runtime = parse_runtime(target)
-        if runtime is None or runtime == "whisper.cpp":
-            raise PlanError(
-                f"'{target}' is no runtime that loads mixes of types", hint="use transcribe.cpp or whisper.cpp-pr3605"
-            )
-        loads = TRANSCRIBE_CPP_TYPES if runtime == "transcribe.cpp" else frozenset(TYPES.values())
+        if not runtime.loads_mixes:
+            mixing = " or ".join(other.name for other in by_preference() if other.loads_mixes)
+            raise PlanError(f"'{target}' is no runtime that loads mixes of types", hint=f"use {mixing}")
+        loads = runtime.types
         asked = [parse_type(name) for name in names] or [t for t in TYPES.values() if t.is_quantized and t in loads]
         refused = [kind.name for kind in asked if kind not in loads]
         if refused:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import TINY, weights_of, write_model
 
+from tests.support.containers import write_model
+from tests.support.models import NARROW, values_of
 from whisq import compare as module
 from whisq.compare import TensorDifference, compare
 from whisq.evaluation.results import TensorError
@@ -42,7 +43,7 @@ def test_one_meaning_of_an_error(made, signal, noise, n_not_finite, error, snr_d
 
 
 def test_an_evaluation_stores_what_a_comparison_finds(tmp_path: Path) -> None:
-    others = {spec.name: weights_of(spec, seed=1) for spec in expected_tensors(TINY).values() if spec.is_matrix}
+    others = {spec.name: values_of(spec, seed=1) for spec in expected_tensors(NARROW).values() if spec.is_matrix}
     paths = [write_model(tmp_path / "a.bin"), write_model(tmp_path / "b.bin", change=others)]
     with open_model(paths[0]) as first, open_model(paths[1]) as second:
         compared = {tensor.name: tensor for tensor in compare(first, second).tensors}

@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import pytest
 import soundfile
 
 import whisq
-from whisq.demo import SENTENCE
 from whisq.errors import DataError, RuntimeUnavailableError
 from whisq.evaluation import Evaluation, EvaluationSettings, run, to_json
 from whisq.evaluation.cache import Cache
@@ -24,43 +21,7 @@ from whisq.evaluation.results_json import from_json
 from whisq.evaluation.scoring import normalize
 from whisq.evaluation.tensors import tensor_errors
 from whisq.runtimes.process import WorkerError, WorkerProcess
-
-
-@pytest.fixture(scope="module")
-def q4_bin(tiny_en_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.en-q4_0.bin"
-    with whisq.open_model(tiny_en_bin) as model:
-        whisq.quantize(whisq.make_plan(model, whisq.Recipe(whisq.parse_type("q4_0"))), path, threads=1)
-    return path
-
-
-@pytest.fixture(scope="module")
-def iq4_bin(tiny_en_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.en-iq4_nl.bin"
-    with whisq.open_model(tiny_en_bin) as model:
-        whisq.quantize(whisq.make_plan(model, whisq.Recipe(whisq.parse_type("iq4_nl"))), path, threads=1)
-    return path
-
-
-@pytest.fixture(scope="module")
-def clips(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped sentence as it is, at another rate in stereo, and cut off in the middle."""
-    folder = tmp_path_factory.mktemp("clips")
-    samples, rate = soundfile.read(speech_wav, dtype="float32")
-    soundfile.write(folder / "a.wav", samples, rate)
-    soundfile.write(folder / "b.flac", np.repeat(np.repeat(samples, 3)[:, None], 2, axis=1), 3 * rate)
-    soundfile.write(folder / "c.wav", samples[: samples.size // 2], rate)
-    for name in "abc":
-        (folder / f"{name}.txt").write_text(SENTENCE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def measured(
-    tiny_en_bin: Path, q4_bin: Path, iq4_bin: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Evaluation, EvaluationSettings]:
-    settings = EvaluationSettings(threads=1, jobs=2, cache=tmp_path_factory.mktemp("cache"))
-    return whisq.evaluate(tiny_en_bin, [q4_bin, iq4_bin], clips, settings=settings), settings
+from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 
 
 def test_models_are_run_and_one_that_cannot_be_is_said_to_be_so(
@@ -234,9 +195,9 @@ def test_one_runtime_for_all_files_where_there_is_one(tiny_en_bin: Path) -> None
     assert [c.runtime for c in choose_runtimes([f16, iq4], "transcribe.cpp")] == ["transcribe.cpp", None]
 
 
-def test_a_runtime_that_is_not_installed_is_said_to_be_so(tiny_en_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisq.evaluation.model_files.installed_runtimes", dict)
-    assert reasons_against(describe(tiny_en_bin, "x"), "transcribe.cpp") == ("transcribe-cpp is not installed",)
+def test_a_runtime_that_is_not_installed_is_said_to_be_so(tiny_en_bin: Path) -> None:
+    absent = replace(TRANSCRIBE_CPP, package="transcribe-cpp-that-nobody-made")
+    assert reasons_against(describe(tiny_en_bin, "x"), absent) == ("transcribe-cpp-that-nobody-made is not installed",)
 
 
 def test_labels_tell_files_apart() -> None:
@@ -254,7 +215,7 @@ def test_a_file_that_the_runtime_refuses_has_its_reason(tiny_en_bin: Path, clips
 
 def test_a_worker_that_dies_is_told_with_its_signal() -> None:
     with WorkerProcess("whisq.runtimes.worker") as worker:
-        os.kill(worker._process.pid, 9)
+        os.kill(worker.pid, 9)
         with pytest.raises(WorkerError, match="died of SIGKILL"):
             worker.ask("load", runtime="transcribe.cpp", path="x", threads=1, fallback=False)
 
@@ -283,47 +244,9 @@ def test_tensor_errors_are_those_of_the_arrays(tiny_en_bin: Path, q4_bin: Path) 
     assert all(error.noise == 0 for error in errors.values() if error.type in ("f16", "f32"))
 
 
-def test_command_line_measures_and_reports(tiny_en_bin: Path, q4_bin: Path, clips: Path, tmp_path: Path,
-                                           measured: tuple[Evaluation, EvaluationSettings]) -> None:  # fmt: skip
-    command = [
-        sys.executable, "-c", "import sys; from whisq.cli import main; sys.exit(main())", "evaluate",
-        str(tiny_en_bin), str(q4_bin), "--data", str(clips), "--threads", "1", "--cache", str(measured[1].cache),
-        "--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "report.html"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "tiny.en-q4_0" in done.stdout
-    assert "not distinguishable with this much audio" in done.stdout
-    assert (tmp_path / "report.html").stat().st_size > 1_000_000
-    assert from_json((tmp_path / "out.json").read_text()).models[1] == measured[0].models[1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--data", "/nowhere-at-all"], "no such file or folder"),
-        (["--data", ".", "--json", "/nowhere-at-all/x.json"], "directory /nowhere-at-all does not exist"),
-        (["--data", ".", "--jobs", "0"], "is not a whole number"),
-    ],
-)
-def test_command_line_errors(
-    tiny_en_bin: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from whisq.cli import main
-
-    try:
-        code: int | str | None = main(["evaluate", str(tiny_en_bin), *arguments])
-    except SystemExit as error:
-        code = error.code
-    assert code == 1
-    assert told in capsys.readouterr().err
-
-
 def test_divergence_of_a_model_from_itself_is_nothing(
-    tiny_en_bin: Path, q4_bin: Path, clips: Path, tmp_path: Path
+    torch, tiny_en_bin: Path, q4_bin: Path, clips: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-    pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
     from whisq.evaluation.divergence import DivergenceWorker
 
     def inside(candidate: Path) -> dict[str, Any]:
@@ -339,10 +262,8 @@ def test_divergence_of_a_model_from_itself_is_nothing(
     assert 0.001 < (other["encoder_error"] / other["encoder_power"]) ** 0.5 < 0.5
 
 
-def test_measures_inside_reach_the_summary(tiny_en_bin: Path, q4_bin: Path, clips: Path,
+def test_measures_inside_reach_the_summary(torch, tiny_en_bin: Path, q4_bin: Path, clips: Path,
                                            measured: tuple[Evaluation, EvaluationSettings]) -> None:  # fmt: skip
-    pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-    pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
     evaluation = whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=replace(measured[1], inside=1))
     summary = evaluation.summaries[1]
     tokens = evaluation.models[1].inside[0].divergences

@@ -14,7 +14,6 @@ from whisq.evaluation import from_json, to_json
 from whisq.evaluation.results import Evaluation
 from whisq.report.page import render_report, write_report
 from whisq.report.search_curve import curve_figure
-from whisq.report.tables import markdown_text
 from whisq.report.tensor_map import map_figures
 from whisq.whisper import MATRIX_ROLES
 
@@ -101,18 +100,6 @@ def test_a_reference_alone_makes_a_page(made: Evaluation) -> None:
     page = render_report(replace(made, models=made.models[:1]))
     assert 'id="candidate"' not in page
     assert 'id="map"' not in page
-
-
-def test_report_command_makes_it_again(made: Evaluation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from whisq.cli import main
-
-    results = tmp_path / "results.json"
-    results.write_text(to_json(made), encoding="utf-8")
-    assert main(["report", str(results)]) == 0
-    assert (tmp_path / "results.html").read_text(encoding="utf-8") == render_report(made)
-    assert main(["report", str(results), str(tmp_path / "tables.md")]) == 0
-    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == markdown_text(made)
-    assert "results.html" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

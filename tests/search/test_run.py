@@ -6,13 +6,15 @@ from itertools import product
 
 import numpy as np
 import pytest
-from builders import WIDE, model_bytes, write_model
-from calibration_builders import write as write_calibration
 
 import whisq
+from tests.support.calibrations import write as write_calibration
+from tests.support.containers import model_bytes, write_model
+from tests.support.models import WIDE
 from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of
+from whisq.quantization.rounding import FEEDBACK
 from whisq.search import Choice, Goal, Mix, Sensitivity, Space, curve, read_sensitivity, search, solve
 from whisq.search.allocate import allocate
 from whisq.types import F16, TYPES
@@ -147,7 +149,7 @@ def test_a_size_is_that_of_the_container_that_was_asked_for(model, tmp_path) -> 
     heard = read_calibration(tmp_path / "a.calib")
     size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes + 400_000
     found = solve(model, heard, Goal(size_bytes=size, container="gguf"), space, sensitivity_of(space))
-    stated = provenance_of(model, found.recipe, "feedback", heard)
+    stated = provenance_of(model, found.recipe, FEEDBACK, heard)
     plan = whisq.make_plan(model, found.recipe, container="gguf", provenance=stated, calibration=heard)
     assert 0.97 * size < plan.size_bytes == found.mix.size_bytes <= size
 

@@ -25,7 +25,7 @@ def thread_count(text: str) -> int:
 
 
 def size_bytes(text: str) -> int:
-    """Return the bytes that ``45MB`` means, as argparse wants it; MB is 2^20 as everywhere in whisq."""
+    """Return the bytes that ``45MB`` means, as argparse wants it; MB is 2^20, as MiB."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 45MB")

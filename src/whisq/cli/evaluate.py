@@ -28,6 +28,8 @@ Transcripts are cached as they come: the same command resumes an interrupted run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from whisq.runtimes.registry import runnable_runtimes
+
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("reference", metavar="REFERENCE", help="the model to compare with, usually f16")
@@ -37,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is measured")
     how.add_argument(
         "--runtime",
-        choices=("transcribe.cpp", "whisper.cpp"),
+        type=_runtime_name,
+        choices=[runtime.name for runtime in runnable_runtimes()],
         help="run all models in this one (default: one that loads all the files)",
     )
     how.add_argument("--threads", type=count, metavar="N", help="use N threads per model (default: up to 4)")
@@ -64,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--json", metavar="FILE", help="write all results, for scripts and `whisq report`")
     output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def _runtime_name(text: str) -> str:
+    from whisq.runtimes.registry import find_runtime
+
+    found = find_runtime(text)
+    return found.name if found else text
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

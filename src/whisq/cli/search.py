@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import add_goal, add_space, count
 from whisq.cli.console import Console, megabytes
 from whisq.errors import PlanError
+from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how = parser.add_argument_group("how it measures")
     how.add_argument(
-        "--method",
-        choices=("ggml", "importance", "feedback"),
-        help="round matrices this way (default: feedback, or --reuse's)",
+        "--method", choices=method_names(), help="round matrices this way (default: feedback, or --reuse's)"
     )
     how.add_argument(
         "--measure", metavar="HOW", default="auto",
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.formats import open_model
     from whisq.recipe import save_recipe
 
-    calibration = read_calibration(args.calibration)
+    calibration = read_calibration(args.calibration).check_factors()
     with open_model(args.model) as model:
         calibration.check_fits(model)
         searched = _search(args, console, model, calibration)
@@ -82,7 +81,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
-    from whisq.quantization.rounding import parse_method
     from whisq.search import Goal, SearchSettings, Space, measure_space, refuse_unreachable, solve, write_sensitivity
     from whisq.search.measure import parse_how
 
@@ -92,7 +90,7 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
     if args.reuse:
         sensitivity = _reused(args, console, model, calibration)
     else:
-        method = parse_method(args.method or "feedback")
+        method = parse_method(args.method) if args.method else best_method(calibration)
         settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure))
         refuse_unreachable(goal, space)
         with console.stages() as progress:
@@ -127,7 +125,7 @@ def _reused(args: argparse.Namespace, console: Console, model: Model, calibratio
             f"{args.reuse}: was measured with --method {method}, not {args.method}",
             hint="leave out --method, or --reuse",
         )
-    if found.provenance.get("calibration_data_sha256") != calibration.heard.get("data_sha256"):
+    if found.provenance.get("calibration_data_sha256") != calibration.audio.get("data_sha256"):
         console.warn(
             f"{args.reuse}: was measured with a calibration on other audio than {calibration.path.name}",
             hint="measure again, without --reuse, unless the two are much alike",

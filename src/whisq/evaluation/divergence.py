@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.clips.audio import Samples
-from whisq.clips.clip import Clip
+from whisq.clips.clip import read_samples
 from whisq.extras import require_torch
 from whisq.formats import open_model
 from whisq.network.mel import FRAME_SAMPLES, log_mel, windows
@@ -48,7 +48,7 @@ class DivergenceWorker:
         """Return the divergences of all tokens of a clip, and the encoder's error."""
         import torch
 
-        samples = Clip("", Path(path), "", row=row).samples()
+        samples = read_samples(Path(path), row)
         found: dict[str, Any] = {"divergences": [], "same_top": 0, "encoder_error": 0.0, "encoder_power": 0.0}
         with torch.inference_mode():
             for window in windows(samples):

@@ -31,7 +31,7 @@ from whisq.extras import require_packages, require_torch
 from whisq.model import Model
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
-from whisq.runtimes.registry import RuntimeName, installed_runtimes
+from whisq.runtimes.registry import installed_runtimes
 from whisq.writing import default_cache_folder
 
 
@@ -47,7 +47,7 @@ class EvaluationSettings:
     limit: int | None = None
     seed: int = 0
     language: str | None = None
-    runtime: RuntimeName | None = None
+    runtime: str | None = None
     threads: int | None = None
     jobs: int = 1
     fallback: bool = False

@@ -26,10 +26,12 @@ from whisq.model import Model
 from whisq.optimization.steps import Steps
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of
+from whisq.quantization.method import GGML, Method
 from whisq.quantization.plan import Plan, make_plan
-from whisq.quantization.rounding import Method
+from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
+from whisq.runtimes.registry import is_readable
 from whisq.search.goal import Goal, Space
 from whisq.search.measure import SearchSettings
 from whisq.search.run import measure_space, solve
@@ -99,7 +101,7 @@ def optimize(
     with open_model(model) as opened:
         space = Space.of(opened, chosen.types, chosen.target, chosen.protect, chosen.unprotect)
         _refuse_unreachable(opened, target, goal, space)
-        if opened.container:
+        if is_readable(opened.format):
             choose_runtimes([describe(opened, opened.path.name)])
         folder = chosen.folder or target.with_name(f"{target.stem}.optimize")
         steps = Steps(folder)
@@ -158,11 +160,11 @@ class _Work:
             {"model": self.model.sha256, "clips": clips.sha256},
             lambda: calibrate(self.model, clips, path, settings=settings, progress=self.progress),
         )
-        return read_calibration(path)
+        return read_calibration(path).check_factors()
 
     def search(self, calibration: Calibration) -> Recipe:
         path, measured = self._file("recipe.toml"), self._file("sensitivity.json")
-        settings = SearchSettings("feedback", self.settings.probes, self.settings.seed, self.settings.device)
+        settings = SearchSettings(FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device)
 
         def measure() -> None:
             found, _ = measure_space(self.model, calibration, self.space, settings=settings, progress=self.progress)
@@ -182,7 +184,7 @@ class _Work:
 
     def quantize(self, calibration: Calibration, recipe: Recipe) -> None:
         made_from = {"recipe": save_recipe(recipe), "calibration": self.steps.key("model.calib")}
-        self.steps.make(self.target, made_from, partial(self._write, self.target, recipe, "feedback", calibration))
+        self.steps.make(self.target, made_from, partial(self._write, self.target, recipe, FEEDBACK, calibration))
 
     def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
         container = container_of(path)
@@ -210,7 +212,7 @@ class _Work:
             path = self._file(f"uniform-{kind}{self.target.suffix}")
             recipe = self._uniform(kind)
             made_from = {"model": self.model.sha256, "recipe": save_recipe(recipe)}
-            self.steps.make(path, made_from, partial(self._write, path, recipe, "ggml"))
+            self.steps.make(path, made_from, partial(self._write, path, recipe, GGML))
             candidates.append(path)
         settings = EvaluationSettings(
             seed=self.settings.seed, inside=self.settings.inside, device=self.settings.device,
@@ -224,10 +226,10 @@ class _Work:
 
     def _reference(self) -> Model | Path:
         """Return the source as a model that a runtime reads."""
-        if self.model.container:
+        if is_readable(self.model.format):
             return self.model
         path = self._file("reference-f16.bin")
-        self.steps.make(path, {"model": self.model.sha256}, partial(self._write, path, Recipe(F16), "ggml"))
+        self.steps.make(path, {"model": self.model.sha256}, partial(self._write, path, Recipe(F16), GGML))
         return path
 
     def _beside(self) -> list[TensorType]:

@@ -12,7 +12,7 @@ from whisq.model import Model, TensorRef
 from whisq.quantization.plan import make_plan
 from whisq.recipe.recipe import Recipe
 from whisq.recipe.toml import load_recipe, preset_names
-from whisq.runtimes.registry import TRANSCRIBE_CPP_TYPES, parse_runtime
+from whisq.runtimes.registry import by_preference, parse_runtime
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TYPES, TensorType, fallback_for, parse_type
 
@@ -82,11 +82,10 @@ class Space:
         quantized already.
         """
         runtime = parse_runtime(target)
-        if runtime is None or runtime == "whisper.cpp":
-            raise PlanError(
-                f"runtime '{target}' cannot load mixed types", hint="use transcribe.cpp or whisper.cpp-pr3605"
-            )
-        loads = TRANSCRIBE_CPP_TYPES if runtime == "transcribe.cpp" else frozenset(TYPES.values())
+        if not runtime.loads_mixes:
+            mixing = " or ".join(other.name for other in by_preference() if other.loads_mixes)
+            raise PlanError(f"runtime '{target}' cannot load mixed types", hint=f"use {mixing}")
+        loads = runtime.types
         asked = [parse_type(name) for name in names] or [t for t in TYPES.values() if t.is_quantized and t in loads]
         refused = [kind.name for kind in asked if kind not in loads]
         if refused:

@@ -17,7 +17,8 @@ from whisq.errors import PlanError
 from whisq.hashing import source_sha256
 from whisq.model import Model, TensorRef
 from whisq.progress import Progress, no_progress
-from whisq.quantization.rounding import Method
+from whisq.quantization.method import Method
+from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.search.bench import Bench
 from whisq.search.prediction import Harms, How, Types, combined, correlation, random_mixes, scale_of, to_measure
 from whisq.search.sensitivity import Sensitivity
@@ -37,7 +38,7 @@ class SearchSettings:
     harmful pairs only; None is "one" for models up to base and "few" beyond.
     """
 
-    method: Method = "feedback"
+    method: Method | str = FEEDBACK
     probes: int = 8
     seed: int = 0
     device: str = "cpu"
@@ -91,8 +92,8 @@ def measure(
         "whisq": __version__,
         "model_sha256": source_sha256(model),
         "calibration": calibration.path.name,
-        "calibration_data_sha256": calibration.heard.get("data_sha256"),
-        "method": chosen.method,
+        "calibration_data_sha256": calibration.audio.get("data_sha256"),
+        "method": parse_method(chosen.method).name,
         "how": how,
         "probes": len(bench.probes),
         "tokens": bench.prober.n_tokens,

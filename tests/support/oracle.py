@@ -12,7 +12,8 @@ from whisq.types import TensorType
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def find_library() -> ctypes.CDLL | None:
+    """Return ggml's library as the wheel carries it, or None where that is not installed."""
     try:
         files = importlib.metadata.files("pywhispercpp") or []
     except importlib.metadata.PackageNotFoundError:
@@ -31,7 +32,7 @@ def _library() -> ctypes.CDLL | None:
 
 def library() -> ctypes.CDLL:
     """Return ggml, or skip the test where the wheel is not installed."""
-    found = _library()
+    found = find_library()
     if found is None:
         pytest.skip("ggml's library (package pywhispercpp, test extra) is not installed")
     return found

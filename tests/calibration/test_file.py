@@ -51,11 +51,11 @@ def test_moments_survive_the_file(tmp_path: Path) -> None:
         assert np.array_equal(found.squares, expected.squares)
 
 
-def test_merging_is_as_if_all_had_been_heard_at_once(tmp_path: Path) -> None:
+def test_merging_is_as_if_all_had_been_one_calibration(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.calib", seed=0, seconds=3), write(tmp_path / "b.calib", seed=99, seconds=4)
     merge(tmp_path / "c.calib", [read_calibration(tmp_path / "a.calib"), read_calibration(tmp_path / "b.calib")])
     both = read_calibration(tmp_path / "c.calib")
-    assert both.heard["seconds"] == 7
+    assert both.audio["seconds"] == 7
     for name in first:
         found = both.moments(name)
         assert found.n_rows == 1000
@@ -148,7 +148,7 @@ def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CalibrationError, match="no matrix of a Whisper"):
+    with pytest.raises(CalibrationError, match="does not name a matrix of a Whisper"):
         read_calibration(tmp_path / "a.gguf")
 
 
@@ -190,6 +190,7 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
     [
         {"counts": 3}, {"counts": {"a": "x"}}, {"counts": {"a": -1}}, {"counts": {"a": 1 << 70}}, {"idle": 5},
         {"languages": []}, {"languages": {"en": "x"}}, {"dims": 1}, {"data": 7}, {"seconds": "x"}, {"tokens": None},
+        {"singular": None}, {"singular": ["a"]}, {"singular": {"a": 1}},
     ],
 )  # fmt: skip
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:
@@ -197,7 +198,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}}))
     read_calibration(tmp_path / "a.calib")
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}, **changes}))
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 
@@ -205,7 +206,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
 def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "a.calib", NARROW)
     with_metadata(tmp_path / "a.calib", text)
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 

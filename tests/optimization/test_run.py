@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("torch")
 
 def test_the_file_has_the_size_and_is_judged_on_clips_held_back(optimized, optimized_size: int) -> None:
     assert 0.97 * optimized_size < optimized.output.stat().st_size <= optimized_size
-    assert optimized.calibration.heard["clips"] == 2
+    assert optimized.calibration.audio["clips"] == 2
     assert len(optimized.evaluation.data.clips) == 1
     assert not optimized.reused
 

@@ -15,6 +15,7 @@ from tests.support.models import WIDE
 from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of
+from whisq.quantization.rounding import FEEDBACK
 from whisq.search import Choice, Goal, Mix, Sensitivity, Space, allocate, curve, search
 from whisq.search.measure import _combined, _to_measure, correlation, parse_how, random_mixes
 from whisq.types import F16, TYPES
@@ -203,7 +204,7 @@ def test_a_size_is_that_of_the_container_that_was_asked_for(model, tmp_path) -> 
     heard = read_calibration(tmp_path / "a.calib")
     size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes + 400_000
     found = search(model, heard, Goal(size_bytes=size), space, reuse=sensitivity_of(space), container="gguf")
-    stated = provenance_of(model, found.recipe, "feedback", heard)
+    stated = provenance_of(model, found.recipe, FEEDBACK, heard)
     plan = whisq.make_plan(model, found.recipe, container="gguf", provenance=stated, calibration=heard)
     assert 0.97 * size < plan.size_bytes == found.mix.size_bytes <= size
 

@@ -19,14 +19,14 @@ def moments_of(width: int, seed: int, n_rows: int = 500, idle: slice | None = No
     return Moments(n_rows, np.diag(second).copy(), x.mean(0), second)
 
 
-def write(path: Path, of=WIDE, leave_out=(), idle=(), seed: int = 0, **heard):
+def write(path: Path, of=WIDE, leave_out=(), idle=(), seed: int = 0, **audio):
     widths = {name: width for name, width in inputs_of(of).items() if name not in leave_out}
     made = {
         name: moments_of(width, seed + i, idle=slice(None) if name in idle else None)
         for i, (name, width) in enumerate(widths.items())
     }
     listed = [(name, width, 500) for name, width in widths.items()]
-    write_calibration(path, {"data": ["clips"], "model_sha256": "x", **heard}, listed, made.__getitem__, None)
+    write_calibration(path, {"data": ["clips"], "model_sha256": "x", **audio}, listed, made.__getitem__, None)
     return made
 
 

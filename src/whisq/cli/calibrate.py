@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names)
     for message, hint in calibration.warnings:
         console.warn(message, hint)
-    for line in source_lines(calibration):
+    for line in audio_lines(calibration):
         console.data(line)
     return 0
 
@@ -143,15 +143,15 @@ def stages(console: Console) -> Iterator[Progress]:
         yield progress
 
 
-def source_lines(calibration: Calibration) -> Iterator[str]:
+def audio_lines(calibration: Calibration) -> Iterator[str]:
     """Yield what a calibration was made on, and which inputs have columns that were never active."""
-    heard = calibration.heard
-    spoken = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in heard.get("languages", {}).items())
+    audio = calibration.audio
+    spoken = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in audio.get("languages", {}).items())
     yield (
-        f"audio: {heard.get('seconds', 0):.0f} s in {heard.get('windows', 0)} windows of"
-        f" {heard.get('clips', 0)} clips, {heard.get('tokens', 0)} tokens ({spoken})"
+        f"audio: {audio.get('seconds', 0):.0f} s in {audio.get('windows', 0)} windows of"
+        f" {audio.get('clips', 0)} clips, {audio.get('tokens', 0)} tokens ({spoken})"
     )
-    inactive = heard.get("inactive", {})
+    inactive = audio.get("inactive", {})
     if not inactive:
         yield f"covers: {len(calibration.counts)} inputs, every column active"
     else:

@@ -12,6 +12,7 @@ from whisq.cli.arguments import count
 from whisq.cli.calibrate import stages
 from whisq.cli.console import Console, megabytes
 from whisq.errors import OutputError, PlanError
+from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.writing import write_text
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
     how = parser.add_argument_group("how it measures")
-    how.add_argument(
-        "--method", choices=("ggml", "importance", "feedback"), help="of rounding (default: feedback, or --reuse's)"
-    )
+    how.add_argument("--method", choices=method_names(), help="of rounding (default: feedback, or --reuse's)")
     how.add_argument(
         "--measure", metavar="HOW", default="auto",
         help="every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them, all"
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.formats import open_model
     from whisq.recipe import save_recipe
 
-    calibration = read_calibration(args.calibration)
+    calibration = read_calibration(args.calibration).check_factors()
     with open_model(args.model) as model:
         calibration.check_fits(model)
         searched = _search(args, console, model, calibration)
@@ -100,7 +99,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
-    from whisq.quantization.rounding import parse_method
     from whisq.search import Goal, Settings, Space, search
     from whisq.search.measure import parse_how
     from whisq.search.sensitivity import write_sensitivity
@@ -108,7 +106,7 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
     goal = Goal(args.size, args.bits, args.divergence)
     types = tuple(args.types.split(",")) if args.types else ()
     space = Space.of(model, types, args.target, tuple(args.protect), tuple(args.unprotect))
-    method = parse_method(args.method or "feedback")
+    method = parse_method(args.method) if args.method else best_method(calibration)
     settings = Settings(method, args.probes, args.seed, args.device, parse_how(args.measure))
     reused = _reused(args, console, model, calibration) if args.reuse else None
 
@@ -147,7 +145,7 @@ def _reused(args: argparse.Namespace, console: Console, model: Model, calibratio
             f"{args.reuse}: was measured with --method {method}, not {args.method}",
             hint="leave out --method, or --reuse",
         )
-    if found.provenance.get("calibration_data_sha256") != calibration.heard.get("data_sha256"):
+    if found.provenance.get("calibration_data_sha256") != calibration.audio.get("data_sha256"):
         console.warn(
             f"{args.reuse}: was measured with a calibration on other audio than {calibration.path.name}",
             hint="measure again, without --reuse, unless the two are much alike",

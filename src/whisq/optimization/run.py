@@ -29,8 +29,9 @@ from whisq.model import Model
 from whisq.optimization.steps import MadeFiles
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of
+from whisq.quantization.method import GGML, Method
 from whisq.quantization.plan import Plan, make_plan
-from whisq.quantization.rounding import Method
+from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
 from whisq.search.goal import Goal, Space
@@ -175,11 +176,11 @@ class _Work:
             {"model": source_sha256(self.model), "clips": clips.sha256},
             lambda: calibrate(self.model, clips, path, settings=settings, progress=self.progress),
         )
-        return read_calibration(path)
+        return read_calibration(path).check_factors()
 
     def search(self, calibration: Calibration) -> Recipe:
         path, measured = self._file("recipe.toml"), self._file("sensitivity.json")
-        settings = SearchSettings("feedback", self.settings.probes, self.settings.seed, self.settings.device)
+        settings = SearchSettings(FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device)
 
         def look() -> None:
             found, _ = measure_space(self.model, calibration, self.space, settings=settings, progress=self.progress)
@@ -202,7 +203,7 @@ class _Work:
 
     def quantize(self, calibration: Calibration, recipe: Recipe) -> None:
         made_from = {"recipe": save_recipe(recipe), "calibration": self.made.key("model.calib")}
-        self.made.make(self.target, made_from, partial(self._write, self.target, recipe, "feedback", calibration))
+        self.made.make(self.target, made_from, partial(self._write, self.target, recipe, FEEDBACK, calibration))
 
     def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
         container = container_of(path)
@@ -230,7 +231,7 @@ class _Work:
             path = self._file(f"uniform-{kind}{self.target.suffix}")
             recipe = Recipe(kind, protect=self.space.protect, unprotect=self.space.unprotect)
             made_from = {"model": source_sha256(self.model), "recipe": save_recipe(recipe)}
-            self.made.make(path, made_from, partial(self._write, path, recipe, "ggml"))
+            self.made.make(path, made_from, partial(self._write, path, recipe, GGML))
             candidates.append(path)
         settings = EvaluateSettings(
             seed=self.settings.seed, inside=self.settings.inside, device=self.settings.device,
@@ -248,7 +249,7 @@ class _Work:
             return self.model.path
         path = self._file("reference-f16.bin")
         self.made.make(
-            path, {"model": source_sha256(self.model)}, lambda: self._write(path, Recipe(F16), "ggml")
+            path, {"model": source_sha256(self.model)}, lambda: self._write(path, Recipe(F16), GGML)
         )  # fmt: skip
         return path
 

@@ -19,7 +19,8 @@ from whisq.errors import PlanError
 from whisq.hashing import source_sha256
 from whisq.model import Model, TensorRef
 from whisq.progress import Progress, no_progress
-from whisq.quantization.rounding import Method
+from whisq.quantization.method import Method
+from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.search.bench import Bench
 from whisq.search.sensitivity import Sensitivity
 from whisq.types import TensorType
@@ -44,7 +45,7 @@ class Settings:
     harmful pairs only; None is "one" for models up to base and "few" beyond.
     """
 
-    method: Method = "feedback"
+    method: Method | str = FEEDBACK
     probes: int = 8
     seed: int = 0
     device: str = "cpu"
@@ -98,8 +99,8 @@ def measure(
         "whisq": __version__,
         "model_sha256": source_sha256(model),
         "calibration": calibration.path.name,
-        "calibration_data_sha256": calibration.heard.get("data_sha256"),
-        "method": chosen.method,
+        "calibration_data_sha256": calibration.audio.get("data_sha256"),
+        "method": parse_method(chosen.method).name,
         "how": how,
         "probes": len(bench.probes),
         "tokens": bench.prober.n_tokens,

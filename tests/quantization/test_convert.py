@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from builders import TINY, write_model
-
 import whisq
+from tests.support.containers import write_model
+from tests.support.models import NARROW
 from whisq.cli.plan_text import plan_as_json
 from whisq.quantization.convert import make_conversion
 from whisq.types import F16, F32
@@ -14,7 +14,7 @@ MATRIX, NORM = "encoder.blocks.0.mlp.0.weight", "encoder.ln_post.weight"
 
 def test_a_weight_matrix_is_not_said_to_be_none(tmp_path: Path) -> None:
     """It was "mlp.0: not a weight matrix"."""
-    with whisq.open_model(write_model(tmp_path / "m.bin", TINY)) as model:
+    with whisq.open_model(write_model(tmp_path / "m.bin", NARROW)) as model:
         kept, changed, same = (make_conversion(model, "gguf", kind) for kind in (None, F32, F16))
     assert (kept[MATRIX].why, kept[MATRIX].reason) == ("converted", "converted: type kept")
     assert same[MATRIX].reason == "converted: type kept"

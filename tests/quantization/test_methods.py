@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import WIDE, model_bytes, write_model
-from calibration_builders import moments_of, write
 
 import whisq
+from tests.support.calibrations import moments_of, write
+from tests.support.containers import model_bytes, write_model
+from tests.support.models import WIDE
 from whisq import kernels
 from whisq.calibration import inputs_of, merge, read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix

@@ -1,6 +1,7 @@
 """ggml itself: the library that the pywhispercpp wheel carries, called through ctypes."""
 
 import ctypes
+import hashlib
 import importlib.metadata
 from functools import cache
 from pathlib import Path
@@ -38,10 +39,26 @@ def library() -> ctypes.CDLL:
     return found
 
 
+_known: dict[bytes, np.ndarray] = {}
+
+
 def quantize(weights: np.ndarray, kind: TensorType, importance: np.ndarray | None = None) -> np.ndarray:
-    """Return what ``ggml_quantize_chunk`` makes of f32 weights: ``uint8[rows, row bytes]``."""
+    """Return what ``ggml_quantize_chunk`` makes of f32 weights: ``uint8[rows, row bytes]``, not to be written to.
+
+    Every instruction set is held against the same answer: ggml is asked once.
+    """
     weights = np.ascontiguousarray(weights, np.float32)
-    result = np.empty((weights.shape[0], kind.row_bytes(weights.shape[1])), np.uint8)
-    address = None if importance is None else np.ascontiguousarray(importance, np.float32).ctypes.data
-    library().ggml_quantize_chunk(kind.ggml_type, weights.ctypes.data, result.ctypes.data, 0, *weights.shape, address)
-    return result
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, np.float32)
+    question = hashlib.blake2b(repr((kind.name, weights.shape, importance is None)).encode())
+    for part in (weights, importance):
+        question.update(b"" if part is None else part.data)
+    key = question.digest()
+    if key not in _known:
+        result = np.empty((weights.shape[0], kind.row_bytes(weights.shape[1])), np.uint8)
+        address = None if importance is None else importance.ctypes.data
+        arguments = (kind.ggml_type, weights.ctypes.data, result.ctypes.data, 0, *weights.shape, address)
+        library().ggml_quantize_chunk(*arguments)
+        result.setflags(write=False)
+        _known[key] = result
+    return _known[key]

@@ -34,7 +34,7 @@ RESAMPLES = 4000
 
 
 @dataclass
-class Heard:
+class Reference:
     """One window: its log-mel, the tokens that f16 writes, where the text begins, and f16's log-probabilities."""
 
     mel: torch.Tensor
@@ -43,7 +43,7 @@ class Heard:
     truth: torch.Tensor
 
 
-def reference(model: Model, network: Network, clips: str) -> Iterator[Heard]:
+def reference(model: Model, network: Network, clips: str) -> Iterator[Reference]:
     """Yield what the model itself makes of every window."""
     for clip in load_clips(clips).clips:
         prompt = prompt_tokens(model.dims, clip.language)
@@ -52,7 +52,7 @@ def reference(model: Model, network: Network, clips: str) -> Iterator[Heard]:
             encoded = network.encode(mel)
             ids = network.write(encoded, prompt)
             start = len(prompt) - 1
-            yield Heard(mel, ids, start, network.log_probabilities(encoded, ids[:-1])[start:].float())
+            yield Reference(mel, ids, start, network.log_probabilities(encoded, ids[:-1])[start:].float())
 
 
 def changed_by(model: Model, calibration: Calibration, what: str, method_name: str) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def changed_by(model: Model, calibration: Calibration, what: str, method_name: s
     return changed
 
 
-def divergences(network: Network, heard: list[Heard], changed: dict[str, np.ndarray]) -> np.ndarray:
+def divergences(network: Network, references: list[Reference], changed: dict[str, np.ndarray]) -> np.ndarray:
     """Return the divergence summed over each window's tokens, with these tensors exchanged."""
     parameters, before = dict(network.network.named_parameters()), {}
     for name, array in changed.items():
@@ -76,7 +76,7 @@ def divergences(network: Network, heard: list[Heard], changed: dict[str, np.ndar
         before[key] = parameters[key].data
         parameters[key].data = torch.from_numpy(np.ascontiguousarray(array))
     sums = []
-    for window in heard:
+    for window in references:
         encoded = network.encode(window.mel)
         found = network.log_probabilities(encoded, window.ids[:-1])[window.start :].float()
         each = (window.truth.double().exp() * (window.truth.double() - found)).sum(-1).clamp(min=0)
@@ -107,11 +107,11 @@ def main() -> None:
         if any(t.spec.is_matrix and t.type is not F16 for t in model.tensors):
             raise SystemExit(f"{arguments.model}: is not f16: the original is what others are compared with")
         network = Network(model, load_torch_whisper(model))
-        heard = list(reference(model, network, arguments.clips))
-        tokens = sum(len(window.truth) for window in heard)
-        print(f"{len(heard)} windows, {tokens} tokens; nats per token, and the ratio to each job before")
+        references = list(reference(model, network, arguments.clips))
+        tokens = sum(len(window.truth) for window in references)
+        print(f"{len(references)} windows, {tokens} tokens; nats per token, and the ratio to each job before")
         for job in arguments.jobs:
-            found = divergences(network, heard, changed_by(model, calibration, *job.rsplit(":", 1)))
+            found = divergences(network, references, changed_by(model, calibration, *job.rsplit(":", 1)))
             beside = "  ".join(f"/ {name} {ratio(found, other)}" for name, other in known.items())
             print(f"{job:<28} {found.sum() / tokens:.5f}  {beside}", flush=True)
             known[job] = found

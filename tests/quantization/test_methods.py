@@ -102,7 +102,7 @@ def test_weights_that_no_block_holds_are_counted_not_rounded(calibration, tmp_pa
             rounded(bad, bad[QUERY], TYPES["q4_0"], method, LayerInputs(calibration))
         plan = whisq.make_plan(bad, recipe("q4_0"), method=method, calibration=calibration)
         with pytest.raises(WeightError, match=f"{QUERY}: {said}"):
-            whisq.quantize(plan, tmp_path / "q.bin", piece_weights=256)
+            whisq.quantize(plan, tmp_path / "q.bin", piece_weights=20_000)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES.values() if kind.is_quantized], ids=str)

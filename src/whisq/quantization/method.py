@@ -216,19 +216,23 @@ def ggml_blocks(
 ) -> memoryview:
     """Return rows as ggml rounds them, with its ``imatrix`` argument or without; raises ``UnfitWeightsError``."""
     # Without numpy, whose import would cost a small model's quantization as much time again.
-    source, n_rows = weights.data.cast("B"), weights.n_rows
-    from_bytes, to_bytes = weights.type.row_bytes(weights.n_columns), type.row_bytes(weights.n_columns)
-    blocks = memoryview(bytearray(n_rows * to_bytes))
-    tallies = []
+    source, columns = weights.data.cast("B"), weights.n_columns
+    from_bytes, to_bytes = weights.type.row_bytes(columns), type.row_bytes(columns)
+    blocks = memoryview(bytearray(weights.n_rows * to_bytes))
+    tallies: list[kernels.Tally] = []
 
     def work(start: int, stop: int) -> None:
         if start < stop:
             part, into = source[start * from_bytes : stop * from_bytes], blocks[start * to_bytes : stop * to_bytes]
-            tallies.append(kernels.quantize_rows(part, weights.type, into, type, weights.n_columns, importance))
+            tallies.append(kernels.quantize_rows(part, weights.type, into, type, columns, importance))
 
-    over_rows(work, n_rows, threads)
-    nan, infinite, overflow = (sum(counts) for counts in zip(*tallies, strict=True))
-    tally = kernels.Tally(nan, infinite, 0 if type in (F32, BF16) else overflow)
+    if threads == 1:  # a file's pieces: there are thousands of them
+        tally = kernels.quantize_rows(source, weights.type, blocks, type, columns, importance)
+    else:
+        over_rows(work, weights.n_rows, threads)
+        tally = kernels.Tally(*(sum(counts) for counts in zip(*tallies, strict=True)))
+    if type in (F32, BF16):
+        tally = tally._replace(overflow=0)
     if any(tally):
         raise UnfitWeightsError(tally)
     return blocks

@@ -312,7 +312,6 @@ def test_divergence_of_a_model_from_itself_is_nothing(
     tiny_en_bin: Path, q4_bin: Path, clips: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-    pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
     from whisq.evaluation.divergence import DivergenceWorker
 
     def inside(candidate: Path) -> dict[str, Any]:
@@ -331,7 +330,6 @@ def test_divergence_of_a_model_from_itself_is_nothing(
 def test_measures_inside_reach_the_summary(tiny_en_bin: Path, q4_bin: Path, clips: Path,
                                            measured: tuple[Evaluation, Settings]) -> None:  # fmt: skip
     pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-    pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
     evaluation = whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=replace(measured[1], inside=1))
     summary = evaluation.summaries[1]
     tokens = evaluation.models[1].inside[0].divergences

@@ -14,7 +14,6 @@ from whisq.optimization.run import Settings, optimize
 from whisq.recipe import load_recipe
 
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
 
 
 FEW = (r"decoder\..*", r"encoder\.blocks\.[123]\..*", r"encoder\.blocks\.0\.attn\..*")

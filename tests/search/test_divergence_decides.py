@@ -15,7 +15,6 @@ from whisq.search.measure import Settings
 from whisq.search.run import search
 
 pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
 
 
 QUERY, VALUE = (f"decoder.blocks.0.attn.{part}.weight" for part in ("query", "value"))

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--inside", type=count, nargs="?", const=20, default=0, metavar="N",
-        help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
+        help="measure inside the model too, on N clips (default: 20); needs torch",
     )  # fmt: skip
     how.add_argument("--device", default="cpu", metavar="NAME", help="run --inside on cpu or cuda (default: cpu)")
     how.add_argument(

@@ -13,7 +13,7 @@ from whisq.calibration.inputs import ENCODER_OUTPUT
 from whisq.errors import CalibrationError
 from whisq.model import Model
 from whisq.quantization.rounding import Method, Rounder, method_for
-from whisq.search.probing import Prober
+from whisq.search.probing import PatchedWhisper
 from whisq.types import TensorType
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Bench:
         calibration.check_fits(model)
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
-        self.prober = Prober(model, self.probes, device)
+        self.prober = PatchedWhisper(model, self.probes, device)
         self._model, self._calibration, self._method = model, calibration, method
         self._keep = keep and model.n_weights <= MOST_KEPT
         self._rounder = Rounder(calibration, most_kept=4)

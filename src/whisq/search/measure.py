@@ -2,7 +2,7 @@
 
 The divergence of a small change grows with its square, so one measurement of a matrix serves all types: the others
 follow by the ratio of their Hessian-weighted output errors. For models too large even for that, the gradient says how
-much an error at each output matters (``Prober.fisher``), and only the most harmful pairs are measured.
+much an error at each output matters (``PatchedWhisper.fisher``), and only the most harmful pairs are measured.
 """
 
 from __future__ import annotations

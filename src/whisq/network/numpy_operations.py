@@ -104,11 +104,12 @@ class NumpyOperations:
         found: NDArray[Any] = np.exp(x)
         return found
 
-    def log_softmax(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Return log-probabilities in float64."""
-        found: NDArray[np.float64] = x.astype(np.float64)
-        found -= found.max(-1, keepdims=True)
-        found -= np.log(np.exp(found).sum(-1, keepdims=True))
+    def log_sum_exp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return log Σ exp x."""
+        largest = x.max(-1, keepdims=True)
+        apart = x - largest
+        np.exp(apart, out=apart)
+        found: NDArray[np.float64] = np.log(apart.sum(-1)) + largest[..., 0]
         return found
 
 

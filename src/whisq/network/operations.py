@@ -64,5 +64,5 @@ class Operations(Protocol):
     def exp(self, x: Array) -> Array:
         """Return e to the power of each value."""
 
-    def log_softmax(self, x: Array) -> Array:
-        """Return log-probabilities of logits over the last axis, computed in float64 and left there."""
+    def log_sum_exp(self, x: Array) -> Array:
+        """Return log Σ exp x over the last axis of a float64 array."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from whisq.calibration import Probes
 from whisq.network import stack
-from whisq.network.divergence import divergences
+from whisq.network.divergence import distributions
 from whisq.network.model import Decoder, Network, load_network
 from whisq.network.stack import UNOBSERVED, Observer
 from whisq.network.torch_operations import TorchOperations
@@ -51,14 +51,15 @@ class PatchedWhisper:
             self._cross = decoder.cross(self._encoded)
             self._seen_by_decoder: list[Array] = []
             hidden = decoder.run(stack.embed(decoder.outside, self.ids), self._cross, seen=self._seen_by_decoder)
-            self._logits = stack.logits(decoder.outside, hidden[self.is_text])
-        self.n_tokens = len(self._logits)
+            logits = stack.logits(decoder.outside, hidden[self.is_text])
+            self._truth = distributions(logits, self._operations)
+        self.n_tokens = len(logits)
 
     def divergence(self, weights: Weights, observer: Observer = UNOBSERVED) -> float:
         """Return the mean Kullback-Leibler divergence in nats per token with some tensors exchanged."""
         with self._operations.no_gradients():
             logits = self._changed_logits(self._network.with_tensors(weights), weights, observer)
-            return float(divergences(self._logits, logits, self._operations).mean())
+            return float(self._truth.divergences(logits).mean())
 
     def fisher(self, matrices: Sequence[str], samples: int = 2, seed: int = 0) -> dict[str, NDArray[np.float64]]:
         """Return the Fisher weight of each output row of each matrix, ``float64[rows]``.

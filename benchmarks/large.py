@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import peers
 
-from whisq.formats import layout
+from whisq.formats import layout_of
 from whisq.formats.layout import Output
 from whisq.formats.mel import mel_filters
 from whisq.model import Location, Model, TensorRef, Tokenizer
@@ -46,7 +46,7 @@ def make(path: Path) -> None:
         path=path, format="bin", dims=LARGE_V3, tokenizer=tokens, mel_filters=mel_filters(128), tensors=tuple(tensors),
         files=(), metadata={},
     )  # fmt: skip
-    arranged = layout("bin", model, [Output(tensor, tensor.type) for tensor in tensors])
+    arranged = layout_of("bin", model, [Output(tensor, tensor.type) for tensor in tensors])
     with path.open("wb") as stream:
         stream.truncate(arranged.size_bytes)
         for offset, piece in arranged.pieces:

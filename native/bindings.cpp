@@ -1,4 +1,4 @@
-// Python's side of the core: buffers in, buffers out, the GIL released. No arithmetic here.
+// Python's side of the core: buffers in, buffers out, the GIL released. No arithmetic here but that of buffers' sizes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -40,10 +40,38 @@ void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+const whisq::TypeRow& type_of(int number) {
+    const whisq::TypeRow* row = whisq::find_type(number);
+    if (row == nullptr) throw std::invalid_argument("no type " + std::to_string(number));
+    return *row;
+}
+
+void require_kernel(whisq::Outcome outcome, const whisq::TypeRow& type) {
+    if (outcome != whisq::Outcome::kDone)
+        throw std::invalid_argument("no kernel for type " + std::to_string(type.type));
+}
+
+// Number, name, weights and bytes per block, sub-blocks, and whether feedback can round to it.
+std::vector<std::tuple<int, std::string, int, int, int, bool>> types() {
+    std::vector<std::tuple<int, std::string, int, int, int, bool>> rows;
+    for (const whisq::TypeRow& row : whisq::kTypes)
+        rows.emplace_back(row.type, row.name, row.block_size, row.block_bytes, row.subs.n, has_feedback(row));
+    return rows;
+}
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const whisq::Kernels* kernels : whisq::available_kernels()) names.emplace_back(kernels->name);
     return names;
+}
+
+constexpr const char* kRowLength = "the row length is not a multiple of the block size";
+
+// What a kernel answers, run without the GIL.
+template <typename Run>
+whisq::Outcome unlocked(const Run& run) {
+    nb::gil_scoped_release released;
+    return run();
 }
 
 std::tuple<int64_t, int64_t, int64_t> quantize(const std::string& isa, nb::handle source, int source_type,
@@ -51,16 +79,16 @@ std::tuple<int64_t, int64_t, int64_t> quantize(const std::string& isa, nb::handl
                                                nb::handle importance) {
     const whisq::Kernels& kernels = kernels_named(isa);
     Buffer from(source, false), to(destination, true);
-    const int64_t block = whisq::block_size(type), unit = whisq::block_bytes(source_type);
-    require(block > 0 && unit > 0 && whisq::block_size(source_type) == 1, "unknown type");
-    require(n_columns > 0 && n_columns % block == 0, "the columns are no whole number of blocks");
-    require(from.size() % (unit * n_columns) == 0, "the source is no whole number of rows");
-    const int64_t n_rows = from.size() / (unit * n_columns);
-    require(to.size() == n_rows * (n_columns / block) * whisq::block_bytes(type), "the destination has another size");
+    const whisq::TypeRow &row = type_of(type), &source_row = type_of(source_type);
+    require(is_dense(source_row), "the source is quantized");
+    require(n_columns > 0 && n_columns % row.block_size == 0, kRowLength);
+    require(from.size() % (source_row.block_bytes * n_columns) == 0, "the source is not a whole number of rows");
+    const int64_t n_rows = from.size() / (source_row.block_bytes * n_columns);
+    require(to.size() == n_rows * (n_columns / row.block_size) * row.block_bytes, "the destination has another size");
     whisq::Tally tally;
     const auto run = [&](const float* weights) {
-        nb::gil_scoped_release unlocked;
-        kernels.quantize({from.data(), source_type, (uint8_t*)to.data(), type, n_rows, n_columns, weights}, tally);
+        const whisq::Job job{from.data(), source_row.type, (uint8_t*)to.data(), row.type, n_rows, n_columns, weights};
+        require_kernel(unlocked([&] { return kernels.quantize(job, tally); }), row);
     };
     if (importance.is_none()) {
         run(nullptr);
@@ -75,13 +103,14 @@ std::tuple<int64_t, int64_t, int64_t> quantize(const std::string& isa, nb::handl
 void dequantize(const std::string& isa, nb::handle source, int type, nb::handle destination) {
     const whisq::Kernels& kernels = kernels_named(isa);
     Buffer from(source, false), to(destination, true);
-    const int64_t block = whisq::block_size(type);
-    require(block > 0, "unknown type");
-    require(to.size() % (4 * block) == 0, "the destination is no whole number of blocks");
+    const whisq::TypeRow& row = type_of(type);
+    require(to.size() % (4 * row.block_size) == 0, "the destination is not a whole number of blocks");
     const int64_t n_weights = to.size() / 4;
-    require(from.size() == n_weights / block * whisq::block_bytes(type), "the source has another size");
-    nb::gil_scoped_release unlocked;
-    kernels.dequantize((const uint8_t*)from.data(), type, (float*)to.data(), n_weights);
+    require(from.size() == n_weights / row.block_size * row.block_bytes, "the source has another size");
+    const auto run = [&] {
+        return kernels.dequantize((const uint8_t*)from.data(), row.type, (float*)to.data(), n_weights);
+    };
+    require_kernel(unlocked(run), row);
 }
 
 void feedback(const std::string& isa, nb::handle weights, nb::handle factor, nb::handle gain, nb::handle moment,
@@ -90,26 +119,36 @@ void feedback(const std::string& isa, nb::handle weights, nb::handle factor, nb:
     const whisq::Kernels& kernels = kernels_named(isa);
     Buffer w(weights, false), f(factor, false), g(gain, false), h(moment, false);
     Buffer l(levels, true), u(units, true), m(minimum_units, true), s(scale_integers, true), t(minimum_integers, true);
-    const int64_t block = whisq::block_size(type), n_rows = n_columns > 0 ? w.size() / (4 * n_columns) : 0;
-    require(block >= 32 && n_columns > 0 && n_columns % block == 0, "the columns are no whole number of blocks");
-    require(w.size() == 4 * n_rows * n_columns, "the weights are no whole number of rows");
+    const whisq::TypeRow& row = type_of(type);
+    require(n_columns > 0 && n_columns % row.block_size == 0, kRowLength);
+    const int64_t n_rows = w.size() / (4 * n_columns);
+    require(w.size() == 4 * n_rows * n_columns, "the weights are not a whole number of rows");
     require(f.size() == 4 * n_columns * n_columns && h.size() == f.size(), "factor or moment has another size");
     require(g.size() == 4 * n_columns, "gain has another size");
-    const int64_t n_units = n_rows * (n_columns / block) * 4;
-    const bool wide = type == whisq::kQ2_K || type == whisq::kQ3_K || type == whisq::kQ6_K;
-    const int64_t n_subs = block == 32 ? 0 : n_units * (wide ? 16 : 8);
+    const int64_t n_units = n_rows * (n_columns / row.block_size) * 4, n_subs = n_units * row.subs.n;
     require(l.size() == n_rows * n_columns && u.size() == n_units && m.size() == n_units, "an output has another size");
     require(s.size() >= n_subs && t.size() >= n_subs, "an output has another size");
-    nb::gil_scoped_release unlocked;
-    kernels.feedback({(const float*)w.data(), (const float*)f.data(), (const float*)g.data(), (const float*)h.data(),
-                      type, n_rows, n_columns, n_sweeps, (int8_t*)l.data(), (float*)u.data(), (float*)m.data(),
-                      (float*)s.data(), (float*)t.data()});
+    const whisq::FeedbackJob job{(const float*)w.data(),
+                                 (const float*)f.data(),
+                                 (const float*)g.data(),
+                                 (const float*)h.data(),
+                                 row.type,
+                                 n_rows,
+                                 n_columns,
+                                 n_sweeps,
+                                 (int8_t*)l.data(),
+                                 (float*)u.data(),
+                                 (float*)m.data(),
+                                 (float*)s.data(),
+                                 (float*)t.data()};
+    require_kernel(unlocked([&] { return kernels.feedback(job); }), row);
 }
 
 }  // namespace
 
 NB_MODULE(_core, m) {
     m.def("instruction_sets", &instruction_sets);
+    m.def("types", &types);
     m.def("quantize", &quantize, nb::arg("isa"), nb::arg("source"), nb::arg("source_type"), nb::arg("destination"),
           nb::arg("type"), nb::arg("n_columns"), nb::arg("importance").none());
     m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"),

@@ -120,38 +120,45 @@ void q6_k(const uint8_t* b, float* y) {
     }
 }
 
-void iq4(const uint8_t* packed, float d, float* y) {
+// 32 indices into sixteen values.
+template <const int8_t (&values)[16]>
+void fixed_values(const uint8_t* packed, float d, float* y) {
     Bytes q = from_nibbles(packed);
 #if defined(__AVX2__)
-    const __m256i values = _mm256_broadcastsi128_si256(*(const __m128i*)kIq4Values);
-    q = (Bytes)_mm256_shuffle_epi8(values, (__m256i)q);
+    const __m128i all = _mm_load_si128((const __m128i*)values);
+    q = (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(all), (__m256i)q);
 #else
-    for (int j = 0; j < 32; ++j) q[j] = (uint8_t)kIq4Values[q[j]];
+    for (int j = 0; j < 32; ++j) q[j] = (uint8_t)values[q[j]];
 #endif
     put<0, 32>(q, d, y);
 }
 
-void iq4_nl(const uint8_t* b, float* y) { iq4(b + 2, half_at(b), y); }
+void iq4_nl(const uint8_t* b, float* y) { fixed_values<kIq4Values>(b + 2, half_at(b), y); }
 
 void iq4_xs(const uint8_t* b, float* y) {
     const float d = half_at(b);
     const int high = b[2] | b[3] << 8;
     for (int j = 0; j < 8; ++j) {
         const int scale = (b[4 + j / 2] >> (j % 2 * 4) & 15) | (high >> (2 * j) & 3) << 4;
-        iq4(b + 8 + 16 * j, d * (float)(scale - 32), y + 32 * j);
+        fixed_values<kIq4Values>(b + 8 + 16 * j, d * (float)(scale - 32), y + 32 * j);
     }
 }
 
-using Decoder = void (*)(const uint8_t*, float*);
+void mxfp4(const uint8_t* b, float* y) { fixed_values<kMxfp4Values>(b + 1, mxfp4_scale(b[0]), y); }
 
-template <Decoder decode>
-void all_blocks(const uint8_t* source, int type, float* destination, int64_t n_weights) {
-    const int size = block_size(type), bytes = block_bytes(type);
-    for (int64_t block = 0; block < n_weights / size; ++block)
-        decode(source + block * bytes, destination + block * size);
+struct Decoder {
+    void (*run)(const uint8_t* source, float* destination, int64_t n);  // n weights, a whole number of blocks
+    bool is_known = true;
+};
+
+template <Type type, void (*decode)(const uint8_t*, float*)>
+void blocks(const uint8_t* source, float* destination, int64_t n) {
+    constexpr int kSize = row_of(type).block_size, kBytes = row_of(type).block_bytes;
+    for (int64_t block = 0; block < n / kSize; ++block) decode(source + block * kBytes, destination + block * kSize);
 }
 
-void widen(const uint8_t* source, int type, float* destination, int64_t n) {
+template <Type type>
+void widen(const uint8_t* source, float* destination, int64_t n) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         const F value = load(source, type, i);
@@ -168,54 +175,53 @@ void widen(const uint8_t* source, int type, float* destination, int64_t n) {
     }
 }
 
-}  // namespace
-
-bool dequantize(const uint8_t* source, int type, float* destination, int64_t n) {
+constexpr Decoder decoder_of(Type type) {
     switch (type) {
         case kF32:
+            return {widen<kF32>};
         case kF16:
+            return {widen<kF16>};
         case kBF16:
-            widen(source, type, destination, n);
-            return true;
+            return {widen<kBF16>};
         case kQ4_0:
-            all_blocks<q4_0>(source, type, destination, n);
-            return true;
+            return {blocks<kQ4_0, q4_0>};
         case kQ4_1:
-            all_blocks<q4_1>(source, type, destination, n);
-            return true;
+            return {blocks<kQ4_1, q4_1>};
         case kQ5_0:
-            all_blocks<q5_0>(source, type, destination, n);
-            return true;
+            return {blocks<kQ5_0, q5_0>};
         case kQ5_1:
-            all_blocks<q5_1>(source, type, destination, n);
-            return true;
+            return {blocks<kQ5_1, q5_1>};
         case kQ8_0:
-            all_blocks<q8_0>(source, type, destination, n);
-            return true;
+            return {blocks<kQ8_0, q8_0>};
         case kQ2_K:
-            all_blocks<q2_k>(source, type, destination, n);
-            return true;
+            return {blocks<kQ2_K, q2_k>};
         case kQ3_K:
-            all_blocks<q3_k>(source, type, destination, n);
-            return true;
+            return {blocks<kQ3_K, q3_k>};
         case kQ4_K:
-            all_blocks<q4_k>(source, type, destination, n);
-            return true;
+            return {blocks<kQ4_K, q4_k>};
         case kQ5_K:
-            all_blocks<q5_k>(source, type, destination, n);
-            return true;
+            return {blocks<kQ5_K, q5_k>};
         case kQ6_K:
-            all_blocks<q6_k>(source, type, destination, n);
-            return true;
+            return {blocks<kQ6_K, q6_k>};
         case kIQ4_NL:
-            all_blocks<iq4_nl>(source, type, destination, n);
-            return true;
+            return {blocks<kIQ4_NL, iq4_nl>};
         case kIQ4_XS:
-            all_blocks<iq4_xs>(source, type, destination, n);
-            return true;
-        default:
-            return false;
+            return {blocks<kIQ4_XS, iq4_xs>};
+        case kMXFP4:
+            return {blocks<kMXFP4, mxfp4>};
     }
+    return {nullptr, false};  // not a type
+}
+static_assert(answers_every_row([](Type type) { return decoder_of(type).is_known; }),
+              "a type has a row in kTypes and no decoder, or the reverse");
+
+}  // namespace
+
+Outcome dequantize(const uint8_t* source, Type type, float* destination, int64_t n) {
+    const Decoder decoder = decoder_of(type);
+    if (!decoder.is_known) return Outcome::kNoKernel;
+    decoder.run(source, destination, n);
+    return Outcome::kDone;
 }
 
 }  // namespace whisq::WHISQ_ISA

@@ -5,70 +5,39 @@
 
 namespace whisq::WHISQ_ISA {
 
-// How a type writes a weight: scale * l + offset, l in [low, high]; or scale * value[l] of iq4's table.
-struct Levels {
-    float low, high;
-    bool is_iq4;
-};
-
-inline F iq4_value(F index) {
-    F value = splat((float)kIq4Values[0]);
-    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat((float)kIq4Values[k]));
+// The value at an index of a codebook.
+inline F value_at(const Codebook& book, F index) {
+    F value = splat(book.value[0]);
+    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat(book.value[k]));
     return value;
 }
 
-inline F value_of(const Levels& levels, F level) { return levels.is_iq4 ? iq4_value(level) : level; }
+// The index of the value nearest to x, the upper one at a tie.
+inline F nearest_index(const Codebook& book, F x) {
+    F index = F{};
+    for (int k = 1; k < 16; ++k) index = select(x < book.threshold[k], index, splat((float)k));
+    return index;
+}
+
+inline F value_of(const Levels& levels, F level) {
+    return levels.book != nullptr ? value_at(*levels.book, level) : level;
+}
 
 inline F as_half(F value) {
     uint16_t halves[kLanes];
     return through_half(value, halves);
 }
 
-inline Levels levels_of(int type) {
-    switch (type) {
-        case kQ4_0:
-            return {-8, 7, false};
-        case kQ5_0:
-            return {-16, 15, false};
-        case kQ8_0:
-            return {-127, 127, false};
-        case kQ4_1:
-        case kQ4_K:
-            return {0, 15, false};
-        case kQ5_1:
-        case kQ5_K:
-            return {0, 31, false};
-        case kQ2_K:
-            return {0, 3, false};
-        case kQ3_K:
-            return {-4, 3, false};
-        case kQ6_K:
-            return {-32, 31, false};
-        default:
-            return {0, 15, true};
-    }
+// The nearest power of two, from 2^-126 to 2^124; what is not positive gives the least.
+inline F as_power_of_two(F value) {
+    const F power = (F)((bits_of(value) + 0x00400000) & 0x7f800000);
+    const F least = splat(0x1p-126f), most = splat(0x1p124f);
+    return select(value > 0.f, minimum(maximum(power, least), most), least);
 }
 
-// What a super-block type does with its sub-blocks' scales.
-struct SuperLayout {
-    int n_sub, sub;             // sub-blocks, and weights in each
-    int scale_low, scale_high;  // integers of a scale
-    bool has_minimum;
-};
-
-inline SuperLayout super_layout(int type) {
-    switch (type) {
-        case kQ2_K:
-            return {16, 16, 0, 15, true};
-        case kQ3_K:
-            return {16, 16, -32, 31, false};
-        case kQ6_K:
-            return {16, 16, -128, 127, false};
-        case kIQ4_XS:
-            return {8, 32, -32, 31, false};
-        default:
-            return {8, 32, 0, 63, true};
-    }
+// The scale that a block decodes with when it is to have this one.
+inline F as_written(const Levels& levels, F scale) {
+    return levels.scale_as == ScaleAs::kPowerOfTwo ? as_power_of_two(scale) : as_half(scale);
 }
 
 // One sub-block under feedback: its columns' weights, and the part of the factor inside it.
@@ -84,7 +53,7 @@ struct Block {
 struct Rows {
     const FeedbackJob& job;
     F* x;        // [n_columns] weights, corrected by the errors of earlier columns
-    F* level;    // [n_columns] l, or for iq4 the index
+    F* level;    // [n_columns] l of Levels
     F* scale;    // [blocks] as they decode
     F* offset;   // [blocks]
     F* integer;  // [blocks] of the scale, in super-blocks
@@ -120,6 +89,6 @@ struct Rows {
 };
 
 // Better integers and scales than the first pass found, in so many sweeps; `row` is the group's first. See improve.cpp.
-void improve(const Rows& rows, int64_t row, int n_sweeps);
+void improve(const Rows& rows, const TypeRow& type, int64_t row, int n_sweeps);
 
 }  // namespace whisq::WHISQ_ISA

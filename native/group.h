@@ -54,8 +54,8 @@ inline F load_bfloats(const uint16_t* source) {
     return (F)(__builtin_convertvector(raw, I) << 16);
 }
 
-// kLanes weights from an index on, as f32.
-inline F load(const void* source, int type, int64_t index) {
+// kLanes weights of a dense type from an index on, as f32.
+inline F load(const void* source, Type type, int64_t index) {
     if (type == kF16) return load_halves((const uint16_t*)source + index);
     if (type == kBF16) return load_bfloats((const uint16_t*)source + index);
     return load_floats((const float*)source + index);
@@ -63,8 +63,8 @@ inline F load(const void* source, int type, int64_t index) {
 
 // Lanes whose value f16 cannot hold: beyond its range, infinite, or NaN.
 struct Watch {
-    I strange = I{};
-    void see(F value) { strange |= ~(absolute(value) <= kHalfMax); }
+    I suspicious = I{};
+    void add(F value) { suspicious |= ~(absolute(value) <= kHalfMax); }
 };
 
 // Round lanes to f16, to nearest, half to even.

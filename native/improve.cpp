@@ -12,10 +12,9 @@ namespace {
 // took from its weights; g = H d. A change c of the decoded block changes the loss by c H c - 2 g c.
 struct Improver {
     const Rows& rows;
-    const Levels levels;
-    const SuperLayout* super;  // null for blocks of 32
-    bool ranged;
-    int n;
+    const TypeRow& type;
+    const Levels& levels;
+    int n;  // weights of a block
 
     F g[32], change[32];
 
@@ -31,10 +30,10 @@ struct Improver {
             const float* h = moment(begin, j);
             F* level = rows.level + begin + j;
             F next;
-            if (levels.is_iq4) {
-                const F up = minimum(*level + 1.f, splat(15.f)), down = maximum(*level - 1.f, F{});
-                const F now = iq4_value(*level);
-                const F a = scale * (iq4_value(up) - now), b = scale * (iq4_value(down) - now);
+            if (levels.book != nullptr) {
+                const F up = minimum(*level + 1.f, splat(levels.high)), down = maximum(*level - 1.f, F{});
+                const F now = value_of(levels, *level);
+                const F a = scale * (value_of(levels, up) - now), b = scale * (value_of(levels, down) - now);
                 const F a_loss = a * (h[j] * a - 2.f * g[j]), b_loss = b * (h[j] * b - 2.f * g[j]);
                 next = select(a_loss < b_loss, select(a_loss < 0.f, up, *level), select(b_loss < 0.f, down, *level));
             } else {
@@ -50,68 +49,87 @@ struct Improver {
         }
     }
 
-    // Scale and offset by least squares, as the type can write them; kept where the loss falls.
-    void scales(int64_t block) {
-        const int64_t begin = block * n;
+    // How the loss depends on a block's scale and offset: of l, and of ones, times the moment, the sums with both and
+    // g.
+    struct Fit {
         F l[32], hl[32];
-        float ho[32] = {};
-        for (int j = 0; j < n; ++j) l[j] = value_of(levels, rows.level[begin + j]), hl[j] = F{};
+        float ho[32];
+        F ll, lo, lg, og;
+        float oo;
+    };
+
+    void fit(int64_t begin, Fit& f) const {
+        for (int j = 0; j < n; ++j) {
+            f.l[j] = value_of(levels, rows.level[begin + j]);
+            f.hl[j] = F{};
+            f.ho[j] = 0;
+        }
         for (int j = 0; j < n; ++j) {
             const float* h = moment(begin, j);
-            for (int k = 0; k < n; ++k) hl[k] += h[k] * l[j];
-            for (int k = 0; k < n; ++k) ho[k] += h[k];
+            for (int k = 0; k < n; ++k) f.hl[k] += h[k] * f.l[j];
+            for (int k = 0; k < n; ++k) f.ho[k] += h[k];
         }
-        F ll = F{}, lo = F{}, lg = F{}, og = F{};
-        float oo = 0;
+        f.ll = f.lo = f.lg = f.og = F{};
+        f.oo = 0;
         for (int j = 0; j < n; ++j) {
-            ll += l[j] * hl[j];
-            lg += l[j] * g[j];
-            lo += l[j] * ho[j];
-            oo += ho[j];
-            og += g[j];
+            f.ll += f.l[j] * f.hl[j];
+            f.lg += f.l[j] * g[j];
+            f.lo += f.l[j] * f.ho[j];
+            f.oo += f.ho[j];
+            f.og += g[j];
         }
-        F ds = select(ll > 0.f, lg / ll, F{}), dm = F{};
-        if (ranged) {
-            const F determinant = ll * oo - lo * lo;
-            const I sound = determinant > 1e-6f * (ll * oo);
-            ds = select(sound, (oo * lg - lo * og) / determinant, ds);
-            dm = select(sound, (ll * og - lo * lg) / determinant, dm);
+    }
+
+    // What a block decodes with, and the integers behind it where it is part of a super-block.
+    struct Scales {
+        F scale, offset, integer, minimum_integer;
+    };
+
+    // The nearest to a scale and an offset that the type can write.
+    Scales writable(int64_t block, F scale, F offset) const {
+        if (type.subs.n == 0)
+            return {as_written(levels, scale), levels.has_minimum ? as_half(offset) : offset, F{}, F{}};
+        const F unit = rows.unit[block / type.subs.n], minimum_unit = rows.minimum_unit[block / type.subs.n];
+        const F integer =
+            nearest_float(select(unit != 0.f, scale / unit, F{}), type.subs.scale_low, type.subs.scale_high);
+        if (!levels.has_minimum) return {unit * integer, offset, integer, F{}};
+        const F minimum_integer =
+            nearest_float(select(minimum_unit != 0.f, -offset / minimum_unit, F{}), 0.f, type.subs.scale_high);
+        return {unit * integer, -(minimum_unit * minimum_integer), integer, minimum_integer};
+    }
+
+    // Scale and offset by least squares, as the type can write them; kept where the loss falls.
+    void scales(int64_t block) {
+        Fit f;
+        fit(block * n, f);
+        F ds = select(f.ll > 0.f, f.lg / f.ll, F{}), dm = F{};
+        if (levels.has_minimum) {
+            const F determinant = f.ll * f.oo - f.lo * f.lo;
+            const I sound = determinant > 1e-6f * (f.ll * f.oo);
+            ds = select(sound, (f.oo * f.lg - f.lo * f.og) / determinant, ds);
+            dm = select(sound, (f.ll * f.og - f.lo * f.lg) / determinant, dm);
         }
         const F scale = rows.scale[block], offset = rows.offset[block];
-        F next_scale, next_offset = offset, integer = F{}, minimum_integer = F{};
-        if (super == nullptr) {
-            next_scale = as_half(scale + ds);
-            if (ranged) next_offset = as_half(offset + dm);
-        } else {
-            const F unit = rows.unit[block / super->n_sub], minimum_unit = rows.minimum_unit[block / super->n_sub];
-            integer = select(unit != 0.f, (scale + ds) / unit, F{});
-            integer = nearest_float(integer, (float)super->scale_low, (float)super->scale_high);
-            next_scale = unit * integer;
-            if (ranged) {
-                minimum_integer = select(minimum_unit != 0.f, -(offset + dm) / minimum_unit, F{});
-                minimum_integer = nearest_float(minimum_integer, 0.f, (float)super->scale_high);
-                next_offset = -(minimum_unit * minimum_integer);
-            }
-        }
-        ds = next_scale - scale;
-        dm = next_offset - offset;
-        const F loss = ds * (ds * ll + 2.f * (dm * lo - lg)) + dm * (dm * oo - 2.f * og);
+        const Scales next = writable(block, scale + ds, offset + dm);
+        ds = next.scale - scale;
+        dm = next.offset - offset;
+        const F loss = ds * (ds * f.ll + 2.f * (dm * f.lo - f.lg)) + dm * (dm * f.oo - 2.f * f.og);
         const I better = loss < 0.f;
         if (!any(better)) return;
         ds = select(better, ds, F{});
         dm = select(better, dm, F{});
-        rows.scale[block] = select(better, next_scale, scale);
-        rows.offset[block] = select(better, next_offset, offset);
-        if (super == nullptr) {
+        rows.scale[block] = select(better, next.scale, scale);
+        rows.offset[block] = select(better, next.offset, offset);
+        if (type.subs.n == 0) {
             rows.unit[block] = rows.scale[block];
             rows.minimum_unit[block] = rows.offset[block];
         } else {
-            rows.integer[block] = select(better, integer, rows.integer[block]);
-            rows.minimum[block] = select(better, minimum_integer, rows.minimum[block]);
+            rows.integer[block] = select(better, next.integer, rows.integer[block]);
+            rows.minimum[block] = select(better, next.minimum_integer, rows.minimum[block]);
         }
         for (int j = 0; j < n; ++j) {
-            change[j] += ds * l[j] + dm;
-            g[j] -= ds * hl[j] + dm * ho[j];
+            change[j] += ds * f.l[j] + dm;
+            g[j] -= ds * f.hl[j] + dm * f.ho[j];
         }
     }
 
@@ -127,13 +145,9 @@ struct Improver {
 
 }  // namespace
 
-void improve(const Rows& rows, int64_t row, int n_sweeps) {
+void improve(const Rows& rows, const TypeRow& type, int64_t row, int n_sweeps) {
     const FeedbackJob& job = rows.job;
-    const int type = job.type;
-    const bool is_super = block_size(type) == 256;
-    const SuperLayout layout = super_layout(type);
-    const bool ranged = is_super ? layout.has_minimum : type == kQ4_1 || type == kQ5_1;
-    Improver improver{rows, levels_of(type), is_super ? &layout : nullptr, ranged, is_super ? layout.sub : 32, {}, {}};
+    Improver improver{rows, type, type.levels, sub_size(type), {}, {}};
     const int n = improver.n;
     const int64_t n_blocks = job.n_columns / n;
     for (int64_t c = 0; c < job.n_columns; ++c) rows.gradient[c] = F{};

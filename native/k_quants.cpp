@@ -69,6 +69,23 @@ void put_two_bits(const Group& g, const I* l, int offset) {
     }
 }
 
+// Scales or minimums of n sub-blocks, none negative, as integers from 0 to kMost of their largest; returns the unit.
+// ggml clamps those of q4_K and q5_K alone.
+template <int kMost, bool kClamps>
+F plain_units(const F* values, int n, I* integers) {
+    F largest = F{};
+    for (int j = 0; j < n; ++j) largest = select(values[j] > largest, values[j], largest);
+    const I some = largest > 0.f;
+    const F inverse = select(some, (float)kMost / largest, F{});
+    for (int j = 0; j < n; ++j) {
+        const I whole = nearest(inverse * values[j]) & 0xff;
+        integers[j] = kClamps ? minimum(whole, splat_int(kMost)) : select(some, whole, I{});
+    }
+    return largest / (float)kMost;
+}
+
+}  // namespace
+
 void quantize_q2_k(const Group& g) {
     ScaleMin found[16];
     F scales[16], mins[16], sums[16], w[256];
@@ -95,16 +112,8 @@ void quantize_q2_k(const Group& g) {
         unit = search_positive(scales, sums, 16, 15, scale_l);
         min_unit = search_positive(mins, sums, 16, 15, min_l);
     } else {
-        auto plain = [](const F* values, I* integers) {
-            F largest = F{};
-            for (int j = 0; j < 16; ++j) largest = select(values[j] > largest, values[j], largest);
-            const I some = largest > 0.f;
-            const F inverse = 15.f / largest;
-            for (int j = 0; j < 16; ++j) integers[j] = select(some, nearest(inverse * values[j]), I{});
-            return select(some, largest / 15.f, F{});
-        };
-        unit = plain(scales, scale_l);
-        min_unit = plain(mins, min_l);
+        unit = plain_units<15, false>(scales, 16, scale_l);
+        min_unit = plain_units<15, false>(mins, 16, min_l);
     }
     uint16_t halves[kLanes];
     const F d = through_half(unit, halves);
@@ -120,6 +129,8 @@ void quantize_q2_k(const Group& g) {
     put_two_bits(g, l, 16);
 }
 
+namespace {
+
 // The greedy search of q3_K: start from the largest weight's scale, then move single integers while it helps.
 //
 // A move takes a division, and only two in a hundred weights move. `above` and `below` bound the quotients that leave
@@ -129,7 +140,7 @@ F search_q3(const F* x, I* integers) {
     constexpr float kSure = 0.49f, kFar = 1e6f;  // `nearest` is exact up to 4e6
     const Extreme extreme = extreme_of(x, 16);
     const I is_zero = extreme.magnitude < kGroupEpsilon;
-    const bool tame = !any(~(extreme.magnitude < 1e8f));
+    const bool in_range = !any(~(extreme.magnitude < 1e8f));
     const F inverse = (float)-kMost / extreme.value;
     F l[16], w[16], wx[16], above[16], below[16], sum_lx = F{}, sum_l2 = F{};
     auto put = [&](int i, F value) {
@@ -151,7 +162,7 @@ F search_q3(const F* x, I* integers) {
             const F xl2 = x[i] * l2;
             const I open = (lx > 0.f) & ~is_zero;
             const I stays = (xl2 <= above[i] * lx) & (xl2 >= below[i] * lx) & (lx >= 1e-30f);
-            if (tame && !any(open & ~stays)) continue;
+            if (in_range && !any(open & ~stays)) continue;
             const F next = to_float(nearest(xl2 / lx, -kMost, kMost - 1));
             lx += wx[i] * next;
             l2 += w[i] * next * next;
@@ -188,6 +199,8 @@ void put_q3_high_bits(const Group& g, const I* l) {
         put_words(g, j, pack_bytes(bytes[0], bytes[1], bytes[2], bytes[3]));
     }
 }
+
+}  // namespace
 
 void quantize_q3_k(const Group& g) {
     I l[256], scale_l[16];
@@ -234,6 +247,8 @@ void quantize_q3_k(const Group& g) {
     put_two_bits(g, l, 32);
 }
 
+namespace {
+
 // The 6-bit scales and mins of q4_K and q5_K, eight of each in twelve bytes.
 void put_scales_and_mins(const Group& g, const I* scales, const I* mins) {
     I bytes[12];
@@ -265,6 +280,8 @@ void put_q5_high_bits(const Group& g, const I* l) {
         put_words(g, 16 + j, pack_bytes(bytes[0], bytes[1], bytes[2], bytes[3]));
     }
 }
+
+}  // namespace
 
 template <int kBits>
 void quantize_q45_k(const Group& g) {
@@ -302,15 +319,8 @@ void quantize_q45_k(const Group& g) {
             for (int j = 0; j < 8; ++j) min_l[j] = minimum(min_l[j], splat_int(63));
         }
     } else {
-        auto plain = [](const F* values, I* integers) {
-            F largest = F{};
-            for (int j = 0; j < 8; ++j) largest = select(values[j] > largest, values[j], largest);
-            const F inverse = select(largest > 0.f, 63.f / largest, F{});
-            for (int j = 0; j < 8; ++j) integers[j] = minimum(nearest(inverse * values[j]) & 0xff, splat_int(63));
-            return largest / 63.f;
-        };
-        unit = plain(scales, scale_l);
-        min_unit = plain(mins, min_l);
+        unit = plain_units<63, true>(scales, 8, scale_l);
+        min_unit = plain_units<63, true>(mins, 8, min_l);
     }
     uint16_t halves[kLanes];
     const F d = through_half(unit, halves);
@@ -325,6 +335,8 @@ void quantize_q45_k(const Group& g) {
     if (kBits == 5) put_q5_high_bits(g, l);
     put_q4_nibbles(g, l, kBits == 5 ? 48 : 16);
 }
+
+namespace {
 
 void put_q6_bits(const Group& g, const I* l) {
     for (int half = 0; half < 2; ++half) {
@@ -342,6 +354,8 @@ void put_q6_bits(const Group& g, const I* l) {
         }
     }
 }
+
+}  // namespace
 
 void quantize_q6_k(const Group& g) {
     Scale found[16];
@@ -367,23 +381,7 @@ void quantize_q6_k(const Group& g) {
     put_q6_bits(g, l);
 }
 
-}  // namespace
-
-GroupKernel k_kernel(int type) {
-    switch (type) {
-        case kQ2_K:
-            return quantize_q2_k;
-        case kQ3_K:
-            return quantize_q3_k;
-        case kQ4_K:
-            return quantize_q45_k<4>;
-        case kQ5_K:
-            return quantize_q45_k<5>;
-        case kQ6_K:
-            return quantize_q6_k;
-        default:
-            return nullptr;
-    }
-}
+template void quantize_q45_k<4>(const Group&);
+template void quantize_q45_k<5>(const Group&);
 
 }  // namespace whisq::WHISQ_ISA

@@ -6,7 +6,8 @@
 namespace whisq::WHISQ_ISA {
 namespace {
 
-// Write the 4- or 5-bit integers of 32 weights: low nibbles of j and j + 16 share a byte; fifth bits follow ablock.
+// Write the 4- or 5-bit integers of 32 weights: low nibbles of j and j + 16 share a byte, and the fifth bits stand
+// before them.
 void put_nibbles(const Group& g, const I* l, int offset) {
     for (int j = 0; j < 16; j += 4) {
         I bytes[4];
@@ -37,6 +38,8 @@ void put_integers(const Group& g, const I* l, int offset) {
     if (kBits == 5) put_fifth_bits(g, l, offset);
     put_nibbles(g, l, kBits == 5 ? offset + 4 : offset);
 }
+
+}  // namespace
 
 template <int kBits, int kBlocks>
 void quantize_symmetric(const Group& g) {
@@ -69,25 +72,13 @@ void quantize_ranged(const Group& g) {
     }
 }
 
-template <int kBlocks>
-GroupKernel kernel_of(int type) {
-    switch (type) {
-        case kQ4_0:
-            return quantize_symmetric<4, kBlocks>;
-        case kQ5_0:
-            return quantize_symmetric<5, kBlocks>;
-        case kQ4_1:
-            return quantize_ranged<4, kBlocks>;
-        case kQ5_1:
-            return quantize_ranged<5, kBlocks>;
-        default:
-            return nullptr;
-    }
-}
-
-}  // namespace
-
-GroupKernel legacy_kernel(int type) { return kernel_of<1>(type); }
-GroupKernel legacy_pair_kernel(int type) { return kernel_of<2>(type); }
+template void quantize_symmetric<4, 1>(const Group&);
+template void quantize_symmetric<4, 2>(const Group&);
+template void quantize_symmetric<5, 1>(const Group&);
+template void quantize_symmetric<5, 2>(const Group&);
+template void quantize_ranged<4, 1>(const Group&);
+template void quantize_ranged<4, 2>(const Group&);
+template void quantize_ranged<5, 1>(const Group&);
+template void quantize_ranged<5, 2>(const Group&);
 
 }  // namespace whisq::WHISQ_ISA

@@ -14,7 +14,7 @@ T at(const void* source, int64_t index) {
     return value;
 }
 
-float one(const void* source, int type, int64_t index) {
+float one(const void* source, Type type, int64_t index) {
     if (type == kF16) return float_from_half(at<uint16_t>(source, index));
     if (type == kBF16) return float_from_bfloat(at<uint16_t>(source, index));
     return at<float>(source, index);
@@ -30,7 +30,7 @@ void count(const Job& job, Tally& tally) {
     }
 }
 
-template <int type>
+template <Type type>
 void load_lanes_of(const void* source, const int64_t* begin, int length, int64_t ahead, F* to, Watch* watch) {
     constexpr int kWeightBytes = type == kF32 ? 4 : 2;
     for (int j = 0; j < length; j += kLanes) {
@@ -39,14 +39,14 @@ void load_lanes_of(const void* source, const int64_t* begin, int length, int64_t
             to[j + lane] = load(source, type, begin[lane] + j);
         }
         if (watch != nullptr)
-            for (int lane = 0; lane < kLanes; ++lane) watch->see(to[j + lane]);
+            for (int lane = 0; lane < kLanes; ++lane) watch->add(to[j + lane]);
         transpose(to + j);
     }
 }
 
 // Load `length` elements of every lane's block, transposed: to[j] holds element j of all lanes. What comes next for a
 // lane is `ahead` elements on, and is fetched while this is computed.
-void load_lanes(const void* source, int type, const int64_t* begin, int length, int64_t ahead, F* to, Watch* watch) {
+void load_lanes(const void* source, Type type, const int64_t* begin, int length, int64_t ahead, F* to, Watch* watch) {
     if (type == kF16) return load_lanes_of<kF16>(source, begin, length, ahead, to, watch);
     if (type == kBF16) return load_lanes_of<kBF16>(source, begin, length, ahead, to, watch);
     load_lanes_of<kF32>(source, begin, length, ahead, to, watch);
@@ -70,7 +70,8 @@ F row_mean_squares(const Job& job, int64_t first) {
 
 // Without importance: the lanes of a group are blocks that follow each other.
 void quantize_in_line(const Job& job, GroupKernel kernel, Watch& watch) {
-    const int64_t block = block_size(job.type), bytes = block_bytes(job.type);
+    const TypeRow& type = row_of(job.type);
+    const int64_t block = type.block_size, bytes = type.block_bytes;
     const int64_t n_blocks = job.n_rows * (job.n_columns / block);
     Group g;
     g.importance = nullptr;
@@ -87,13 +88,14 @@ void quantize_in_line(const Job& job, GroupKernel kernel, Watch& watch) {
 }
 
 // With importance: the lanes are rows, at the same place of each, where they share it.
-void quantize_by_rows(const Job& job, GroupKernel kernel, GroupKernel pair_kernel, bool by_row_mean, Watch& watch) {
-    const int64_t block = block_size(job.type), bytes = block_bytes(job.type), per_row = job.n_columns / block;
+void quantize_by_rows(const Job& job, const Quantizer& quantizer, Watch& watch) {
+    const TypeRow& type = row_of(job.type);
+    const int64_t block = type.block_size, bytes = type.block_bytes, per_row = job.n_columns / block;
     Group g;
     for (int64_t row = 0; row < job.n_rows; row += kLanes) {
-        if (by_row_mean) g.row_mean_square = row_mean_squares(job, row);
+        if (quantizer.by_row_mean) g.row_mean_square = row_mean_squares(job, row);
         for (int64_t place = 0; place < per_row;) {
-            const int64_t n = pair_kernel != nullptr && place + 2 <= per_row ? 2 : 1;
+            const int64_t n = quantizer.two != nullptr && place + 2 <= per_row ? 2 : 1;
             int64_t begin[kLanes];
             for (int lane = 0; lane < kLanes; ++lane) {
                 const bool is_row = row + lane < job.n_rows;
@@ -103,13 +105,13 @@ void quantize_by_rows(const Job& job, GroupKernel kernel, GroupKernel pair_kerne
             }
             load_lanes(job.source, job.source_type, begin, (int)(n * block), n * block, g.x, &watch);
             g.importance = job.importance + place * block;
-            (n == 2 ? pair_kernel : kernel)(g);
+            (n == 2 ? quantizer.two : quantizer.one)(g);
             place += n;
         }
     }
 }
 
-void store_as(uint8_t* destination, int type, int64_t index, F value) {
+void store_as(uint8_t* destination, Type type, int64_t index, F value) {
     if (type == kF32) {
         std::memcpy(destination + 4 * index, &value, sizeof value);
         return;
@@ -122,52 +124,41 @@ void store_as(uint8_t* destination, int type, int64_t index, F value) {
     std::memcpy(destination + 2 * index, halves, sizeof halves);
 }
 
-void convert(const Job& job, Tally& tally) {
+}  // namespace
+
+void convert(const Job& job, Watch& watch) {
     const int64_t n = job.n_rows * job.n_columns;
-    Watch watch;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         const F value = load(job.source, job.source_type, i);
-        watch.see(value);
+        watch.add(value);
         store_as(job.destination, job.type, i, value);
     }
     for (; i < n; ++i) {
         const float value = one(job.source, job.source_type, i);
-        watch.see(splat(value));
+        watch.add(splat(value));
         const uint16_t half = job.type == kF16 ? half_from_float(value) : bfloat_from_float(value);
         if (job.type == kF32)
             std::memcpy(job.destination + 4 * i, &value, 4);
         else
             std::memcpy(job.destination + 2 * i, &half, 2);
     }
-    if (any(watch.strange)) count(job, tally);
 }
 
-}  // namespace
-
-bool quantize(const Job& job, Tally& tally) {
-    if (job.source_type != kF32 && job.source_type != kF16 && job.source_type != kBF16) return false;
-    if (job.type == kF32 || job.type == kF16 || job.type == kBF16) {
-        convert(job, tally);
-        return true;
-    }
+Outcome quantize(const Job& job, Tally& tally) {
+    const Quantizer quantizer = quantizer_of(job.type);
+    if (!is_dense(row_of(job.source_type))) return Outcome::kNoKernel;
     Watch watch;
-    if ((job.importance == nullptr || job.type == kQ8_0) && round_blocks(job, watch)) {
-        if (any(watch.strange)) count(job, tally);
-        return true;
-    }
-    // Of these, the legacy types weigh importance by the mean square of whole rows.
-    const GroupKernel legacy = legacy_kernel(job.type);
-    GroupKernel kernel = legacy;
-    if (kernel == nullptr) kernel = k_kernel(job.type);
-    if (kernel == nullptr) kernel = iq4_kernel(job.type);
-    if (kernel == nullptr) return false;
-    if (job.importance == nullptr)
-        quantize_in_line(job, kernel, watch);
+    if (quantizer.whole != nullptr && (job.importance == nullptr || quantizer.one == nullptr))
+        quantizer.whole(job, watch);
+    else if (quantizer.one == nullptr)
+        return Outcome::kNoKernel;
+    else if (job.importance == nullptr)
+        quantize_in_line(job, quantizer.one, watch);
     else
-        quantize_by_rows(job, kernel, legacy_pair_kernel(job.type), legacy != nullptr, watch);
-    if (any(watch.strange)) count(job, tally);
-    return true;
+        quantize_by_rows(job, quantizer, watch);
+    if (any(watch.suspicious)) count(job, tally);
+    return Outcome::kDone;
 }
 
 #define WHISQ_NAME_OF(isa) #isa

@@ -11,7 +11,7 @@ constexpr float kMost = 3.40282347e+38f;
 
 // The weights of kLanes blocks, and the ends of every block's range.
 struct Batch {
-    const char* x;  // 32 f32 a lane: where the source has them, at any address, or `widened`
+    const char* x;  // 32 f32 per lane: where the source has them, at any address, or `widened`
     F low, high;
     I nan;  // not 0 in some lane where a weight is NaN, or where infinities of both signs are
     alignas(64) float widened[32 * kLanes];
@@ -29,7 +29,7 @@ struct Batch {
     }
 };
 
-template <int source_type>
+template <Type source_type>
 void load_batch(const void* source, int64_t first, int n, Batch& batch, Watch& watch) {
     constexpr int kWeightBytes = source_type == kF32 ? 4 : 2;
     const bool in_place = source_type == kF32 && n == kLanes;
@@ -58,9 +58,9 @@ void load_batch(const void* source, int64_t first, int n, Batch& batch, Watch& w
     batch.nan = nan;
     batch.low = across(low, [](F a, F b) { return minimum(a, b); });
     batch.high = across(high, [](F a, F b) { return maximum(a, b); });
-    watch.see(batch.low);
-    watch.see(batch.high);
-    watch.strange |= nan;
+    watch.add(batch.low);
+    watch.add(batch.high);
+    watch.suspicious |= nan;
 }
 
 // Of the largest magnitude the value itself, first come, as ggml's loop finds it.
@@ -210,58 +210,53 @@ struct Bytewise {
 };
 
 // Two batches on the way: the scales of one take divisions, one after the other, while the other's integers are put.
-template <int source_type, typename Type>
+template <Type source_type, typename Rounder>
 void round_all(const Job& job, Watch& watch) {
     const int64_t n_blocks = job.n_rows * job.n_columns / 32;
     Batch batches[2];
-    Type types[2];
+    Rounder rounders[2];
     uint8_t* to = job.destination;
     for (int64_t first = 0; first < n_blocks + kLanes; first += kLanes) {
         const int now = (int)(first / kLanes & 1);
         if (first < n_blocks) {
             const int64_t left = n_blocks - first;
             load_batch<source_type>(job.source, first, left < kLanes ? (int)left : kLanes, batches[now], watch);
-            types[now].take(batches[now]);
+            rounders[now].take(batches[now]);
         }
         if (first == 0) continue;
         const int64_t left = n_blocks - (first - kLanes);
         const int n = left < kLanes ? (int)left : kLanes;
-        for (int lane = 0; lane < n; ++lane) to = types[1 - now].put(batches[1 - now], lane, to);
+        for (int lane = 0; lane < n; ++lane) to = rounders[1 - now].put(batches[1 - now], lane, to);
     }
 }
 
-template <typename Type>
+template <typename Rounder>
 void round_from(const Job& job, Watch& watch) {
     if (job.source_type == kF16)
-        round_all<kF16, Type>(job, watch);
+        round_all<kF16, Rounder>(job, watch);
     else if (job.source_type == kBF16)
-        round_all<kBF16, Type>(job, watch);
+        round_all<kBF16, Rounder>(job, watch);
     else
-        round_all<kF32, Type>(job, watch);
+        round_all<kF32, Rounder>(job, watch);
 }
 
 }  // namespace
 
-bool round_blocks(const Job& job, Watch& watch) {
-    switch (job.type) {
-        case kQ4_0:
-            round_from<Symmetric<4>>(job, watch);
-            return true;
-        case kQ5_0:
-            round_from<Symmetric<5>>(job, watch);
-            return true;
-        case kQ4_1:
-            round_from<Ranged<4>>(job, watch);
-            return true;
-        case kQ5_1:
-            round_from<Ranged<5>>(job, watch);
-            return true;
-        case kQ8_0:
-            round_from<Bytewise>(job, watch);
-            return true;
-        default:
-            return false;
-    }
+template <int kBits>
+void round_symmetric(const Job& job, Watch& watch) {
+    round_from<Symmetric<kBits>>(job, watch);
 }
+
+template <int kBits>
+void round_ranged(const Job& job, Watch& watch) {
+    round_from<Ranged<kBits>>(job, watch);
+}
+
+void round_q8_0(const Job& job, Watch& watch) { round_from<Bytewise>(job, watch); }
+
+template void round_symmetric<4>(const Job&, Watch&);
+template void round_symmetric<5>(const Job&, Watch&);
+template void round_ranged<4>(const Job&, Watch&);
+template void round_ranged<5>(const Job&, Watch&);
 
 }  // namespace whisq::WHISQ_ISA

@@ -37,9 +37,9 @@ inline I stored_integer(const Scale& found, F x, int n_max) {
     return select(found.is_zero, I{}, nearest(found.inverse * x, -n_max, n_max - 1) + n_max);
 }
 
-template <bool kTame>
+template <bool kInRange>
 inline F rounded(F value, int low, int high) {
-    if constexpr (kTame) return nearest_float(value, (float)low, (float)high);
+    if constexpr (kInRange) return nearest_float(value, (float)low, (float)high);
     return to_float(nearest(value, low, high));
 }
 
@@ -52,7 +52,7 @@ struct ScaleSums {
 
 // The sums of kCount candidates from kFirst on: they do not wait for each other, and have to fit in registers. Below
 // n_max - 0.5 no product reaches n_max, and below n_max + 0.5 none -n_max - 1: what then cannot be is not clamped.
-template <bool kTame, int kSize, int kFirst, int kCount>
+template <bool kInRange, int kSize, int kFirst, int kCount>
 void try_scales(const F* x, const F* w, const F* wx, int n_max, F extreme, ScaleSums& sums) {
     constexpr int kLastTenths = kFirst + kCount - 1 - kPlainScale;
     F factor[kCount], lx[kCount], l2[kCount];
@@ -63,7 +63,7 @@ void try_scales(const F* x, const F* w, const F* wx, int n_max, F extreme, Scale
     for (int i = 0; i < kSize; ++i) {
         for (int k = 0; k < kCount; ++k) {
             F l = factor[k] * x[i];
-            if constexpr (kTame) {
+            if constexpr (kInRange) {
                 l = nearest_float(l);
                 if constexpr (kLastTenths > -6) l = minimum(l, splat((float)(n_max - 1)));
                 if constexpr (kLastTenths > 4) l = maximum(l, splat((float)-n_max));
@@ -81,25 +81,25 @@ void try_scales(const F* x, const F* w, const F* wx, int n_max, F extreme, Scale
     }
 }
 
-template <bool kTame, int kSize>
+template <bool kInRange, int kSize>
 void try_all_scales(const F* x, const F* w, int n_max, F extreme, ScaleSums& sums) {
     F wx[kSize];
     for (int i = 0; i < kSize; ++i) wx[i] = w[i] * x[i];
     if constexpr (kLanes == 16) {
-        try_scales<kTame, kSize, 0, 4>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 4, 5>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 9, 5>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 14, 5>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 0, 4>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 4, 5>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 9, 5>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 14, 5>(x, w, wx, n_max, extreme, sums);
     } else {
-        try_scales<kTame, kSize, 0, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 2, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 4, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 6, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 8, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 10, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 12, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 14, 2>(x, w, wx, n_max, extreme, sums);
-        try_scales<kTame, kSize, 16, 3>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 0, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 2, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 4, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 6, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 8, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 10, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 12, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 14, 2>(x, w, wx, n_max, extreme, sums);
+        try_scales<kInRange, kSize, 16, 3>(x, w, wx, n_max, extreme, sums);
     }
 }
 
@@ -113,8 +113,8 @@ void search_scales(const F* x, const F* w, int n_max, Scale* found) {
         const F *values = x + k * kSize, *weights = w + k * kSize;
         const Extreme extreme = extreme_of(values, kSize);
         found[k].is_zero = extreme.magnitude < kGroupEpsilon;
-        const I is_tame = (extreme.magnitude >= kGroupEpsilon) & (extreme.magnitude < 1e30f);
-        if (any(~is_tame & ~found[k].is_zero))
+        const I in_range = (extreme.magnitude >= kGroupEpsilon) & (extreme.magnitude < 1e30f);
+        if (any(~in_range & ~found[k].is_zero))
             try_all_scales<false, kSize>(values, weights, n_max, extreme.value, sums[k]);
         else
             try_all_scales<true, kSize>(values, weights, n_max, extreme.value, sums[k]);
@@ -167,7 +167,7 @@ struct MinSearch {
 struct SearchRange {
     F low, high, sum_w, sum_x;
     I is_flat;
-    bool tame;
+    bool in_range;
 };
 
 template <int kSize>
@@ -182,16 +182,16 @@ SearchRange range_for_search(const F* x, const F* w) {
     low = select(low > 0.f, F{}, low);
     const I is_flat = high == low;
     // The tries move the minimum, and with it the range: below this spread an inverse could overflow.
-    const I is_tame = (high - low > 1e-25f) & (high < 1e30f) & (low > -1e30f);
-    return {low, high, sum_w, sum_x, is_flat, !any(~(is_tame | is_flat))};
+    const I in_range = (high - low > 1e-25f) & (high < 1e30f) & (low > -1e30f);
+    return {low, high, sum_w, sum_x, is_flat, !any(~(in_range | is_flat))};
 }
 
 // Integers of one try, and the sums that give its scale and minimum.
-template <bool kTame, int kSize>
+template <bool kInRange, int kSize>
 void try_integers(const F* x, const F* w, F inverse, F minimum, int n_max, F* l, F* sums) {
     F sum_l = F{}, sum_l2 = F{}, sum_xl = F{};
     for (int i = 0; i < kSize; ++i) {
-        l[i] = rounded<kTame>(inverse * (x[i] - minimum), 0, n_max);
+        l[i] = rounded<kInRange>(inverse * (x[i] - minimum), 0, n_max);
         const F wl = w[i] * l[i];
         sum_l += wl;
         sum_l2 += wl * l[i];
@@ -209,7 +209,7 @@ F error_at(F x, F w, F scale, F minimum, F l) {
 }
 
 // Searches of kBlocks neighbouring blocks side by side, so that the additions of one fill the waits of another.
-template <bool kTame, bool kAbsolute, int kSize, int kBlocks>
+template <bool kInRange, bool kAbsolute, int kSize, int kBlocks>
 void search_scale_min_as(const F* x, const F* w, const MinSearch& s, const SearchRange* range, ScaleMin* found) {
     F l[kBlocks][kSize], inverse[kBlocks], base[kBlocks], scale[kBlocks], best[kBlocks], error[kBlocks];
     const float n_max = (float)s.n_max;
@@ -225,7 +225,8 @@ void search_scale_min_as(const F* x, const F* w, const MinSearch& s, const Searc
         base[k] = range[k].low;
         inverse[k] = n_max / (range[k].high - range[k].low);
         scale[k] = 1.f / inverse[k];
-        for (int i = 0; i < kSize; ++i) l[k][i] = rounded<kTame>(inverse[k] * (x[k * kSize + i] - base[k]), 0, s.n_max);
+        for (int i = 0; i < kSize; ++i)
+            l[k][i] = rounded<kInRange>(inverse[k] * (x[k * kSize + i] - base[k]), 0, s.n_max);
         found[k] = {F{}, F{}, inverse[k], base[k], range[k].is_flat};
     }
     weigh(scale, base);
@@ -240,9 +241,10 @@ void search_scale_min_as(const F* x, const F* w, const MinSearch& s, const Searc
             const F reach = absolute(inverse[k]) * maximum(absolute(low - base[k]), absolute(high - base[k]));
             too_far |= ~(reach < 2e6f) & ~range[k].is_flat;
         }
-        if (kTame && any(too_far)) return search_scale_min_as<false, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
+        if (kInRange && any(too_far))
+            return search_scale_min_as<false, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
         for (int k = 0; k < kBlocks; ++k)
-            try_integers<kTame, kSize>(x + k * kSize, w + k * kSize, inverse[k], base[k], s.n_max, l[k], sums[k]);
+            try_integers<kInRange, kSize>(x + k * kSize, w + k * kSize, inverse[k], base[k], s.n_max, l[k], sums[k]);
         for (int k = 0; k < kBlocks; ++k) {
             const F sum_l = sums[k][0], sum_l2 = sums[k][1], sum_xl = sums[k][2];
             const F sum_w = range[k].sum_w, sum_x = range[k].sum_x;
@@ -273,12 +275,12 @@ void search_scale_min_as(const F* x, const F* w, const MinSearch& s, const Searc
 template <bool kAbsolute, int kSize, int kBlocks>
 void search_scales_min(const F* x, const F* w, const MinSearch& s, ScaleMin* found) {
     SearchRange range[kBlocks];
-    bool tame = true;
+    bool in_range = true;
     for (int k = 0; k < kBlocks; ++k) {
         range[k] = range_for_search<kSize>(x + k * kSize, w + k * kSize);
-        tame &= range[k].tame;
+        in_range &= range[k].in_range;
     }
-    if (tame)
+    if (in_range)
         search_scale_min_as<true, kAbsolute, kSize, kBlocks>(x, w, s, range, found);
     else
         search_scale_min_as<false, kAbsolute, kSize, kBlocks>(x, w, s, range, found);

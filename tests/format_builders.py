@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from whisq.formats import layout
+from whisq.formats import layout_of
 from whisq.formats.byte_pairs import printable
 from whisq.formats.layout import Output
 from whisq.formats.mel import mel_filters
@@ -117,7 +117,7 @@ def weights_of(model: Model) -> Weights:
 def copy_model(model: Model, path: Path, container: str, provenance: dict[str, Any] | None = None) -> Path:
     """Write a model as it is, in another container."""
     outputs = [Output(tensor, tensor.type) for tensor in model.tensors]
-    arranged = layout(container, model, outputs, provenance)  # type: ignore[arg-type]
+    arranged = layout_of(container, model, outputs, provenance)  # type: ignore[arg-type]
     with path.open("wb") as stream:
         stream.truncate(arranged.size_bytes)
         for offset, piece in arranged.pieces:

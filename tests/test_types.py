@@ -4,7 +4,7 @@ import gguf
 import pytest
 
 from whisq.errors import TypeNameError
-from whisq.types import TYPES, fallback_for, parse_type, type_from_ggml
+from whisq.types import TYPES, Fallback, fallback_for, parse_type, type_from_ggml
 
 
 @pytest.mark.parametrize("kind", TYPES.values(), ids=str)
@@ -22,6 +22,13 @@ def test_numbers_are_ggufs(kind):
 )  # fmt: skip
 def test_ftypes_that_both_number_alike(ftype, name):
     assert parse_type(ftype).ggml_ftype == gguf.LlamaFileType[name].value
+
+
+@pytest.mark.parametrize("kind", TYPES.values(), ids=str)
+def test_file_types_are_ggufs_of_that_name(kind):
+    for number in (kind.llama_ftype, kind.llama_ftype_of_a_mix):
+        name = gguf.LlamaFileType(number).name
+        assert name.removeprefix("MOSTLY_").removeprefix("ALL_").startswith(kind.name.upper())
 
 
 @pytest.mark.parametrize("text", ["q4_k", "Q4_K", " q4_K ", "12"])
@@ -42,3 +49,24 @@ def test_fallbacks_fit_and_are_at_least_as_precise():
             got = fallback_for(kind, columns)
             assert got.fits(columns)
             assert got.precision_db >= min(kind.precision_db, TYPES["f16"].precision_db)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("f32", "f16"), ("f16", "f16"), ("bf16", "f16"), ("q4_0", "q4_0"), ("q4_1", "q4_1"), ("q5_0", "q5_0"),
+     ("q5_1", "q5_1"), ("q8_0", "q8_0"), ("q2_K", "q4_0"), ("q3_K", "q4_0"), ("q4_K", "q5_0"), ("q5_K", "q8_0"),
+     ("q6_K", "q8_0"), ("iq4_nl", "iq4_nl"), ("iq4_xs", "iq4_nl")],
+)  # fmt: skip
+def test_fallbacks_by_hand(asked, found):
+    # A new type must not change them: rows of 384 fit blocks of 32 alone, rows of 100 no blocks.
+    assert fallback_for(TYPES[asked], 384).name == found
+    assert fallback_for(TYPES[asked], 100).name == "f16"
+
+
+def test_a_type_that_stands_in_for_its_family_is_not_offered_to_another():
+    for kind in TYPES.values():
+        for asked in TYPES.values():
+            if kind.fallback is Fallback.FOR_ITS_FAMILY:
+                assert kind.may_stand_in_for(asked) == (kind.family == asked.family)
+            if kind.fallback is Fallback.FOR_NONE:
+                assert not kind.may_stand_in_for(asked)

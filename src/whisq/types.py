@@ -8,11 +8,21 @@ much time as quantizing a small model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from whisq.errors import TypeNameError
 
 QUANTIZATION_VERSION = 2
 """ggml's version of the quantized layouts; a quantized ``.bin`` header holds 1000 × this + ftype."""
+
+
+class Fallback(Enum):
+    """In place of which types a type may be chosen, where their blocks do not fit a row."""
+
+    FOR_ALL = "all"
+    FOR_ITS_FAMILY = "family"
+    """Those of its own family only: fewer runtimes load it than the other types of its size."""
+    FOR_NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,9 @@ class TensorType:
     ``block_size`` is in weights, ``block_bytes`` in bytes; a row holds a whole number of blocks.
     ``precision_db`` orders the types by how closely they keep a weight: the signal-to-noise ratio in dB of ggml's
     own quantization, measured on the matrices of blocks 1 and 4 of Whisper base. It is used to choose a fallback.
+    ``family`` are the types that share a way of rounding; ``fallback`` says for whom this one may stand in.
+    ``llama_ftype`` is what a GGUF says of a file that is mostly this type (llama.cpp's ``enum llama_ftype``; where that
+    has variants S and M, S is for one type throughout and M for a mix); of mxfp4 it knows mixtures of experts only.
     """
 
     name: str
@@ -30,6 +43,10 @@ class TensorType:
     block_size: int
     block_bytes: int
     precision_db: float
+    family: str
+    fallback: Fallback
+    llama_ftype: int
+    llama_ftype_of_a_mix: int
 
     @property
     def is_quantized(self) -> bool:
@@ -49,28 +66,36 @@ class TensorType:
         """Bytes of a row of ``n_columns`` weights; the caller has checked that it fits."""
         return n_columns // self.block_size * self.block_bytes
 
+    def may_stand_in_for(self, asked: TensorType) -> bool:
+        """True when rows that do not fit ``asked`` may be stored in this type."""
+        if self.fallback is Fallback.FOR_ITS_FAMILY:
+            return self.family == asked.family
+        return self.fallback is Fallback.FOR_ALL
+
     def __str__(self) -> str:
         return self.name
 
 
 def _table() -> dict[str, TensorType]:
+    anyone, family, no_one = Fallback.FOR_ALL, Fallback.FOR_ITS_FAMILY, Fallback.FOR_NONE
     rows = [
-        # name, ggml_type, ggml_ftype, block size, block bytes, precision
-        ("f32", 0, 0, 1, 4, 150.0),
-        ("f16", 1, 1, 1, 2, 75.0),
-        ("bf16", 30, 24, 1, 2, 55.0),
-        ("q4_0", 2, 2, 32, 18, 20.7),
-        ("q4_1", 3, 3, 32, 20, 21.7),
-        ("q5_0", 6, 8, 32, 22, 26.7),
-        ("q5_1", 7, 9, 32, 24, 28.0),
-        ("q8_0", 8, 7, 32, 34, 44.7),
-        ("q2_K", 10, 10, 256, 84, 10.2),
-        ("q3_K", 11, 11, 256, 110, 16.0),
-        ("q4_K", 12, 12, 256, 144, 22.5),
-        ("q5_K", 13, 13, 256, 176, 28.4),
-        ("q6_K", 14, 14, 256, 210, 34.5),
-        ("iq4_nl", 20, 19, 32, 18, 21.97),
-        ("iq4_xs", 23, 22, 256, 136, 21.9),
+        # name, ggml_type, ggml_ftype, block size, block bytes, precision, family, fallback, llama_ftype, of a mix
+        ("f32", 0, 0, 1, 4, 150.0, "dense", no_one, 0, 0),
+        ("f16", 1, 1, 1, 2, 75.0, "dense", anyone, 1, 1),
+        ("bf16", 30, 24, 1, 2, 55.0, "dense", no_one, 32, 32),
+        ("q4_0", 2, 2, 32, 18, 20.7, "legacy", anyone, 2, 2),
+        ("q4_1", 3, 3, 32, 20, 21.7, "legacy", anyone, 3, 3),
+        ("q5_0", 6, 8, 32, 22, 26.7, "legacy", anyone, 8, 8),
+        ("q5_1", 7, 9, 32, 24, 28.0, "legacy", anyone, 9, 9),
+        ("q8_0", 8, 7, 32, 34, 44.7, "legacy", anyone, 7, 7),
+        ("q2_K", 10, 10, 256, 84, 10.2, "K", anyone, 10, 10),
+        ("q3_K", 11, 11, 256, 110, 16.0, "K", anyone, 11, 12),
+        ("q4_K", 12, 12, 256, 144, 22.5, "K", anyone, 14, 15),
+        ("q5_K", 13, 13, 256, 176, 28.4, "K", anyone, 16, 17),
+        ("q6_K", 14, 14, 256, 210, 34.5, "K", anyone, 18, 18),
+        ("iq4_nl", 20, 19, 32, 18, 21.97, "IQ4", family, 25, 25),
+        ("iq4_xs", 23, 22, 256, 136, 21.9, "IQ4", family, 30, 30),
+        ("mxfp4", 39, 25, 32, 17, 18.5, "MX", family, 38, 38),
     ]
     return {row[0]: TensorType(*row) for row in rows}
 
@@ -117,11 +142,11 @@ def type_from_ggml(ggml_type: int) -> TensorType | None:
 def fallback_for(asked: TensorType, n_columns: int) -> TensorType:
     """Return the smallest type that fits rows of ``n_columns`` and is at least as precise as ``asked``.
 
-    iq4_nl is offered only in place of another IQ type: fewer runtimes take it than the types of its size.
+    Only types that may stand in for ``asked`` are offered: see ``Fallback``. Where there is none it is f16.
     """
     candidates = [
-        t for t in TYPES.values()
-        if t.fits(n_columns) and t.precision_db >= asked.precision_db and t not in (F32, BF16)
-        and (not t.name.startswith("iq") or asked.name.startswith("iq"))
-    ]  # fmt: skip
+        t
+        for t in TYPES.values()
+        if t.fits(n_columns) and t.precision_db >= asked.precision_db and t.may_stand_in_for(asked)
+    ]
     return min(candidates, key=lambda t: (t.bits_per_weight, t.precision_db), default=F16)

@@ -61,5 +61,5 @@ def test_a_speaker_with_most_of_the_audio_is_calibrated_on(seed: int) -> None:
 
 
 def test_a_single_clip_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="none can be held back"):
+    with pytest.raises(DataError, match="none can be held out"):
         split_clips(clip_set(("one", "en", None, 3.0)))

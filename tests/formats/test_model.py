@@ -24,11 +24,11 @@ from format_builders import (
     write_huggingface,
     write_openai,
 )
-from whisq.quantization.convert import make_conversion
 
 from whisq import Recipe, make_plan, quantize
 from whisq.formats import open_model
 from whisq.model import Model, TensorRef
+from whisq.quantization.convert import make_conversion
 from whisq.types import F16, F32, parse_type
 from whisq.whisper import Dimensions
 

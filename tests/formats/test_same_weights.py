@@ -25,7 +25,7 @@ from format_builders import (
     write_safetensors,
 )
 
-from whisq.formats import layout, open_model
+from whisq.formats import layout_of, open_model
 from whisq.formats.layout import Output
 from whisq.formats.mel import mel_filters
 from whisq.model import Model
@@ -329,7 +329,7 @@ def _head(path: Path) -> bytes:
 def test_layout_offsets_are_aligned_and_apart(tmp_path: Path) -> None:
     with open_model(write_bin(tmp_path / "a.bin", tiny_weights())) as model:
         outputs = [Output(tensor, tensor.type) for tensor in model.tensors]
-        arranged = layout("gguf", model, outputs)
+        arranged = layout_of("gguf", model, outputs)
         spans = [(offset, offset + len(piece)) for offset, piece in arranged.pieces]
         spans += [(o, o + output.size_bytes) for output, o in zip(outputs, arranged.data_offsets, strict=True)]
         spans.sort()

@@ -48,6 +48,7 @@ def edge_cases():
         "integers": g.integers(-8, 8, (33, 512)),
         "beyond f16": g.standard_normal((9, 256)) * 1e6,
         "all magnitudes": g.standard_normal((33, 512)) * 10.0 ** g.integers(-12, 4, (33, 512)),
+        "just below powers of two": np.nextafter(np.float32(2.0) ** g.integers(-16, 15, (33, 512)), np.float32(0)),
         "alternating": signs * np.linspace(0, 1, 512),
         "zero blocks among others": np.where(np.arange(512) // 32 % 2, 0, g.standard_normal((9, 512))),
     }
@@ -206,11 +207,20 @@ def test_wrong_arguments():
             "contiguous",
         ),
         (lambda: kernels.quantize_rows(bytes(10), F32, bytearray(18), TYPES["q4_0"], 32, None), "whole number of rows"),
-        (lambda: kernels.dequantize(bytes(17), "q4_0", (1, 32)), "17 bytes are no q4_0 matrix"),
+        (lambda: kernels.dequantize(bytes(17), "q4_0", (1, 32)), "17 bytes cannot hold a q4_0 matrix"),
         (lambda: kernels.dequantize(bytes(18), "q4_0", (2, 16)), "blocks of 32"),
     ):
         with pytest.raises(KernelError, match=message):
             call()
+
+
+def test_the_hint_for_a_misfit_names_every_type_that_fits_and_no_other():
+    for columns in (64, 100):
+        with pytest.raises(KernelError) as caught:
+            kernels.quantize(normal(4, columns), "q4_K")
+        named = caught.value.hint.partition(": ")[2].split()
+        fitting = [kind.name for kind in QUANTIZED if kind.fits(columns)]
+        assert named == (fitting or ["f32", "f16", "bf16"])
 
 
 def forced(name):
@@ -227,4 +237,4 @@ def test_an_instruction_set_can_be_forced(isa):
 def test_one_that_the_cpu_lacks_is_refused():
     done = forced("neon" if "neon" not in ISAS else "avx2")
     assert done.returncode != 0
-    assert "is not to be had on this machine" in done.stderr
+    assert "is not available on this machine" in done.stderr

@@ -8,10 +8,11 @@ import pytest
 
 from whisq import kernels
 from whisq.errors import CalibrationError, KernelError
+from whisq.kernels.blocks import format_of
 from whisq.kernels.feedback import Factor, factor_of, feedback_parts, quantize_with_feedback
 from whisq.types import TYPES, parse_type
 
-KINDS = [kind for kind in TYPES.values() if kind.is_quantized]
+KINDS = [kind for kind in TYPES.values() if kernels.has_feedback(kind)]
 ISAS = kernels.available_isas()
 
 
@@ -60,6 +61,36 @@ def test_integers_are_those_of_a_plain_loop_over_columns(name):
     levels, scale, _ = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
     low, high = LEVELS[name]
     assert np.array_equal(levels + low, plain_feedback(weights, factor, scale, low, high))
+
+
+@pytest.mark.parametrize("name", ["iq4_nl", "mxfp4"])
+def test_indices_are_those_of_a_plain_loop_over_columns(name):
+    weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
+    definition = format_of(parse_type(name))
+    parts = feedback_parts(weights, parse_type(name), factor, sweeps=0)
+    found, scale = definition.values(parts.levels).reshape(40, -1), parts.unit.reshape(40, -1)
+    values = np.unique(definition.values(np.arange(16)))
+    w = weights.copy()
+    for column in range(w.shape[1]):
+        step = scale[:, column // 32]
+        scaled = w[:, column] * np.divide(np.float32(1), step, out=np.zeros_like(step), where=step != 0)
+        chosen = values[(scaled[:, None] >= (values[:-1] + values[1:]) / 2).sum(1)]
+        assert np.array_equal(found[:, column], chosen), column
+        error = w[:, column] - step * chosen
+        w[:, column + 1 :] -= error[:, None] * factor.upper[column, column + 1 :]
+
+
+@pytest.mark.parametrize("sweeps", [0, 3])
+def test_scales_of_mxfp4_are_powers_of_two_that_its_byte_can_hold(sweeps):
+    weights = some_weights(40, 512) * np.float32(10.0) ** np.arange(-36, 4)[:, None].astype(np.float32)
+    weights[3] = 0
+    parts = feedback_parts(weights, parse_type("mxfp4"), factor_of(correlated(512)), sweeps=sweeps)
+    fraction, exponent = np.frexp(parts.unit)
+    assert (fraction == 0.5).all()
+    assert ((exponent + 127 > 0) & (exponent + 127 < 255)).all()
+    decoded = format_of(parse_type("mxfp4")).decode(parts).reshape(weights.shape)
+    assert (decoded[3] == 0).all()
+    assert np.isfinite(decoded).all()
 
 
 def half(values: np.ndarray) -> np.ndarray:

@@ -137,7 +137,7 @@ def test_errors_come_before_the_work(tiny_en_bin, data, tmp_path, monkeypatch, c
 def test_one_clip_is_too_few(tiny_en_bin, speech_wav, tmp_path) -> None:
     (tmp_path / "one.wav").write_bytes(speech_wav.read_bytes())
     (tmp_path / "one.txt").write_text(SENTENCE)
-    with pytest.raises(DataError, match="none can be held back"):
+    with pytest.raises(DataError, match="none can be held out"):
         optimize(tiny_en_bin, tmp_path / "out.bin", tmp_path, size_bytes=1 << 30, settings=settings())
 
 

@@ -120,7 +120,7 @@ def test_round_trip_through_toml(tmp_path):
         ('[recipe]\ndefault = "q4_0"\n[[rules]]\nstack = "foo"\ntype = "q4_0"\n', "unknown stack"),
         ('[recipe]\ndefault = "q4_0"\n[[rules]]\ndepth = [1, 0]\ntype = "q4_0"\n', "depth"),
         ('[recipe]\ndefault = "q4_0"\nprotect = "x"\n', "protect"),
-        ("rules = 3\n[recipe]\ndefault = 'q4_0'\n", "no list of tables"),
+        ("rules = 3\n[recipe]\ndefault = 'q4_0'\n", "must be a list of tables"),
     ],
 )
 def test_bad_recipes_name_the_file_and_the_place(tmp_path, content, message):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, count
-from whisq.cli.console import Console
+from whisq.cli.console import Console, megabytes
 from whisq.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names)
     for message, hint in calibration.warnings:
         console.warn(message, hint)
-    for line in heard_lines(calibration):
+    for line in source_lines(calibration):
         console.data(line)
     return 0
 
@@ -143,12 +143,12 @@ def stages(console: Console) -> Iterator[Progress]:
         yield progress
 
 
-def heard_lines(calibration: Calibration) -> Iterator[str]:
-    """Yield what a calibration heard, and which inputs have columns that were never active."""
+def source_lines(calibration: Calibration) -> Iterator[str]:
+    """Yield what a calibration was made on, and which inputs have columns that were never active."""
     heard = calibration.heard
     spoken = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in heard.get("languages", {}).items())
     yield (
-        f"heard: {heard.get('seconds', 0):.0f} s of audio in {heard.get('windows', 0)} windows of"
+        f"audio: {heard.get('seconds', 0):.0f} s in {heard.get('windows', 0)} windows of"
         f" {heard.get('clips', 0)} clips, {heard.get('tokens', 0)} tokens ({spoken})"
     )
     inactive = heard.get("inactive", {})
@@ -158,5 +158,4 @@ def heard_lines(calibration: Calibration) -> Iterator[str]:
         total = sum(inactive.values())
         yield f"covers: {len(calibration.counts)} inputs; {total} columns in {len(inactive)} of them were never active:"
         yield from (f"  {name}: {count}" for name, count in inactive.items())
-    size = calibration.path.stat().st_size / (1 << 20)
-    yield f"wrote {calibration.path} ({size:.1f} MB)"
+    yield f"wrote {calibration.path} ({megabytes(calibration.path.stat().st_size):.1f} MB)"

@@ -78,5 +78,5 @@ def _styled(label: str, stream: TextIO) -> str:
 
 
 def megabytes(size_bytes: int) -> float:
-    """Return bytes as MB of 2^20, the unit of whisper.cpp's own tool."""
-    return size_bytes / (1 << 20)
+    """Return bytes as MB: 10⁶ bytes, as people see them in a listing of files."""
+    return size_bytes / 1e6

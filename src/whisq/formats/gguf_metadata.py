@@ -52,13 +52,6 @@ _RELEASED = {
     (24, 2, 1024): "distil-medium",
     (32, 2, 1280): "distil-large",
 }
-# llama.cpp's file types (``enum llama_ftype``), by the commonest type of the matrices; where one has variants, S is
-# for one type throughout and M for a mix.
-_FILE_TYPES = {
-    "f32": (0, 0), "f16": (1, 1), "bf16": (32, 32), "q4_0": (2, 2), "q4_1": (3, 3), "q8_0": (7, 7), "q5_0": (8, 8),
-    "q5_1": (9, 9), "q2_K": (10, 10), "q3_K": (11, 12), "q4_K": (14, 15), "q5_K": (16, 17), "q6_K": (18, 18),
-    "iq4_nl": (25, 25), "iq4_xs": (30, 30),
-}  # fmt: skip
 
 
 def metadata_of(model: Model, outputs: Sequence[Output], provenance: Mapping[str, Any]) -> dict[str, Value]:
@@ -95,14 +88,14 @@ def variant_of_sizes(dims: Dimensions) -> str:
 
 def _general(model: Model, outputs: Sequence[Output], special: SpecialTokens) -> dict[str, Value]:
     variant = variant_of(model)
-    size, mixed = _most_common_type(outputs)
+    commonest, mixed = _most_common_type(outputs)
     keys = {
         "general.architecture": Value("string", "whisper"),
         "general.type": Value("string", "model"),
         "general.name": Value("string", _title(variant)),
         "general.basename": Value("string", "whisper"),
         "general.size_label": Value("string", _size_label(model.n_weights)),
-        "general.file_type": Value("u32", _FILE_TYPES[size.name][mixed]),
+        "general.file_type": Value("u32", commonest.llama_ftype_of_a_mix if mixed else commonest.llama_ftype),
         "general.languages": Value("string", list(special.languages) or ["en"]),
     }
     if any(output.type.is_quantized for output in outputs):

@@ -10,12 +10,13 @@ numpy is imported only by the functions that take or give arrays, so that the co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from whisq.errors import KernelError
 from whisq.kernels import _core
-from whisq.types import BF16, F16, F32, TensorType, parse_type
+from whisq.kernels.core_types import CORE_TYPES
+from whisq.kernels.threads import over_rows
+from whisq.types import BF16, F16, F32, TYPES, TensorType, parse_type
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -55,7 +56,7 @@ def _usable_isa(asked: str | None) -> str:
         return usable[0]
     if asked.lower() not in usable:
         raise KernelError(
-            f"instruction set '{asked}' is not to be had on this machine, which has {', '.join(usable)}",
+            f"instruction set '{asked}' is not available on this machine, which has {', '.join(usable)}",
             hint=f"unset {FORCE_ISA_VARIABLE}, or set it to one of: {' '.join(usable)}",
         )
     return asked.lower()
@@ -105,7 +106,7 @@ def quantize(
     with any number. Values that blocks cannot keep (NaN, infinity) give what ggml gives: check beforehand, or use
     ``quantize_rows``, which counts them.
 
-    Raises ``KernelError`` for other dtypes and shapes and where the columns are no whole number of blocks.
+    Raises ``KernelError`` for other dtypes and shapes and where a row is not a whole number of blocks.
     """
     import numpy as np
 
@@ -117,7 +118,7 @@ def quantize(
     if columns == 0 or not kind.fits(columns):
         raise KernelError(
             f"rows of {columns} do not fit {kind}, whose blocks have {kind.block_size} weights",
-            hint="choose a type with smaller blocks: q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl have 32",
+            hint=_types_that_fit(columns),
         )
     if importance is not None:
         if importance.shape != (columns,):
@@ -131,8 +132,20 @@ def quantize(
             part, into = contiguous[start:stop].reshape(-1), result[start:stop].reshape(-1)
             quantize_rows(part.view(np.uint8), from_type, into, kind, columns, importance, isa=isa)
 
-    _in_parts(work, rows, threads)
+    over_rows(work, rows, threads)
     return result
+
+
+def has_feedback(type: TensorType) -> bool:  # noqa: A002 - the field's own word for it
+    """Return whether ``kernels.feedback`` can round to this type."""
+    return CORE_TYPES[type.ggml_type].has_feedback
+
+
+def _types_that_fit(columns: int) -> str:
+    fitting = [kind.name for kind in TYPES.values() if kind.is_quantized and columns and kind.fits(columns)]
+    if fitting:
+        return f"choose a type whose blocks fit: {' '.join(fitting)}"
+    return f"choose a type without blocks: {' '.join(kind.name for kind in TYPES.values() if not kind.is_quantized)}"
 
 
 def dequantize(
@@ -157,7 +170,7 @@ def dequantize(
     row_bytes = kind.row_bytes(columns)
     if not kind.fits(columns) or flat.size != rows * row_bytes:
         raise KernelError(
-            f"{flat.size} bytes are no {kind} matrix of shape {list(shape)}, expected {rows * row_bytes}"
+            f"{flat.size} bytes cannot hold a {kind} matrix of shape {list(shape)}, expected {rows * row_bytes}"
             + ("" if kind.fits(columns) else f" and columns in blocks of {kind.block_size}")
         )
     result = np.empty(shape, np.float32)
@@ -169,7 +182,7 @@ def dequantize(
             part = flat[start * row_bytes : stop * row_bytes]
             _core.dequantize(use, part, kind.ggml_type, lines[start:stop].reshape(-1).view(np.uint8))
 
-    _in_parts(work, rows, threads)
+    over_rows(work, rows, threads)
     return result
 
 
@@ -201,18 +214,3 @@ def _source_type(source: NDArray[Any], named: str | TensorType | None) -> Tensor
             hint="give float32, float16, or uint16 with source_type='bf16'",
         )
     return found
-
-
-def _in_parts(work: Callable[[int, int], None], rows: int, threads: int) -> None:
-    """Call ``work(start, stop)`` on ranges that cover all rows, in several threads."""
-    if threads < 1:
-        raise KernelError(f"threads is {threads}, expected at least 1")
-    parts = min(threads, rows)
-    if parts <= 1:
-        work(0, rows)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    edges = [rows * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 Buffer = bytes | bytearray | memoryview | mmap | NDArray[Any]
 
 def instruction_sets() -> list[str]: ...
+def types() -> list[tuple[int, str, int, int, int, bool]]: ...
 def quantize(
     isa: str,
     source: Buffer,

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whisq.errors import CalibrationError, KernelError
-from whisq.kernels import _core, _in_parts, active_isa
-from whisq.kernels.blocks import Parts, pack
-from whisq.types import TensorType, parse_type
+from whisq.kernels import _core, active_isa, has_feedback
+from whisq.kernels.blocks import Parts, format_of
+from whisq.kernels.core_types import CORE_TYPES
+from whisq.kernels.threads import over_rows
+from whisq.types import TYPES, TensorType, parse_type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,8 +39,6 @@ def damping_for(n_columns: int, n_vectors: int) -> float:
 SWEEPS = 3
 """Times that every integer and scale is improved. On tiny.en's q4_1 the first takes a tenth off the weighted error, the
 third one per cent; each costs about as much as half the first pass."""
-
-_SUB_BLOCKS = {"q2_K": 16, "q3_K": 16, "q4_K": 8, "q5_K": 8, "q6_K": 16, "iq4_xs": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +114,14 @@ def quantize_with_feedback(
     """Return ``float32[rows, columns]`` in a block format, ``uint8[rows, row bytes]``, rounded with feedback.
 
     Deterministic: the same bytes on every instruction set, with any number of threads. Raises ``KernelError`` for
-    shapes that do not fit.
+    shapes that do not fit, and for a type that feedback cannot round to.
     """
     kind = parse_type(type)
     rows, columns = weights.shape
-    if not kind.is_quantized or not kind.fits(columns) or factor.gain.shape != (columns,):
+    if not kind.fits(columns) or factor.gain.shape != (columns,):
         raise KernelError(f"rows of {columns} do not fit {kind} and a factor of {factor.gain.shape[0]} columns")
     parts = feedback_parts(weights, kind, factor, threads=threads, isa=isa, sweeps=sweeps)
-    return pack(kind.name, parts).reshape(rows, -1)
+    return format_of(kind).pack(parts).reshape(rows, -1)
 
 
 def feedback_parts(
@@ -133,11 +133,18 @@ def feedback_parts(
     isa: str | None = None,
     sweeps: int = SWEEPS,
 ) -> Parts:
-    """Return the integers and scales that feedback chose, block by block."""
+    """Return the integers and scales that feedback chose, block by block. Raises as ``quantize_with_feedback`` does."""
+    if not has_feedback(kind):
+        with_feedback = [other.name for other in TYPES.values() if has_feedback(other)]
+        raise KernelError(
+            f"there is no rounding with feedback for {kind}",
+            hint=f"use another method for it, or one of: {' '.join(with_feedback)}",
+        )
     rows, columns = weights.shape
     weights = np.ascontiguousarray(weights, np.float32)
     units = columns // kind.block_size
-    subs = units * _SUB_BLOCKS.get(kind.name, 0)
+    n_subs = CORE_TYPES[kind.ggml_type].sub_blocks
+    subs = units * n_subs
     levels = np.zeros((rows, columns), np.int8)
     unit, minimum = np.zeros((rows, units), np.float32), np.zeros((rows, units), np.float32)
     scales, minimums = np.zeros((rows, subs), np.float32), np.zeros((rows, subs), np.float32)
@@ -151,8 +158,7 @@ def feedback_parts(
                 levels[part], unit[part], minimum[part], scales[part], minimums[part],
             )  # fmt: skip
 
-    _in_parts(work, rows, threads)
-    n_subs = _SUB_BLOCKS.get(kind.name, 0)
+    over_rows(work, rows, threads)
     stored = levels.reshape(-1, kind.block_size).astype(np.int32) & 0xFF
     return Parts(
         stored,

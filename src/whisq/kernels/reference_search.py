@@ -111,7 +111,7 @@ def search_scale_min(
 
 
 def search_positive(x: Floats, w: Floats, n_max: int) -> tuple[Floats, Integers]:
-    """Return the unit and integers in [0, n_max] for scales that are not negative, one super-block a row."""
+    """Return the unit and integers in [0, n_max] for scales that are not negative, one super-block per row."""
     largest = np.maximum(x.max(1), F(0))
     is_zero = largest < EPSILON
     inverse = F(n_max) / largest

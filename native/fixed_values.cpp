@@ -1,5 +1,8 @@
-// iq4_nl and iq4_xs: 4-bit indices into sixteen fixed values, 32 weights to a block; iq4_xs quantizes the scales of
-// eight blocks too. Layouts and arithmetic: ggml-common.h, ggml-quants.c (quantize_row_iq4_nl_impl).
+// Types whose stored integers are indices into sixteen fixed values, 32 weights to a scale: iq4_nl, iq4_xs, which
+// quantizes the scales of eight blocks too, and mxfp4, whose scale is a power of two (OCP Microscaling Formats 1.0).
+// Layouts and arithmetic: ggml-common.h, ggml-quants.c (quantize_row_iq4_nl_impl, quantize_row_mxfp4_ref).
+#include <cmath>
+
 #include "families.h"
 #include "search.h"
 
@@ -76,6 +79,8 @@ void put_halves(const Group& g, F value) {
     for (int lane = 0; lane < kLanes; ++lane) put_half(g.out[lane], half_from_float(value[lane]));
 }
 
+}  // namespace
+
 void quantize_iq4_nl(const Group& g) {
     F w[32];
     I l[32], is_zero;
@@ -112,17 +117,40 @@ void quantize_iq4_xs(const Group& g) {
     for (int lane = 0; lane < kLanes; ++lane) put_half(g.out[lane] + 2, (uint16_t)high[lane]);
 }
 
+namespace {
+
+// The exponent of a block's scale: floor(log2(largest)) - 2, biased. ggml takes the logarithm as a float, which just
+// below a power of two is that power's; an exponent that a byte cannot hold wraps, as it does on x86.
+uint8_t mxfp4_exponent(float largest) {
+    if (!(largest > 0.f) || std::isinf(largest)) return 0;
+    return (uint8_t)((int)std::floor((float)std::log2((double)largest)) + 125);
+}
+
 }  // namespace
 
-GroupKernel iq4_kernel(int type) {
-    switch (type) {
-        case kIQ4_NL:
-            return quantize_iq4_nl;
-        case kIQ4_XS:
-            return quantize_iq4_xs;
-        default:
-            return nullptr;
+// Importance plays no part, as in ggml.
+void quantize_mxfp4(const Group& g) {
+    const F largest = extreme_of(g.x, 32).magnitude;
+    F scale;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        g.out[lane][0] = mxfp4_exponent(largest[lane]);
+        scale[lane] = mxfp4_scale(g.out[lane][0]);
     }
+    I l[32];
+    for (int j = 0; j < 32; ++j) {
+        // The nearest of the values that are not negative, the smaller one at a tie.
+        const F magnitude = absolute(g.x[j]);
+        F best = magnitude;
+        I index = I{};
+        for (int k = 1; k < 8; ++k) {
+            const F error = absolute((float)kMxfp4Values[k] * scale - magnitude);
+            const I better = error < best;
+            best = select(better, error, best);
+            index = select(better, splat_int(k), index);
+        }
+        l[j] = index | ((index != 0) & (g.x[j] < 0.f) & 8);
+    }
+    put_indices(g, l, 1);
 }
 
 }  // namespace whisq::WHISQ_ISA

@@ -1,0 +1,28 @@
+"""Rows of a matrix, split among threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisq.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def over_rows(work: Callable[[int, int], None], rows: int, threads: int) -> None:
+    """Call ``work(start, stop)`` on ranges that cover all rows, in several threads; ``stop`` may equal ``start``.
+
+    Raises ``KernelError`` for fewer than one thread, and what ``work`` raises.
+    """
+    if threads < 1:
+        raise KernelError(f"threads is {threads}, expected at least 1")
+    parts = min(threads, rows)
+    if parts <= 1:
+        work(0, rows)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    edges = [rows * part // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, edges[:-1], edges[1:]))

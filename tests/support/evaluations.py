@@ -65,8 +65,8 @@ def made_model(label: str, types: dict[str, str], said: list[str], harm: float, 
         runtime_version="0.4.1",
         failure="",
         load_s=0.2,
-        peak_bytes=200 << 20,
-        baseline_bytes=30 << 20,
+        peak_bytes=200 * 10**6,
+        baseline_bytes=30 * 10**6,
         utterances=tuple(utterances),
         inside=tuple(inside) if label != "reference" else (),
         tensors=tuple(tensors) if label != "reference" else (),
@@ -99,9 +99,9 @@ def made_evaluation() -> Evaluation:
 def made_curve() -> tuple[Mix, ...]:
     """Return a search's curve with measured and unmeasured mixes."""
     return (
-        Mix("q4_0", "uniform", 50 << 20, 0.02, 0.021),
-        Mix("mix of q4_0's size", "searched", 50 << 20, 0.01, 0.012),
-        Mix("compact", "preset", 53 << 20, 0.015, None),
-        Mix("q8_0", "uniform", 70 << 20, 0.0002, 0.0003),
-        Mix("mix of q8_0's size", "searched", 70 << 20, 0.0001, 0.0001),
+        Mix("q4_0", "uniform", 50 * 10**6, 0.02, 0.021),
+        Mix("mix of q4_0's size", "searched", 50 * 10**6, 0.01, 0.012),
+        Mix("compact", "preset", 53 * 10**6, 0.015, None),
+        Mix("q8_0", "uniform", 70 * 10**6, 0.0002, 0.0003),
+        Mix("mix of q8_0's size", "searched", 70 * 10**6, 0.0001, 0.0001),
     )

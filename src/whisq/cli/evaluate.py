@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from whisq.report.page import write_report
 
         size_bytes = write_report(evaluation, args.report, curve)
-        console.note(f"{args.report}: report of {size_bytes / (1 << 20):.1f} MiB")
+        console.note(f"{args.report}: report of {size_bytes / 1e6:.1f} MB")
     for line in terminal_lines(evaluation):
         console.data(line)
     return 0

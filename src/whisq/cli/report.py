@@ -36,5 +36,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.data(f"{output}: tables in Markdown")
         return 0
     size_bytes = write_report(evaluation, output, curve)
-    console.data(f"{output}: report of {size_bytes / (1 << 20):.1f} MiB")
+    console.data(f"{output}: report of {size_bytes / 1e6:.1f} MB")
     return 0

@@ -123,8 +123,8 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of tensor data per weight, over the whole model."""
-        return 8 * sum(a.size_after for a in self.assignments) / self.model.n_weights
+        """Bits of the whole file per weight."""
+        return 8 * self.size_bytes / self.model.n_weights
 
     def __getitem__(self, name: str) -> Assignment:
         """Return the assignment of the tensor with a canonical name; raises ``KeyError``."""

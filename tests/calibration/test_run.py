@@ -5,24 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import TINY, tiny_weights, write_huggingface
-from support.transformers_whisper import load_transformers
 
 import whisq
-from whisq.calibration import inputs_of, read_calibration
+from tests.support.containers import write_huggingface
+from tests.support.models import TINY, tiny_weights
+from tests.support.transformers_whisper import load_transformers
+from whisq.calibration import Calibration, inputs_of, read_calibration
 from whisq.calibration.run import Settings, calibrate
 from whisq.calibration.texts import transcript_ids, windows_of
 from whisq.clips.datasets import load_clips
+from whisq.demo import SENTENCE
 from whisq.errors import CalibrationError, DataError
 from whisq.formats.special_tokens import special_tokens
 from whisq.network.mel import log_mel, windows
 from whisq.network.tokens import encode_text
 
-torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-
-
-SENTENCE = "The birch canoe slid on the smooth planks."
 SPECIAL = ("startoftranscript", "de", "transcribe", "notimestamps", "endoftext")
+
+pytestmark = pytest.mark.usefixtures("torch")
 
 
 def weights_of(path: Path, name: str) -> np.ndarray:
@@ -30,31 +30,25 @@ def weights_of(path: Path, name: str) -> np.ndarray:
         return model.array(name)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from whisq import demo
-
-    folder = tmp_path_factory.mktemp("clips")
-    (folder / "one.wav").write_bytes(demo.speech_path().read_bytes())
-    (folder / "one.txt").write_text(SENTENCE)
-    return folder
+@pytest.fixture
+def data(sentence_folder: Path) -> Path:
+    return sentence_folder
 
 
-@pytest.fixture(scope="module")
-def made(tiny_en_bin: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp("calibration") / "tiny.calib"
-    return calibrate(tiny_en_bin, data, path, settings=Settings(cache=None))
+@pytest.fixture
+def made(tiny_en_calibration: Calibration) -> Calibration:
+    return tiny_en_calibration
 
 
 def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
     with whisq.open_model(tiny_en_bin) as model:
         assert list(made.counts) == list(inputs_of(model.dims))
-    assert made.heard["clips"] == 1
-    assert made.heard["languages"].keys() == {"en"}
+    assert made.audio["clips"] == 1
+    assert made.audio["languages"].keys() == {"en"}
     assert len(made.load_probes()) == 1
 
 
-def test_moments_are_what_the_whole_network_sees(made, tiny_en_bin: Path, data: Path) -> None:
+def test_moments_are_what_the_whole_network_sees(torch, made, tiny_en_bin: Path, data: Path) -> None:
     with whisq.open_model(tiny_en_bin) as model, torch.inference_mode():
         network = load_transformers(model)
         seen = {}
@@ -89,9 +83,9 @@ def test_several_languages_and_audio_in_windows(base_bin: Path, tmp_path: Path) 
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
     found = calibrate(base_bin, tmp_path / "clips.csv", tmp_path / "base.calib", settings=Settings(cache=None))
     short = len(sound) / 16000
-    assert found.heard["clips"] == 3
-    assert found.heard["windows"] == 4
-    assert found.heard["languages"] == pytest.approx({"en": short + 37, "de": short}, abs=0.02)
+    assert found.audio["clips"] == 3
+    assert found.audio["windows"] == 4
+    assert found.audio["languages"] == pytest.approx({"en": short + 37, "de": short}, abs=0.02)
     assert set(found.load_probes().languages) == {"en", "de"}
     assert found.warnings == ()
     with whisq.open_model(base_bin) as model:
@@ -123,8 +117,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
 
 def test_the_models_own_text_is_used_where_there_is_no_transcript_to_use(tiny_en_bin, data, tmp_path: Path) -> None:
     own = calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, own_text=True))
-    assert own.heard["own_text"]
-    assert 8 < own.heard["tokens"] < 60
+    assert own.audio["own_text"]
+    assert 8 < own.audio["tokens"] < 60
 
 
 def test_a_quantized_model_is_refused(tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
@@ -157,7 +151,7 @@ def test_a_fine_tune_is_calibrated_with_the_tokens_that_its_tokenizer_names(data
         own = calibrate(
             model, tmp_path / "clips.csv", tmp_path / "b.calib", settings=Settings(cache=None, own_text=True)
         )
-    # The first decoder layer sees a token's embedding and its place, normed, whatever was heard.
+    # The first decoder layer sees a token's embedding and its place, normed, whatever the audio is.
     first = found.moments("decoder.blocks.0.attn.query")
     assert first.n_rows == len(ids) - 1
     embedding, places = (weights_of(folder, f"decoder.{n}") for n in ("token_embedding.weight", "positional_embedding"))
@@ -165,7 +159,7 @@ def test_a_fine_tune_is_calibrated_with_the_tokens_that_its_tokenizer_names(data
     scaled = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(hidden.var(-1, keepdims=True) + 1e-5)
     weight, bias = (weights_of(folder, f"decoder.blocks.0.attn_ln.{part}") for part in ("weight", "bias"))
     np.testing.assert_allclose(first.mean, (scaled * weight + bias).mean(0), rtol=1e-4, atol=1e-5)
-    assert 5 <= own.heard["tokens"] <= 64
+    assert 5 <= own.audio["tokens"] <= 64
 
 
 def test_a_language_that_the_vocabulary_lacks_is_refused_before_the_work(data: Path, tmp_path: Path) -> None:

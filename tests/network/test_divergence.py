@@ -7,15 +7,14 @@ import pytest
 
 from whisq.network.divergence import divergences
 from whisq.network.numpy_operations import NumpyOperations
+from whisq.network.torch_operations import TorchOperations
 
 
-@pytest.fixture(params=["numpy", "torch"])
+@pytest.fixture(params=["numpy", pytest.param("torch", marks=[pytest.mark.torch, pytest.mark.slow])])
 def operations(request: pytest.FixtureRequest):
     if request.param == "numpy":
         return NumpyOperations()
-    pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-    from whisq.network.torch_operations import TorchOperations
-
+    request.getfixturevalue("torch")
     return TorchOperations()
 
 

@@ -18,9 +18,8 @@ def test_windows_cover_the_audio_and_drop_a_crumb() -> None:
 
 
 @pytest.mark.parametrize("repeats", [1, 20])
-def test_spectra_are_openais(tiny_en_bin: Path, speech: np.ndarray, repeats: int) -> None:
+def test_spectra_are_openais(torch, tiny_en_bin: Path, speech: np.ndarray, repeats: int) -> None:
     """As in ``whisper/audio.py``, by torch.stft in float32: on a sentence, and on a full window."""
-    torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
     samples = np.tile(speech, repeats)[:480_000]
     audio = torch.zeros(480_000)
     audio[: samples.size] = torch.from_numpy(samples)

@@ -1,29 +1,31 @@
 """The forward pass, held against transformers' own, and against itself when taken apart."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import head_of, tensor_record, weights_of
-from support.transformers_whisper import load_transformers
 
 import whisq
+from tests.support.containers import write_bin
+from tests.support.models import named_weights
+from tests.support.transformers_whisper import load_transformers
 from whisq.errors import FormatError, MissingExtraError
-from whisq.model import Model
+from whisq.model import Model, Tokenizer
 from whisq.network import stack
 from whisq.network.mel import log_mel
 from whisq.network.model import Network, load_network
 from whisq.network.numpy_operations import NumpyOperations
+from whisq.network.operations import Operations
 from whisq.network.stack import Cache, Observer, read_embedding, read_layer
 from whisq.network.torch_operations import TorchOperations
 from whisq.whisper import Dimensions, expected_tensors
 
-torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
+pytestmark = pytest.mark.usefixtures("torch")
 
-TORCH = TorchOperations()
 BOUND = 1e-5
 """Of the largest value: what float32 leaves when the same sums are done in another order."""
 
@@ -34,23 +36,25 @@ MULTILINGUAL = Dimensions(51865, 1500, 64, 2, 2, 448, 64, 4, 3, 80)
 @pytest.fixture(scope="module")
 def random_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of random weights, its text tokens made up."""
-    tokens = (str(number).encode() for number in range(50257))
-    records = [tensor_record(spec, weights_of(spec) * 2, 0) for spec in expected_tensors(MULTILINGUAL).values()]
+    weights = named_weights(MULTILINGUAL)
+    arrays = {name: values * np.float32(2) for name, values in weights.arrays.items()}
+    tokens = tuple(str(number).encode() for number in range(50257))
     path = tmp_path_factory.mktemp("random") / "random.bin"
-    path.write_bytes(head_of(MULTILINGUAL, 0, tokens) + b"".join(records))
-    return path
+    return write_bin(path, replace(weights, arrays=arrays, tokenizer=Tokenizer(tokens)))
 
 
 @pytest.fixture(scope="module", params=["tiny_en_bin", "random_bin"])
-def case(request: pytest.FixtureRequest, speech: np.ndarray) -> Iterator[SimpleNamespace]:
-    """A model, our network of it, transformers', a mel, and a prompt."""
+def case(torch, request: pytest.FixtureRequest, speech: np.ndarray) -> Iterator[SimpleNamespace]:
+    """A model, our network of it in torch, transformers', a mel, and a prompt."""
+    operations = TorchOperations()
     with whisq.open_model(request.getfixturevalue(request.param)) as model, torch.no_grad():
-        network = load_network(model, TORCH)
+        network = load_network(model, operations)
         yield SimpleNamespace(
             model=model,
+            operations=operations,
             network=network,
             oracle=load_transformers(model),
-            mel=TORCH.array(log_mel(speech, model)),
+            mel=operations.array(log_mel(speech, model)),
             prompt=network.decoder.special.prompt(),
         )
 
@@ -64,14 +68,14 @@ def test_encoder_output_is_transformers(case) -> None:
     assert_close(case.network.encoder.encode(case.mel), case.oracle.model.encoder(case.mel).last_hidden_state)
 
 
-def test_logits_are_transformers(case) -> None:
+def test_logits_are_transformers(torch, case) -> None:
     ids = [*case.prompt, 11, 407, 616, 5891]
     encoded = case.oracle.model.encoder(case.mel).last_hidden_state
     theirs = case.oracle(encoder_outputs=(encoded,), decoder_input_ids=torch.tensor([ids])).logits[0]
     assert_close(case.network.decoder.logits(encoded, ids), theirs)
 
 
-def test_greedy_text_is_transformers(case) -> None:
+def test_greedy_text_is_transformers(torch, case) -> None:
     """Ours is written with a cache and only text and the end; theirs is run as a whole for every token."""
     encoded = case.oracle.model.encoder(case.mel).last_hidden_state
     end, ids = case.network.decoder.special.end, list(case.prompt)
@@ -96,27 +100,29 @@ def test_numpy_gives_the_same_within_a_bound(case) -> None:
     assert encoded.dtype == np.float32
     assert_close(encoded, case.network.encoder.encode(case.mel).numpy())
     ids = network.decoder.write(encoded, case.prompt, 20)
-    assert ids == case.network.decoder.write(TORCH.array(encoded), case.prompt, 20)
-    assert_close(network.decoder.logits(encoded, ids), case.network.decoder.logits(TORCH.array(encoded), ids).numpy())
+    assert ids == case.network.decoder.write(case.operations.array(encoded), case.prompt, 20)
+    assert_close(
+        network.decoder.logits(encoded, ids), case.network.decoder.logits(case.operations.array(encoded), ids).numpy()
+    )
 
 
-def test_one_layer_at_a_time_is_the_whole_network(case) -> None:
+def test_one_layer_at_a_time_is_the_whole_network(torch, case) -> None:
     model, ids = case.model, np.array([[*case.prompt, 11, 407, 11]])
-    hidden = stack.stem(read_layer(model, "encoder", None, TORCH), case.mel)
+    hidden = stack.stem(read_layer(model, "encoder", None, case.operations), case.mel)
     for number in range(model.dims.n_audio_layer):
-        hidden = stack.encoder_block(read_layer(model, "encoder", number, TORCH), hidden)
+        hidden = stack.encoder_block(read_layer(model, "encoder", number, case.operations), hidden)
     norms = ("ln_post.weight", "ln_post.bias")
-    encoded = stack.encoder_end(read_layer(model, "encoder", None, TORCH, norms), hidden)
+    encoded = stack.encoder_end(read_layer(model, "encoder", None, case.operations, norms), hidden)
     assert torch.equal(encoded, case.network.encoder.encode(case.mel))
-    hidden = stack.embed(read_embedding(model, TORCH), ids)
+    hidden = stack.embed(read_embedding(model, case.operations), ids)
     for number in range(model.dims.n_text_layer):
-        block = read_layer(model, "decoder", number, TORCH)
+        block = read_layer(model, "decoder", number, case.operations)
         hidden = stack.decoder_block(block, hidden, stack.keys_values(block, "cross_attn", encoded))
-    logits = stack.logits(read_layer(model, "decoder", None, TORCH), hidden[0])
+    logits = stack.logits(read_layer(model, "decoder", None, case.operations), hidden[0])
     assert torch.equal(logits, case.network.decoder.logits(encoded, ids[0].tolist()))
 
 
-def test_a_run_from_a_later_block_ends_the_same(case) -> None:
+def test_a_run_from_a_later_block_ends_the_same(torch, case) -> None:
     encoder, decoder = case.network.encoder, case.network.decoder
     seen: list = []
     encoded = encoder.run(stack.stem(encoder.outside, case.mel), seen=seen)
@@ -140,7 +146,7 @@ def test_token_by_token_with_a_cache_is_as_all_at_once(case) -> None:
         assert_close(step, whole[:, start:stop])
 
 
-def test_exchanged_weights_are_as_if_the_file_had_them(case, tmp_path: Path) -> None:
+def test_exchanged_weights_are_as_if_the_file_had_them(torch, case, tmp_path: Path) -> None:
     names = ["encoder.conv1.bias", "encoder.blocks.1.mlp.0.weight", "decoder.blocks.0.attn.out.bias", "decoder.ln.bias"]
     changed = {name: case.model.array(name) + np.float32(0.25) for name in names}
     ids = [*case.prompt, 11]
@@ -175,7 +181,8 @@ WATCHED = {
 
 
 class Sees(Observer):
-    def __init__(self) -> None:
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
         self.inputs: dict = {}
         self.outputs: dict = {}
         self.received: dict = {}
@@ -189,10 +196,10 @@ class Sees(Observer):
 
     def attention(self, name, queries, keys) -> None:
         if "cross" in name:
-            self.received[name] = TORCH.attention_weights(queries, keys)[0].mean(0).sum(0)
+            self.received[name] = self.operations.attention_weights(queries, keys)[0].mean(0).sum(0)
 
 
-def test_an_observer_sees_what_hooks_in_transformers_see(case) -> None:
+def test_an_observer_sees_what_hooks_in_transformers_see(torch, case) -> None:
     theirs, handles = {}, []
     for name, module in WATCHED.items():
         handles.append(
@@ -204,7 +211,7 @@ def test_an_observer_sees_what_hooks_in_transformers_see(case) -> None:
     case.oracle(input_features=case.mel, decoder_input_ids=torch.tensor([ids]))
     for handle in handles:
         handle.remove()
-    sees, network = Sees(), case.network
+    sees, network = Sees(case.operations), case.network
     encoded = network.encoder.run(stack.stem(network.encoder.outside, case.mel), observer=sees)
     cross = network.decoder.cross(encoded, sees)
     hidden = network.decoder.run(stack.embed(network.decoder.outside, np.array([ids])), cross, observer=sees)
@@ -216,7 +223,7 @@ def test_an_observer_sees_what_hooks_in_transformers_see(case) -> None:
     assert {f"{name}.weight" for name in sees.inputs} == matrices
 
 
-def test_the_attention_that_frames_receive_is_transformers(case) -> None:
+def test_the_attention_that_frames_receive_is_transformers(torch, case) -> None:
     ids = [*case.prompt, 11, 407]
     encoded = case.network.encoder.encode(case.mel)
     case.oracle.set_attn_implementation("eager")
@@ -224,13 +231,13 @@ def test_the_attention_that_frames_receive_is_transformers(case) -> None:
         input_ids=torch.tensor([ids]), encoder_hidden_states=encoded, output_attentions=True
     ).cross_attentions
     case.oracle.set_attn_implementation("sdpa")
-    sees, decoder = Sees(), case.network.decoder
+    sees, decoder = Sees(case.operations), case.network.decoder
     decoder.run(stack.embed(decoder.outside, np.array([ids])), decoder.cross(encoded), observer=sees)
     for number, weights in enumerate(theirs):
         assert_close(sees.received[f"decoder.blocks.{number}.cross_attn"], weights[0].mean(0).sum(0))
 
 
-def test_what_an_observer_returns_takes_the_outputs_place(case) -> None:
+def test_what_an_observer_returns_takes_the_outputs_place(torch, case) -> None:
     class Silences(Observer):
         def output(self, name, y):
             return y * 0 if name.endswith((".out", ".mlp.2")) else y
@@ -249,7 +256,7 @@ def test_a_model_that_lacks_tensors_is_refused(tiny_en_bin: Path) -> None:
             mel_filters=model.mel_filters, tensors=rest, files=model.files,
         )  # fmt: skip
         with pytest.raises(FormatError, match=r"1\.attn\.out\.weight, encoder\.blocks\.1\.mlp\.0\.bias"):
-            load_network(torso, TORCH)
+            load_network(torso, TorchOperations())
 
 
 def test_torch_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

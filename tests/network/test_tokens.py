@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import TINY, tiny_tokenizer, tiny_weights, write_huggingface
 
 import whisq
+from tests.support.containers import write_huggingface
+from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats.special_tokens import special_tokens
 from whisq.network.tokens import encode_text, text_ids

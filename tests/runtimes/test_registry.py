@@ -1,103 +1,275 @@
-"""The point of it all: real weights, quantized, transcribe the sentence in real runtimes."""
+"""What the runtimes say of files and plans; a runtime that is made up here is known everywhere."""
 
-import re
-import subprocess
-import sys
+from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from whisq import Recipe, demo, load_recipe, make_plan, open_model, quantize
-from whisq.types import TYPES
-
-transcribe_cpp = pytest.importorskip(
-    "transcribe_cpp", reason="the runtime transcribe-cpp (test extra) is not installed"
-)
+import whisq
+from tests.support.containers import write_model
+from tests.support.models import WIDE
+from whisq import Recipe, make_plan, open_model, parse_rule, quantize
+from whisq.cli import main
+from whisq.clips.audio import Samples
+from whisq.errors import MissingExtraError, PlanError, RuntimeUnavailableError
+from whisq.evaluation.environment import provenance
+from whisq.evaluation.model_files import choose_runtimes, describe, reasons_against
+from whisq.model import Model
+from whisq.recipe import Rule
+from whisq.runtimes import registry
+from whisq.runtimes.runtime import Objection, Runtime, Tensors, types_named
+from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
+from whisq.runtimes.whisper_cpp import WHISPER_CPP, WHISPER_CPP_PR3605
+from whisq.runtimes.worker import Worker
+from whisq.search import Space
+from whisq.types import F16, F32, TYPES, TensorType
 
 LIFT = (r"decoder\.token_embedding\.weight",)
 
 
-def words(text):
-    return re.sub(r"[^a-z ]", "", text.lower()).split()
+@pytest.fixture
+def f16(tmp_path: Path) -> Iterator[Model]:
+    with open_model(write_model(tmp_path / "f16.bin", WIDE)) as model:
+        yield model
 
 
-def make(source, path, recipe, **options):
-    with open_model(source) as model:
-        quantize(make_plan(model, recipe, **options), path)
-    return path
+@pytest.fixture
+def f32(tmp_path: Path) -> Iterator[Model]:
+    with open_model(write_model(tmp_path / "f32.bin", WIDE, kind=0)) as model:
+        yield model
 
 
-@pytest.mark.parametrize("preset", ["conservative", "balanced", "compact"])
-@pytest.mark.parametrize("size", ["tiny_en", "base"])
-def test_presets_transcribe_in_transcribe_cpp(request, tmp_path, speech, size, preset):
-    source = request.getfixturevalue(f"{size}_bin")
-    path = make(source, tmp_path / "out.bin", load_recipe(preset))
-    assert words(demo.transcribe(path, speech, threads=2).text) == words(demo.SENTENCE)
+class Parrot:
+    """Says how long what it was given is."""
+
+    def __init__(self, path: Path, threads: int, fallback: bool) -> None:
+        self.name = path.name
+
+    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
+        return f"{self.name}: {samples.size / 16000:.1f} s of {language}", "repeats"
 
 
-def test_from_a_ctranslate2_folder_and_from_f32(tmp_path, speech, tiny_en_folder, tiny_en_f32_bin):
-    first = make(tiny_en_folder, tmp_path / "a.bin", load_recipe("balanced"))
-    second = make(tiny_en_f32_bin, tmp_path / "b.bin", load_recipe("balanced"))
-    assert demo.transcribe(first, speech).text == demo.transcribe(second, speech).text
-    with open_model(first) as a, open_model(second) as b:
-        for tensor in a.tensors:
-            assert bytes(a.rows(tensor)) == bytes(b.rows(b[tensor.name])), tensor.name
+def _no_odd_rows(tensors: Tensors) -> Iterator[Objection]:
+    if any(spec.role == "conv" and kind is F32 for spec, kind in tensors):
+        yield Objection("it has no f32 convolution", "leave out --keep-f32")
 
 
-@pytest.mark.parametrize("size", ["tiny_en", "base"])
-def test_bin_and_gguf_of_one_recipe_are_the_same_model(request, tmp_path, speech, size):
-    """The same bytes for every tensor, as whisq and as the gguf package read them, and the same text."""
-    gguf = pytest.importorskip("gguf")
-    source = request.getfixturevalue(f"{size}_bin")
-    first = make(source, tmp_path / "a.bin", load_recipe("balanced"))
-    second = make(source, tmp_path / "a.gguf", load_recipe("balanced"), container="gguf")
-    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(second).tensors}
-    with open_model(first) as a, open_model(second) as b:
-        assert [tensor.name for tensor in a.tensors] == [tensor.name for tensor in b.tensors]
-        for tensor in a.tensors:
-            other = b[tensor.name]
-            assert other.type is tensor.type
-            assert bytes(b.rows(other)) == bytes(a.rows(tensor)), tensor.name
-            assert theirs[other.source_name].data.tobytes() == bytes(a.rows(tensor)), tensor.name
-            assert theirs[other.source_name].tensor_type == tensor.type.ggml_type
-    heard = [demo.transcribe(path, speech, threads=2).text for path in (first, second)]
-    assert heard[0] == heard[1]
-    assert words(heard[0]) == words(demo.SENTENCE)
-
-
-def in_pywhispercpp(path):
-    # In a process of its own: the two runtimes bring two builds of one library.
-    code = (
-        "import sys; from pywhispercpp.model import Model; from whisq import demo\n"
-        f"model = Model({str(path)!r}, print_progress=False, print_realtime=False, language='en')\n"
-        "print('HEARD', ' '.join(s.text for s in model.transcribe(demo.speech())))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "HEARD" in done.stdout, done.stderr[-2000:]
-    return done.stdout.split("HEARD")[1].strip()
-
-
-@pytest.mark.parametrize(
-    ("size", "name"), [("tiny_en", "q5_0"), ("tiny_en", "q8_0"), ("base", "q4_K"), ("base", "q6_K"), ("base", "iq4_nl")]
+# A runtime with everything: this value and its line in RUNTIMES are all that a new one takes.
+CANDLE = Runtime(
+    name="Candle",
+    title="Candle (made up, 1.0)",
+    types=types_named("f32 f16 q2_K q4_K q8_0 iq4_xs"),
+    loads_mixes=True,
+    containers=("gguf",),
+    aliases=("candle-whisper",),
+    package="numpy",  # some package that is installed
+    load=Parrot,
+    more_objections=_no_odd_rows,
 )
-def test_uniform_files_transcribe_in_whisper_cpp(request, tmp_path, size, name):
-    pytest.importorskip("pywhispercpp", reason="the runtime pywhispercpp (test extra) is not installed")
-    source = request.getfixturevalue(f"{size}_bin")
-    path = make(source, tmp_path / "out.bin", Recipe(TYPES[name], unprotect=LIFT), target="whisper.cpp")
-    assert words(in_pywhispercpp(path)) == words(demo.SENTENCE)
 
 
-def test_whisper_cpp_refuses_the_mix_that_we_say_it_refuses(tmp_path, tiny_en_bin):
-    pytest.importorskip("pywhispercpp", reason="the runtime pywhispercpp (test extra) is not installed")
-    path = make(tiny_en_bin, tmp_path / "out.bin", load_recipe("balanced"))
-    code = f"from pywhispercpp.model import Model; Model({str(path)!r}).transcribe({str(demo.speech_path())!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "wrong size in model file" in done.stderr
+@pytest.fixture
+def candle(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    monkeypatch.setattr(registry, "RUNTIMES", (*registry.RUNTIMES, CANDLE))
+    return CANDLE
 
 
-def test_the_demo_command(capsys):
-    from whisq.cli import main
+def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
+    names = [name for runtime in registry.RUNTIMES for name in runtime.names]
+    assert len(set(names)) == len(names)
+    for runtime in registry.RUNTIMES:
+        for name in (runtime.name, runtime.name.upper(), f" {runtime.name} ", *runtime.aliases):
+            assert registry.parse_runtime(name) is runtime
+    with pytest.raises(PlanError, match="unknown runtime 'foo'") as caught:
+        registry.parse_runtime("foo")
+    assert caught.value.hint == "use one of: whisper.cpp whisper.cpp-pr3605 transcribe.cpp Candle"
 
-    assert main(["demo"]) == 0
-    out = capsys.readouterr().out
-    assert out.count(demo.SENTENCE[:-1]) >= 2
-    assert "hears the same text" in out
+
+def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
+    later = TensorType("q9_9", 99, 99, 32, 17, 20.0)
+    with_it = [(spec, later) for spec in whisq.whisper.expected_tensors(WIDE).values()]
+    for runtime in registry.RUNTIMES:
+        assert later not in runtime.types
+        assert any("it does not take q9_9" in reason for reason in runtime.reasons_against("bin", with_it)), (
+            runtime.name
+        )
+        assert runtime.types <= frozenset(TYPES.values())
+
+
+def test_a_plan_for_a_made_up_runtime(candle: Runtime, f16: Model) -> None:
+    mixed = Recipe(TYPES["q4_K"], (parse_rule(r".*attn.*\.weight=q2_K"),))
+    plan = make_plan(f16, mixed, container="gguf", target="CANDLE-whisper")
+    assert {v.runtime: v.loads for v in plan.verdicts} == {
+        "whisper.cpp": False, "whisper.cpp-pr3605": False, "transcribe.cpp": False, "Candle": True,
+    }  # fmt: skip
+    with pytest.raises(PlanError) as caught:
+        make_plan(f16, replace(mixed, default=TYPES["q5_K"]), target="Candle")
+    assert str(caught.value) == (
+        "Candle (made up, 1.0) would not load this file: it reads .gguf files, not bin; it does not take q5_K"
+    )
+    assert caught.value.hint == "write a .gguf file and use types among f32 f16 q8_0 q2_K q4_K iq4_xs"
+    with pytest.raises(PlanError, match=r"\(rules: '.*=q5_1\)"):
+        make_plan(f16, Recipe(TYPES["q4_K"], (parse_rule(r".*mlp.*\.weight=q5_1"),)), container="gguf", target="Candle")
+
+
+def test_what_a_runtime_alone_objects_to_comes_with_its_hint(candle: Runtime, f32: Model) -> None:
+    with pytest.raises(PlanError, match="it has no f32 convolution") as caught:
+        make_plan(f32, Recipe(TYPES["q4_K"]), container="gguf", keep_f32=True, target="Candle")
+    assert caught.value.hint == "leave out --keep-f32"
+
+
+def test_inspect_tells_of_a_made_up_runtime(
+    candle: Runtime, f16: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "q2.gguf"
+    quantize(make_plan(f16, Recipe(TYPES["q2_K"]), container="gguf"), path)
+    assert main(["inspect", str(path)]) == 0
+    assert "  yes  Candle (made up, 1.0)" in capsys.readouterr().out.splitlines()
+    assert main(["inspect", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["runtimes"]
+    assert told[-1] == {"runtime": "Candle", "loads": True, "reasons": []}
+    assert main(["inspect", str(f16.path)]) == 0
+    assert " no  Candle (made up, 1.0): it reads .gguf files, not bin" in capsys.readouterr().out
+
+
+def test_evaluate_chooses_a_made_up_runtime_and_runs_it(
+    candle: Runtime, f16: Model, tmp_path: Path, speech_wav: Path
+) -> None:
+    path = tmp_path / "q2.gguf"
+    quantize(make_plan(f16, Recipe(TYPES["q2_K"]), container="gguf"), path)
+    file = describe(path, "q2")
+    assert [choice.runtime for choice in choose_runtimes([file])] == ["Candle"]
+    assert [choice.runtime for choice in choose_runtimes([file], "candle-whisper")] == ["Candle"]
+    assert registry.installed_runtimes()["Candle"] == np.__version__
+    assert provenance()["packages"]["numpy"] == np.__version__
+    pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    worker = Worker()
+    worker.load(runtime="Candle", path=str(path), threads=1, fallback=False)
+    reply = worker.run(path=str(speech_wav), row=None, language="en")
+    assert (reply["text"], reply["remark"]) == ("q2.gguf: 4.5 s of en", "repeats")
+
+
+def test_the_command_line_takes_a_made_up_runtime(candle: Runtime) -> None:
+    from whisq.cli.evaluate import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert "{transcribe.cpp,Candle,whisper.cpp}" in parser.format_help()
+    arguments = ["reference.bin", "--data", "clips", "--runtime"]
+    assert parser.parse_args([*arguments, "candle-Whisper"]).runtime == "Candle"
+    with pytest.raises(SystemExit):
+        parser.parse_args([*arguments, "whisper.cpp-pr3605"])
+
+
+def test_the_search_space_of_a_made_up_runtime(candle: Runtime, f16: Model) -> None:
+    space = Space.of(f16, (), "candle", (), ())
+    kinds = {kind.name for types in space.types.values() for kind in types}
+    assert kinds == {"q2_K", "q4_K", "q8_0", "iq4_xs", "f16"}
+    with pytest.raises(PlanError, match="does not load q5_0"):
+        Space.of(f16, ("q5_0",), "candle", (), ())
+    with pytest.raises(PlanError) as caught:
+        Space.of(f16, (), "whisper.cpp", (), ())
+    assert caught.value.hint == "use transcribe.cpp or Candle or whisper.cpp-pr3605"
+
+
+# --- What the real ones advise
+
+
+def refused(model: Model, recipe: Recipe, target: str, **options: object) -> str:
+    with pytest.raises(PlanError) as caught:
+        make_plan(model, recipe, target=target, **options)
+    return str(caught.value.hint)
+
+
+def test_hints_for_stock_whisper_cpp(f16: Model, f32: Model) -> None:
+    lift = r"add --unprotect 'decoder\.token_embedding\.weight'"
+    elsewhere = ", or target transcribe.cpp, which loads mixes"
+    two = Recipe(TYPES["q4_1"], (Rule(r".*mlp.*\.weight", TYPES["q8_0"]),))
+    assert refused(f16, Recipe(TYPES["q5_0"]), "whisper.cpp") == lift + elsewhere
+    assert refused(f16, two, "whisper.cpp") == f"drop the rules and use one type (q4_1) and {lift}{elsewhere}"
+    # Where transcribe.cpp does not load the file either, it is not recommended.
+    assert refused(f16, Recipe(TYPES["q3_K"]), "whisper.cpp").endswith(
+        "or target whisper.cpp-pr3605, which loads mixes"
+    )
+    # One instruction for each reason: following it is enough.
+    gguf = refused(f16, Recipe(TYPES["q5_0"], unprotect=LIFT), "whisper.cpp", container="gguf")
+    assert gguf == "write a .bin file"
+    kept = refused(f32, Recipe(TYPES["q5_0"], unprotect=LIFT), "whisper.cpp", keep_f32=True)
+    assert kept == "leave out --keep-f32"
+    assert refused(f32, Recipe(TYPES["q5_0"]), "whisper.cpp", keep_f32=True) == (
+        f"leave out --keep-f32 and {lift}{elsewhere}"
+    )
+
+
+def test_hints_for_pull_request_3605(f16: Model, f32: Model) -> None:
+    two = Recipe(TYPES["q4_0"], (Rule(r".*mlp.*\.weight", TYPES["q8_0"]),))
+    assert refused(f32, two, "whisper.cpp-pr3605", keep_f32=True) == "leave out --keep-f32"
+    wide = Recipe(TYPES["q4_0"], (Rule(r"encoder\.blocks\.0\.mlp\.0\.weight", F32),))
+    assert refused(f16, wide, "whisper.cpp-pr3605") == "use f16 instead of f32 for encoder.blocks.0.mlp.0.weight"
+
+
+def test_hints_for_transcribe_cpp(f16: Model) -> None:
+    assert refused(f16, Recipe(TYPES["q2_K"]), "transcribe.cpp") == (
+        "use types among f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_K q5_K q6_K"
+    )
+
+
+def test_whisper_cpp_is_not_said_to_run_f32(f32: Model) -> None:
+    everything = Recipe(F32, unprotect=(".*",))
+    for runtime in (WHISPER_CPP, WHISPER_CPP_PR3605):
+        assert refused(f32, everything, runtime.name) == "use f16"
+    make_plan(f32, everything, target="transcribe.cpp")
+    make_plan(f32, Recipe(F16, unprotect=LIFT), target="whisper.cpp")
+
+
+# --- What can be run here
+
+
+def test_what_cannot_be_run_says_why(tmp_path: Path, f16: Model) -> None:
+    file = describe(f16.path, "x")
+    missing = replace(TRANSCRIBE_CPP, package="whisq-tests-no-such-package")
+    assert reasons_against(file, missing) == ("whisq-tests-no-such-package is not installed",)
+    with pytest.raises(MissingExtraError, match="whisq-tests-no-such-package is not installed") as caught:
+        missing.transcriber(tmp_path, 1, False)
+    assert caught.value.hint == "pip install whisq-tests-no-such-package"
+    assert reasons_against(file, WHISPER_CPP_PR3605) == ("no Python package carries it",)
+    with pytest.raises(RuntimeUnavailableError, match="no Python package carries it"):
+        WHISPER_CPP_PR3605.transcriber(tmp_path, 1, False)
+    with pytest.raises(RuntimeUnavailableError, match="no installed runtime can run the reference"):
+        choose_runtimes([file], "whisper.cpp-pr3605")
+    with pytest.raises(PlanError, match="unknown runtime 'foo'"):
+        choose_runtimes([file], "foo")
+
+
+def test_a_package_goes_with_what_loads_a_model_in_it() -> None:
+    with pytest.raises(ValueError, match="a package needs a function"):
+        replace(CANDLE, load=None)
+    with pytest.raises(ValueError, match="a package needs a function"):
+        replace(CANDLE, package=None)
+
+
+def test_a_container_is_read_if_some_runtime_reads_it(candle: Runtime) -> None:
+    assert registry.is_readable("bin")
+    assert registry.is_readable("gguf")
+    assert not registry.is_readable("huggingface")
+
+
+def test_the_worked_example_of_the_docs_is_a_runtime(f32: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-runtime.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {"__name__": "candle"}
+    exec(code, names)
+    example = names["CANDLE"]
+    assert isinstance(example, Runtime)
+    monkeypatch.setattr(registry, "RUNTIMES", (*registry.RUNTIMES, example))
+    assert registry.parse_runtime("candle-whisper") is example
+    assert refused(f32, Recipe(TYPES["q4_K"]), "candle", container="gguf", keep_f32=True) == "leave out --keep-f32"
+    make_plan(f32, Recipe(TYPES["q4_K"]), container="gguf", target="candle")
+    assert len(page.splitlines()) <= 60

@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from format_builders import TINY, tiny_weights, write_huggingface
 
 import whisq
+from tests.support.containers import write_huggingface
+from tests.support.models import TINY, tiny_weights
 from whisq.calibration import Probes
 from whisq.network.divergence import divergences
 from whisq.network.model import load_network
-
-pytest.importorskip("torch", reason="needs the extra 'calibrate'")
 from whisq.network.torch_operations import TorchOperations
 from whisq.search.probing import PatchedWhisper
+
+pytestmark = pytest.mark.usefixtures("torch")
 
 DIMS = replace(TINY, n_audio_ctx=40, n_audio_layer=3, n_text_ctx=60, n_text_layer=3)
 
@@ -38,7 +39,7 @@ def probes() -> Probes:
 
 
 @pytest.fixture(scope="module")
-def patched(model, probes) -> PatchedWhisper:
+def patched(torch, model, probes) -> PatchedWhisper:
     return PatchedWhisper(model, probes)
 
 

@@ -1,1 +1,1 @@
-"""What several tests build on."""
+"""What tests share that is not a fixture: small models, writers of every container, servers, damage, ggml itself."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import hf_config
 
+from tests.support.containers import hf_config
 from whisq.model import Model
 from whisq.whisper import name_in_dialect
 

@@ -12,7 +12,7 @@ from whisq.cli.console import Console, megabytes
 
 if TYPE_CHECKING:
     from whisq.model import Model, TensorRef
-    from whisq.runtimes.registry import Verdict
+    from whisq.runtimes.runtime import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,19 +42,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _bits_per_weight(model: Model) -> float:
-    return 8 * sum(tensor.size_bytes for tensor in model.tensors) / model.n_weights
-
-
 def _lines(model: Model) -> Iterator[str]:
     from whisq.formats.gguf_metadata import variant_of
+    from whisq.runtimes.registry import is_readable
 
     dims = model.dims
     files = f" in {len(model.files)} files" if len(model.files) > 1 else ""
     yield f"{model.path}: {variant_of(model)} as {model.format}"
     yield (
         f"size: {megabytes(model.size_bytes):.2f} MB ({model.size_bytes} bytes){files}, {model.n_weights} weights,"
-        f" {_bits_per_weight(model):.2f} bits per weight"
+        f" {model.bits_per_weight:.2f} bits per weight"
     )
     yield (
         f"encoder: {dims.n_audio_layer} layers, width {dims.n_audio_state}, {dims.n_audio_head} heads,"
@@ -70,7 +67,7 @@ def _lines(model: Model) -> Iterator[str]:
     for row in _roles(model):
         types = ", ".join(f"{name} {count}" for name, count in row["types"].items())
         yield f"  {row['stack']:<8} {row['role']:<16} {row['tensors']:>7} {megabytes(row['size_bytes']):>9.2f}  {types}"
-    if model.format in ("bin", "gguf"):
+    if is_readable(model.format):
         yield "loads in:"
         for verdict in _verdicts(model):
             yield f"  {'yes' if verdict.loads else ' no'}  {verdict.title}" + (
@@ -117,12 +114,13 @@ def _roles(model: Model) -> list[dict[str, Any]]:
 
 def _verdicts(model: Model) -> tuple[Verdict, ...]:
     """Return what each ggml runtime makes of the file; of other containers, what they all would say."""
-    from whisq.runtimes.registry import RUNTIMES, Verdict, verdicts
+    from whisq.runtimes.registry import RUNTIMES, is_readable, verdicts
+    from whisq.runtimes.runtime import Verdict
 
-    if model.format in ("bin", "gguf"):
+    if is_readable(model.format):
         return verdicts(model.format, [(tensor.spec, tensor.type) for tensor in model.tensors])
     reason = f"no ggml runtime reads {model.format}: whisq convert makes a .bin or .gguf of it"
-    return tuple(Verdict(runtime, (reason,)) for runtime in RUNTIMES)
+    return tuple(Verdict(runtime.name, runtime.title, (reason,)) for runtime in RUNTIMES)
 
 
 def _header_note(model: Model) -> str | None:
@@ -176,7 +174,7 @@ def _as_json(model: Model, *, with_tensors: bool) -> dict[str, Any]:
         "variant": variant_of(model),
         "size_bytes": model.size_bytes,
         "n_weights": model.n_weights,
-        "bits_per_weight": _bits_per_weight(model),
+        "bits_per_weight": model.bits_per_weight,
         "dimensions": asdict(model.dims),
         "vocabulary": {
             "listed": len(model.tokenizer.tokens),

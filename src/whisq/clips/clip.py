@@ -32,11 +32,23 @@ class Clip:
 
     def content(self) -> bytes:
         """Return the encoded audio; raises ``OSError``."""
-        return self.path.read_bytes() if self.row is None else arrow_audio(self.path, self.row)
+        return _content(self.path, self.row)
 
     def samples(self) -> Samples:
         """Return 16 kHz mono samples; raises ``DataError`` or ``OSError``."""
-        return decode_audio(self.content())
+        return read_samples(self.path, self.row)
+
+
+def read_samples(path: Path, row: int | None = None) -> Samples:
+    """Return 16 kHz mono samples of an audio file or, with ``row``, of that row of an Arrow file.
+
+    Raises ``DataError`` for what is not audio, ``OSError`` for what is not there.
+    """
+    return decode_audio(_content(path, row))
+
+
+def _content(path: Path, row: int | None) -> bytes:
+    return path.read_bytes() if row is None else arrow_audio(path, row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from whisq.errors import MissingExtraError
-from whisq.extras import is_installed
+from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 
 SENTENCE = "Please remember to water the plants in the kitchen while we are away this weekend."
 """What is said in ``speech.wav``."""
@@ -64,19 +64,12 @@ def transcribe(model_path: Path, samples: Any, *, threads: int = 0) -> Transcrip
 
     Raises ``MissingExtraError`` when the runtime is not installed.
     """
-    if not is_installed("transcribe_cpp"):
+    if TRANSCRIBE_CPP.installed_version() is None:
         raise MissingExtraError(
-            "the runtime is not installed (package transcribe-cpp)", hint="pip install 'whisq[demo]'"
+            f"the runtime is not installed (package {TRANSCRIBE_CPP.package})", hint="pip install 'whisq[demo]'"
         )
-    import transcribe_cpp
-
-    transcribe_cpp.set_log_callback(lambda level, message: None)
     started = perf_counter()
-    model = transcribe_cpp.Model(model_path)
-    session = model.session(n_threads=threads)
+    transcriber = TRANSCRIBE_CPP.transcriber(model_path, threads, fallback=True)
     loaded = perf_counter()
-    try:
-        text: str = session.run(samples).text
-        return Transcription(text.strip(), loaded - started, perf_counter() - loaded)
-    finally:
-        model.close()
+    text, _ = transcriber.transcribe(samples, None)
+    return Transcription(text.strip(), loaded - started, perf_counter() - loaded)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from whisq.clips.audio import Samples
-from whisq.clips.clip import Clip
+from whisq.clips.clip import read_samples
 from whisq.extras import require_torch
 from whisq.formats import open_model
 from whisq.model import Model
@@ -61,7 +61,7 @@ class DivergenceWorker:
         reference, candidate = self._reference, self._candidate
         if reference is None or candidate is None:
             raise RuntimeError("no models were loaded")
-        samples = Clip("", Path(path), "", row=row).samples()
+        samples = read_samples(Path(path), row)
         found: dict[str, Any] = {"divergences": [], "same_top": 0, "encoder_error": 0.0, "encoder_power": 0.0}
         with reference.operations.no_gradients():
             for window in windows(samples):

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from whisq.runtimes.registry import RUNTIME_PACKAGES
+from whisq.runtimes.registry import runnable_runtimes
 from whisq.version import __version__
 
 _SCORERS = ("jiwer", "whisper-normalizer", "soundfile", "soxr", "torch")
@@ -17,7 +17,7 @@ _SCORERS = ("jiwer", "whisper-normalizer", "soundfile", "soxr", "torch")
 def provenance() -> dict[str, Any]:
     """Return versions of all that a number may depend on, the machine, and the time in UTC."""
     packages = {}
-    for name in (*RUNTIME_PACKAGES.values(), *_SCORERS):
+    for name in (*(str(runtime.package) for runtime in runnable_runtimes()), *_SCORERS):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whisq.errors import RuntimeUnavailableError
 from whisq.formats import open_model
-from whisq.runtimes.registry import RUNTIME_PACKAGES, RuntimeName, installed_runtimes, verdicts
+from whisq.model import Model
+from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes
+from whisq.runtimes.runtime import Runtime
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, TensorSpec
-
-_RUNNABLE = frozenset({"bin", "gguf"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +43,24 @@ class ModelFile:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the whole file for one weight."""
+        """Bits of the whole file per weight."""
         return 8 * self.size_bytes / self.n_weights
 
 
-def describe(path: str | Path, label: str, on_bytes: Callable[[int], None] = lambda count: None) -> ModelFile:
-    """Return what is to be known of a model; reads it once for its hash. Raises ``FormatError``."""
-    where = Path(path)
-    with open_model(where) as model:
-        digest = hashlib.sha256()
-        for file in model.files:
-            with file.path.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    digest.update(block)
-                    on_bytes(len(block))
-        return ModelFile(
-            label=label,
-            path=where,
-            container=model.format,
-            sha256=digest.hexdigest(),
-            size_bytes=model.size_bytes,
-            dims=model.dims,
-            tensors=tuple((tensor.spec, tensor.type) for tensor in model.tensors),
-        )
+def describe(source: str | Path | Model, label: str) -> ModelFile:
+    """Return what is to be known of a model, its hash included; one that is open stays so. Raises ``FormatError``."""
+    if not isinstance(source, Model):
+        with open_model(source) as model:
+            return replace(describe(model, label), path=Path(source))
+    return ModelFile(
+        label=label,
+        path=source.path,
+        container=source.format,
+        sha256=source.sha256,
+        size_bytes=source.size_bytes,
+        dims=source.dims,
+        tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),
+    )
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
@@ -78,41 +72,37 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def reasons_against(file: ModelFile, runtime: RuntimeName) -> tuple[str, ...]:
+def reasons_against(file: ModelFile, runtime: Runtime) -> tuple[str, ...]:
     """Return why this runtime cannot run this file; empty when nothing speaks against it."""
-    if file.container not in _RUNNABLE:
+    if not is_readable(file.container):
         return (f"no ggml runtime reads a {file.container} model: write a .bin of it with `whisq quantize`",)
-    reasons: tuple[str, ...] = ()
-    if runtime not in installed_runtimes():
-        reasons = (f"{RUNTIME_PACKAGES[runtime]} is not installed",)
-    for verdict in verdicts(file.container, file.tensors):
-        if verdict.runtime == runtime:
-            reasons += verdict.reasons
-    return reasons
+    not_here = runtime.reason_not_here()
+    return ((not_here,) if not_here else ()) + runtime.reasons_against(file.container, file.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The runtime for one file, or why there is none."""
+    """The name of the runtime for one file, or why there is none."""
 
-    runtime: RuntimeName | None
+    runtime: str | None
     reason: str = ""
 
 
-def _more_runtimes(forced: RuntimeName | None) -> str:
+def _more_runtimes(forced: str | None) -> str:
     if forced:
         return f"let another runtime be chosen (without --runtime {forced})"
     return "install the extra with pip install 'whisq[evaluate]'"
 
 
-def choose_runtimes(files: Sequence[ModelFile], forced: RuntimeName | None = None) -> list[Choice]:
+def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> list[Choice]:
     """Return the runtime for every file: one that runs them all if there is one, so that only weights differ.
 
-    ``forced`` leaves no other. Raises ``RuntimeUnavailableError`` when the first file, the reference,
-    cannot be run at all: there is nothing to compare with then.
+    ``forced`` names the only one that may be chosen. Raises ``RuntimeUnavailableError`` when the first file, the
+    reference, cannot be run at all: there is nothing to compare with then. Raises ``PlanError`` for an unknown name.
     """
-    names: list[RuntimeName] = [forced] if forced else list(RUNTIME_PACKAGES)
-    against = [{name: reasons_against(file, name) for name in names} for file in files]
+    runtimes = (parse_runtime(forced),) if forced else runnable_runtimes()
+    names = [runtime.name for runtime in runtimes]
+    against = [{runtime.name: reasons_against(file, runtime) for runtime in runtimes} for file in files]
     able = [[name for name in names if not reasons[name]] for reasons in against]
     common = [name for name in names if all(name in runs for runs in able if runs)]
     choices = []
@@ -121,7 +111,7 @@ def choose_runtimes(files: Sequence[ModelFile], forced: RuntimeName | None = Non
             choices.append(Choice(common[0] if common else runs[0]))
             continue
         distinct = dict.fromkeys(f"{name}: {'; '.join(reasons[name])}" for name in names)
-        if file.container not in _RUNNABLE:
+        if not is_readable(file.container):
             distinct = dict.fromkeys(reasons[names[0]])
         choices.append(Choice(None, " · ".join(distinct)))
     if choices[0].runtime is None:

@@ -54,7 +54,7 @@ class _Variable:
     size_bytes: int
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open a CTranslate2 Whisper folder. int8 matrices are given as f32, with a warning.
 
     Raises ``FormatError`` for a damaged folder or one that is not Whisper's.

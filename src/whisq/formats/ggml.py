@@ -39,7 +39,7 @@ def detect(path: Path) -> bool:
     return first_bytes(path, 4) == struct.pack("<I", MAGIC)
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open a ``.bin``; the tensors keep the file's order.
 
     Raises ``FormatError`` for anything that whisper.cpp would misread: truncation, absurd counts, unknown or

@@ -66,7 +66,7 @@ def quantize_rows(
     source: Buffer,
     source_type: TensorType,
     destination: Buffer,
-    type: TensorType,  # noqa: A002 - the field's own word for it
+    type: TensorType,
     n_columns: int,
     importance: Buffer | None,
     *,
@@ -92,7 +92,7 @@ def quantize_rows(
 
 def quantize(
     source: NDArray[Any],
-    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | int | TensorType,
     *,
     source_type: str | TensorType | None = None,
     importance: NDArray[np.float32] | None = None,
@@ -136,7 +136,7 @@ def quantize(
     return result
 
 
-def has_feedback(type: TensorType) -> bool:  # noqa: A002 - the field's own word for it
+def has_feedback(type: TensorType) -> bool:
     """Return whether ``kernels.feedback`` can round to this type."""
     return CORE_TYPES[type.ggml_type].has_feedback
 
@@ -150,7 +150,7 @@ def _types_that_fit(columns: int) -> str:
 
 def dequantize(
     data: Buffer,
-    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | int | TensorType,
     shape: tuple[int, ...],
     *,
     threads: int = 1,
@@ -188,7 +188,7 @@ def dequantize(
 
 def dequantize_into(
     data: Buffer,
-    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | int | TensorType,
     destination: Buffer,
     *,
     isa: str | None = None,

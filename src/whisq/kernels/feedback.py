@@ -104,7 +104,7 @@ def damped_moment(
 
 def quantize_with_feedback(
     weights: NDArray[np.float32],
-    type: str | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | TensorType,
     factor: Factor,
     *,
     threads: int = 1,

@@ -20,7 +20,7 @@ CONVERSION_TYPES = (F16, F32, BF16)
 def make_conversion(
     model: Model,
     container: ContainerName,
-    type: TensorType | None = None,  # noqa: A002 - the field's own word for it
+    type: TensorType | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Plan:
     """Return the plan of a conversion, for ``quantize`` to carry out.
@@ -35,7 +35,10 @@ def make_conversion(
             f"convert does not write {type}, only {', '.join(t.name for t in CONVERSION_TYPES)}",
             hint=f"whisq quantize INPUT OUTPUT {type}",
         )
-    assignments = tuple(Assignment(tensor, _type_of(tensor, type), "kept") for tensor in model.tensors)
+    assignments = tuple(
+        Assignment(tensor, _type_of(tensor, type), "converted" if tensor.spec.is_matrix else "kept")
+        for tensor in model.tensors
+    )
     outputs = [Output(a.tensor, a.type) for a in assignments]
     return Plan(
         model,

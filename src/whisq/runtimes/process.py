@@ -14,8 +14,8 @@ from typing import Any
 
 from whisq.errors import RuntimeUnavailableError
 
-_NOISE = ("load_backend:", "sched buffer")
-_LAST_LINES = 3
+_NOISE = "load_backend:"  # ggml tells of each, whether all is well or not
+_TAIL_LINES = 3
 
 
 class WorkerError(RuntimeUnavailableError):
@@ -33,6 +33,8 @@ class WorkerProcess:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in close
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        # ggml's abort starts a debugger for a trace of the stack: it would read our requests, and wait for ever.
+        environment["GGML_NO_BACKTRACE"] = "1"
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
@@ -42,6 +44,11 @@ class WorkerProcess:
             encoding="utf-8",
             env=environment,
         )
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
 
     def ask(self, operation: str, **request: Any) -> dict[str, Any]:
         """Return the reply to one request; raises ``WorkerError`` with the reason where it failed."""
@@ -55,23 +62,23 @@ class WorkerProcess:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(f"the runtime's process {self._how_it_ended()}{self._last_words()}")
+            raise WorkerError(f"the runtime's process {self._exit_status()}{self._stderr_tail()}")
         reply: dict[str, Any] = json.loads(line)
         if "failed" in reply:
-            raise WorkerRefusedError(f"{reply['failed']}{self._last_words()}")
+            raise WorkerRefusedError(f"{reply['failed']}{self._stderr_tail()}")
         return reply
 
-    def _how_it_ended(self) -> str:
+    def _exit_status(self) -> str:
         code = self._process.wait(timeout=60)
         if code < 0:
             return f"died of {signal.Signals(-code).name}"
         return f"exited with code {code}"
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines()]
-        told = [line for line in lines if line and not any(noise in line for noise in _NOISE)]
-        return f" ({' / '.join(told[-_LAST_LINES:])})" if told else ""
+        told = [line for line in lines if line and _NOISE not in line]
+        return f" ({' / '.join(told[-_TAIL_LINES:])})" if told else ""
 
     def close(self) -> None:
         """End the process and wait for it."""

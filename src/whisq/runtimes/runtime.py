@@ -1,18 +1,192 @@
-"""What a runtime is, to those who load models in it."""
+"""What a runtime is: which files it loads, what to change about the others, and how a model is run in it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from whisq.clips.audio import Samples
+from whisq.errors import MissingExtraError, RuntimeUnavailableError
+from whisq.types import TYPES, TensorType
+from whisq.whisper import TensorSpec
+
+if TYPE_CHECKING:
+    # numpy comes with it, and `whisq evaluate --help` lists the runtimes without.
+    from whisq.clips.audio import Samples
+
+Tensors = Sequence[tuple[TensorSpec, TensorType]]
+"""All tensors of a file, each with the type it is stored in."""
+
+SEED = 1
+"""For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
 
 
 class Transcriber(Protocol):
     """A loaded model in some runtime."""
 
     def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text, and a remark when the runtime stopped early."""
+        """Return the text, and a remark when the runtime stopped early.
+
+        ``samples`` are 16 kHz, one channel; without a ``language`` the runtime finds out by itself.
+        """
 
 
-SEED = 1
-"""For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a runtime does not load a file, and what to do about it ("leave out --keep-f32"), if that can be said."""
+
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file before it is written, as much of it as a runtime needs to say what should be planned instead.
+
+    ``kept`` names the matrices that the recipe leaves as they are, ``chosen`` holds the types that it gives to the
+    others. ``uniform`` is the type that all could have: the default, or what stands in where a row does not fit it.
+    ``elsewhere`` is the name of a runtime that loads the file as it is, empty when there is none.
+    """
+
+    container: str
+    tensors: Tensors
+    kept: tuple[str, ...]
+    chosen: frozenset[TensorType]
+    uniform: TensorType
+    elsewhere: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether one runtime loads a file, and if not, why not. ``reasons`` is empty when it does."""
+
+    runtime: str
+    title: str
+    reasons: tuple[str, ...]
+
+    @property
+    def loads(self) -> bool:
+        """True when the runtime loads the file."""
+        return not self.reasons
+
+
+def _nothing_else(tensors: Tensors) -> Iterable[Objection]:
+    del tensors
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A program or library that people load model files in. Its facts are those seen, with the version in ``title``.
+
+    ``types`` are the types that it was seen to take, listed one by one: a type that whisq learns later is not in it
+    by accident. ``loads_mixes`` is false when all matrices must have one type. ``containers`` begins with the one to
+    write for it. ``aliases`` are other names by which people ask for it.
+
+    ``package`` is the Python package that carries it, and ``load`` what loads a model with that package (arguments:
+    path, threads, whether to retry at higher temperatures); both are None for one that cannot be run from Python.
+    ``more_objections`` says what else it does not load.
+    """
+
+    name: str
+    title: str
+    types: frozenset[TensorType]
+    loads_mixes: bool
+    containers: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    package: str | None = None
+    load: Callable[[Path, int, bool], Transcriber] | None = None
+    more_objections: Callable[[Tensors], Iterable[Objection]] = _nothing_else
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a package that nothing is loaded with, or the other way round."""
+        if (self.package is None) != (self.load is None):
+            raise ValueError(f"{self.name}: a package needs a function that loads a model with it, and it a package")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its name and aliases in small letters."""
+        return frozenset(name.lower() for name in (self.name, *self.aliases))
+
+    def reasons_against(self, container: str, tensors: Tensors) -> tuple[str, ...]:
+        """Return why the runtime does not load a file of these tensors; empty when it does."""
+        return tuple(objection.reason for objection in self._objections(container, tensors))
+
+    def verdict(self, container: str, tensors: Tensors) -> Verdict:
+        """Return the same under the runtime's name and title."""
+        return Verdict(self.name, self.title, self.reasons_against(container, tensors))
+
+    def hint(self, file: PlannedFile) -> str:
+        """Return what to do so that the runtime loads a file that it objects to."""
+        advice = [objection.hint for objection in self._objections(file.container, file.tensors) if objection.hint]
+        if self.loads_mixes or len(_matrix_types(file.tensors)) < 2:
+            return " and ".join(advice) or "choose another type"
+        if len(file.chosen) > 1:
+            named = f" ({file.uniform})" if file.uniform in self.types else ""
+            advice.append(f"drop the rules and use one type{named}")
+        if file.kept:
+            advice.append(f"add --unprotect '{file.kept[0].replace('.', chr(92) + '.')}'")
+        other = f", or target {file.elsewhere}, which loads mixes" if file.elsewhere else ""
+        return " and ".join(advice) + other
+
+    def reason_not_here(self) -> str:
+        """Return why no model can be run in it on this machine, empty when one can."""
+        if self.package is None:
+            return "no Python package carries it"
+        return "" if self.installed_version() else f"{self.package} is not installed"
+
+    def installed_version(self) -> str | None:
+        """Return the version of its package, None when it is not installed or there is none."""
+        try:
+            return version(self.package) if self.package else None
+        except PackageNotFoundError:
+            return None
+
+    def transcriber(self, path: Path, threads: int, fallback: bool) -> Transcriber:
+        """Return a model, loaded on the CPU. ``threads`` 0 leaves their number to the runtime.
+
+        ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely. Raises
+        ``RuntimeUnavailableError`` when no package carries the runtime, ``MissingExtraError`` when it is not installed,
+        and what the package raises for a file that it does not load.
+        """
+        if self.load is None:
+            raise RuntimeUnavailableError(
+                f"{self.title} cannot be run from Python: {self.reason_not_here()}",
+                hint="name a runtime that `whisq evaluate --help` lists under --runtime",
+            )
+        if self.installed_version() is None:
+            raise MissingExtraError(f"{self.name}: {self.reason_not_here()}", hint=f"pip install {self.package}")
+        return self.load(path, threads, fallback)
+
+    def _objections(self, container: str, tensors: Tensors) -> Iterator[Objection]:
+        if container not in self.containers:
+            read = " and ".join(f".{name}" for name in self.containers)
+            yield Objection(f"it reads {read} files, not {container}", f"write a .{self.containers[0]} file")
+        unknown = sorted({kind.name for _, kind in tensors if kind not in self.types})
+        if unknown:
+            known = " ".join(name for name, kind in TYPES.items() if kind in self.types)
+            yield Objection(f"it does not take {', '.join(unknown)}", f"use types among {known}")
+        if not self.loads_mixes and len(_matrix_types(tensors)) > 1:
+            yield Objection(
+                f"it wants one type for all matrices, the token embedding included; {_mixture(tensors)}"
+            )  # its hint is the plan's, not the file's
+        yield from self.more_objections(tensors)
+
+
+def types_named(names: str) -> frozenset[TensorType]:
+    """Return the types of these names, which stand between spaces; raises ``KeyError`` for one that is not there."""
+    return frozenset(TYPES[name] for name in names.split())
+
+
+def _matrix_types(tensors: Tensors) -> set[TensorType]:
+    return {kind for spec, kind in tensors if spec.is_matrix}
+
+
+def _mixture(tensors: Tensors) -> str:
+    embedding = next((kind for spec, kind in tensors if spec.role == "token_embedding"), None)
+    others = {kind for spec, kind in tensors if spec.is_matrix and spec.role != "token_embedding"}
+    if len(others) == 1 and embedding is not None:
+        return f"the token embedding is {embedding}, the other matrices {next(iter(others))}"
+    return f"this file has {', '.join(sorted(kind.name for kind in _matrix_types(tensors)))}"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from whisq.clips.audio import Samples
-from whisq.runtimes.runtime import SEED
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisq.runtimes.runtime import SEED, Objection, Runtime, Tensors, types_named
+from whisq.types import F16, F32
+
+if TYPE_CHECKING:
+    from whisq.clips.audio import Samples
+
+_WARNING, _ERROR = 2, 3  # TRANSCRIBE_LOG_LEVEL_* of transcribe.h
 
 
 class TranscribeCpp:
     """transcribe.cpp on the CPU: greedy; with ``fallback``, its own retries at higher temperatures."""
 
-    def __init__(self, path: str, threads: int, fallback: bool) -> None:
+    def __init__(self, path: Path, threads: int, fallback: bool) -> None:
         import transcribe_cpp
 
+        transcribe_cpp.set_log_callback(_log)
         self._truncated = transcribe_cpp.OutputTruncated
         increment = {} if fallback else {"temperature_inc": 0.0}
         self._options = transcribe_cpp.WhisperRunOptions(temperature=0.0, seed=SEED, **increment)
-        self._model = transcribe_cpp.Model(path, backend="cpu")
+        self._model = transcribe_cpp.Model(str(path), backend="cpu")
         self._session = self._model.session(n_threads=threads)
 
     def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
@@ -25,3 +36,28 @@ class TranscribeCpp:
         except self._truncated as error:
             partial = getattr(error, "partial_result", None)
             return (partial.text if partial else ""), type(error).__name__
+
+
+def _log(level: int, message: str) -> None:
+    # What it reports of every model that it loads would hide why one fails.
+    if level in (_WARNING, _ERROR):
+        print(message.rstrip("\n"), file=sys.stderr)
+
+
+def _conv_types(tensors: Tensors) -> Iterator[Objection]:
+    others = sorted({kind.name for spec, kind in tensors if spec.role == "conv" and kind not in (F16, F32)})
+    if others:
+        yield Objection(f"it takes conv kernels as f16 or f32, not {', '.join(others)}")
+
+
+TRANSCRIBE_CPP = Runtime(
+    name="transcribe.cpp",
+    title="transcribe.cpp (transcribe-cpp 0.4)",
+    types=types_named("f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_K q5_K q6_K"),
+    loads_mixes=True,
+    containers=("bin", "gguf"),
+    aliases=("transcribe-cpp",),
+    package="transcribe-cpp",
+    load=TranscribeCpp,
+    more_objections=_conv_types,
+)

@@ -1,26 +1,85 @@
-"""whisper.cpp, through the Python package pywhispercpp."""
+"""whisper.cpp: as released, through the Python package pywhispercpp, and with a change that waits there.
+
+Sources: ``whisper_model_load`` in whisper.cpp's ``src/whisper.cpp``, and files of every type below but f32 that were
+loaded and transcribed by pywhispercpp 1.5.1, which carries whisper.cpp 1.8.5. Norms and biases are f32 in all of them.
+"""
 
 from __future__ import annotations
 
-from whisq.clips.audio import Samples
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisq.runtimes.runtime import Objection, Runtime, Tensors, types_named
+from whisq.types import F32
+
+if TYPE_CHECKING:
+    from whisq.clips.audio import Samples
+
+_TYPES = types_named("f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K iq4_nl iq4_xs")
 
 
 class WhisperCpp:
     """whisper.cpp through pywhispercpp on the CPU; its sampling has a fixed seed by itself."""
 
-    def __init__(self, path: str, threads: int, fallback: bool) -> None:
+    def __init__(self, path: Path, threads: int, fallback: bool) -> None:
         from pywhispercpp.model import Model
 
+        some_threads: dict[str, Any] = {"n_threads": threads} if threads else {}
         self._model = Model(
-            path,
-            n_threads=threads,
+            str(path),
             context_params={"use_gpu": False},
             print_progress=False,
             print_realtime=False,
             temperature_inc=0.2 if fallback else 0.0,
+            **some_threads,
         )
 
     def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
         """Return the text of all segments; nothing is ever remarked."""
         segments = self._model.transcribe(samples, language=language or "auto")
         return " ".join(segment.text.strip() for segment in segments), ""
+
+
+def _f32_convs(tensors: Tensors) -> Iterator[Objection]:
+    if {kind for spec, kind in tensors if spec.is_matrix} == {F32}:
+        # Seen in whisper.cpp 1.8.5: the file loads, and the first audio ends in ggml's GGML_ASSERT(src0->type == F16).
+        yield Objection("it reserves f32 for the conv kernels of an f32 file and cannot run those", "use f16")
+        return
+    wide = [spec.name for spec, kind in tensors if spec.role == "conv" and kind is F32]
+    if wide:
+        yield Objection(f"it reserves f16 for the conv kernels and {wide[0]} is f32", "leave out --keep-f32")
+
+
+def _f32_anywhere(tensors: Tensors) -> Iterator[Objection]:
+    convs = list(_f32_convs(tensors))
+    kinds = {kind for spec, kind in tensors if spec.is_matrix}
+    wide = [spec.name for spec, kind in tensors if spec.is_matrix and kind is F32]
+    if wide and len(kinds) > 1:
+        # Under --keep-f32 the conv kernels are f32 too, and leaving it out is what helps both.
+        hint = "" if convs else f"use f16 instead of f32 for {wide[0]}"
+        yield Objection(f"it reserves f16 for every matrix and {wide[0]} is f32", hint)
+    yield from convs
+
+
+WHISPER_CPP = Runtime(
+    name="whisper.cpp",
+    title="whisper.cpp (stock, up to 1.9.3; pywhispercpp)",
+    types=_TYPES,
+    loads_mixes=False,
+    containers=("bin",),
+    aliases=("pywhispercpp",),
+    package="pywhispercpp",
+    load=WhisperCpp,
+    more_objections=_f32_convs,
+)
+
+WHISPER_CPP_PR3605 = Runtime(
+    name="whisper.cpp-pr3605",
+    title="whisper.cpp with pull request 3605",
+    types=_TYPES,
+    loads_mixes=True,
+    containers=("bin",),
+    aliases=("whisper.cpp+pr3605",),
+    more_objections=_f32_anywhere,
+)

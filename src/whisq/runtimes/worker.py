@@ -1,6 +1,6 @@
 """The process in which one model is run: ``python -m whisq.runtimes.worker``.
 
-One process a model, so that load time and peak memory are that model's, and a crash in native code takes
+One process per model, so that load time and peak memory are that model's, and a crash in native code takes
 nothing else with it. JSON lines: requests on stdin, one reply each on stdout; whatever the native code prints
 goes to stderr, which the parent keeps for the reason of a failure.
 """
@@ -11,20 +11,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from whisq.clips.audio import SAMPLE_RATE
-from whisq.clips.clip import Clip
+from whisq.clips.clip import read_samples
+from whisq.runtimes.registry import parse_runtime
 from whisq.runtimes.runtime import Transcriber
-from whisq.runtimes.transcribe_cpp import TranscribeCpp
-from whisq.runtimes.whisper_cpp import WhisperCpp
-
-_TRANSCRIBERS: dict[str, Callable[[str, int, bool], Transcriber]] = {
-    "transcribe.cpp": TranscribeCpp,
-    "whisper.cpp": WhisperCpp,
-}
 
 
 def peak_memory_bytes() -> int:
@@ -48,20 +41,20 @@ class Worker:
         self._transcriber: Transcriber | None = None
 
     def load(self, runtime: str, path: str, threads: int, fallback: bool) -> dict[str, Any]:
-        """Load a model; returns load time and memory before and after."""
+        """Load a model; returns the load time and the memory held before."""
         import numpy as np
 
         np.zeros(1)  # numpy's own memory belongs to the baseline
         baseline = peak_memory_bytes()
         started = time.perf_counter()
-        self._transcriber = _TRANSCRIBERS[runtime](path, threads, fallback)
+        self._transcriber = parse_runtime(runtime).transcriber(Path(path), threads, fallback)
         return {"load_s": time.perf_counter() - started, "baseline_bytes": baseline}
 
     def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:
         """Transcribe a clip; returns the text, the runtime's seconds and the peak memory so far."""
         if self._transcriber is None:
             raise RuntimeError("no model was loaded")
-        samples = Clip("", Path(path), "", row=row).samples()
+        samples = read_samples(Path(path), row)
         started = time.perf_counter()
         text, remark = self._transcriber.transcribe(samples, language)
         elapsed = time.perf_counter() - started

@@ -7,36 +7,38 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whisq.errors import MissingExtraError, PlanError
-from whisq.extras import is_installed
 from whisq.model import Model
 from whisq.quantization.plan import make_plan
 from whisq.quantization.write import quantize
 from whisq.recipe import Recipe
 from whisq.runtimes.process import WorkerProcess
-from whisq.runtimes.registry import TRANSCRIBE_CPP_TYPES
+from whisq.runtimes.runtime import Runtime
+from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.types import TensorType
 
 RUNS = 4
 """Runs of a clip; the fastest counts, and the first also warms up."""
 
 
-def seconds_by_type(model: Model, types: Sequence[TensorType], clip: Path, threads: int = 2) -> dict[str, float]:
-    """Return seconds by type: the model in that type throughout, in transcribe.cpp, on a clip.
+def seconds_by_type(
+    model: Model, types: Sequence[TensorType], clip: Path, threads: int = 2, runtime: Runtime = TRANSCRIBE_CPP
+) -> dict[str, float]:
+    """Return seconds by type: the model in that type throughout, in a runtime that loads mixes, on a clip.
 
     Raises ``MissingExtraError`` without the runtime, ``PlanError`` when it takes none of the types.
     """
-    if not is_installed("transcribe_cpp"):
+    if runtime.installed_version() is None:
         raise MissingExtraError("the runtime to time types in is not installed", hint="pip install 'whisq[evaluate]'")
     found = {}
     for kind in types:
-        if kind not in TRANSCRIBE_CPP_TYPES:
+        if kind not in runtime.types:
             continue
         with TemporaryDirectory() as folder, WorkerProcess("whisq.runtimes.worker") as worker:
             path = Path(folder) / "model.bin"
             quantize(make_plan(model, Recipe(kind)), path)
-            worker.ask("load", runtime="transcribe.cpp", path=str(path), threads=threads, fallback=False)
+            worker.ask("load", runtime=runtime.name, path=str(path), threads=threads, fallback=False)
             runs = [worker.ask("run", path=str(clip), row=None, language="en")["seconds"] for _ in range(RUNS)]
             found[kind.name] = float(min(runs))
     if not found:
-        raise PlanError("transcribe.cpp takes none of these types: none can be timed", hint="leave out --prefer-fast")
+        raise PlanError(f"{runtime.name} takes none of these types: none can be timed", hint="leave out --prefer-fast")
     return found

@@ -27,7 +27,6 @@ from whisq.calibration.texts import Window, own_texts, transcript_ids, windows_o
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
-from whisq.extras import require_torch
 from whisq.formats import open_model
 from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.hashing import source_sha256
@@ -82,12 +81,8 @@ def calibrate(
     Raises ``DataError`` for data that cannot be used, ``CalibrationError`` for a model that is quantized (its own
     errors would be calibrated in), ``MissingExtraError`` without torch.
     """
-    require_torch()
-    import torch
-
     chosen = settings or Settings()
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
+    operations = TorchOperations(chosen.device, chosen.threads)
     opened = model if isinstance(model, Model) else open_model(str(model))
     if any(tensor.type.is_quantized for tensor in opened.tensors):
         raise CalibrationError(
@@ -107,7 +102,6 @@ def calibrate(
         )
     sha256 = source_sha256(opened)
     key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 1}
-    operations = TorchOperations(chosen.device)
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)
     for language in {window.language for window in windows}:

@@ -18,7 +18,6 @@ import numpy as np
 
 from whisq.clips.audio import Samples
 from whisq.clips.clip import read_samples
-from whisq.extras import require_torch
 from whisq.formats import open_model
 from whisq.model import Model
 from whisq.network.divergence import divergences
@@ -48,11 +47,7 @@ class DivergenceWorker:
 
     def load(self, reference: str, candidate: str, threads: int, device: str) -> dict[str, Any]:
         """Load both models in float32."""
-        require_torch()
-        import torch
-
-        torch.set_num_threads(threads)
-        operations = TorchOperations(device)
+        operations = TorchOperations(device, threads)
         self._reference, self._candidate = (_opened(path, operations) for path in (reference, candidate))
         return {}
 

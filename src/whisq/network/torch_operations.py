@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 class TorchOperations:
-    """Torch in float32. Raises ``MissingExtraError`` where it is not installed."""
+    """Torch in float32, with ``threads`` for the whole process where given.
 
-    def __init__(self, device: str = "cpu") -> None:
+    Raises ``MissingExtraError`` where it is not installed.
+    """
+
+    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
         require_torch()
         import torch
 
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.device = device
         self._torch = torch
         self._functional = torch.nn.functional

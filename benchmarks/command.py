@@ -58,7 +58,7 @@ def main() -> int:
                 words = ["quantize", str(source), f"{folder}/out.bin", name, "--unprotect", EMBEDDING, "--quiet"]
                 run = peers.run_whisq(words)
                 ours.append(run.seconds)
-                memory.append(run.resident_mb)
+                memory.append(run.resident_bytes / 1e6)
             line = {
                 "type": name, "whisq_s": statistics.median(ours), "ggml_s": statistics.median(theirs),
                 "ratio": statistics.median(theirs) / statistics.median(ours), "peak_resident_mb": max(memory),

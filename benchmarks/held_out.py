@@ -3,9 +3,9 @@
     python benchmarks/held_out.py MODEL CALIB CLIPS q4_0:ggml q4_0:importance q4_0:feedback mix.toml:feedback
 
 A job is a type or a recipe file, and a method. MODEL is in f16, CLIPS what `whisq evaluate` takes. Every job's matrices
-are rounded as `whisq quantize` would, exchanged in torch, and the model hears whole windows of 30 s; the divergence is
-that of the next-token distribution from f16's, in nats a token, teacher-forced on f16's own text. Each job is also
-compared with all before it: the ratio of the sums, and its 95 % bootstrap interval over windows.
+are rounded as `whisq quantize` would, exchanged in torch, and the model transcribes whole windows of 30 s; the
+divergence is that of the next-token distribution from f16's, in nats per token, teacher-forced on f16's own text. Each
+job is also compared with all before it: the ratio of the sums, and its 95 % bootstrap interval over windows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 import whisq
-from whisq import kernels
 from whisq.calibration import Calibration, read_calibration
 from whisq.clips.datasets import load_clips
 from whisq.model import Model
 from whisq.network.mel import log_mel, windows
 from whisq.network.model import Network, load_torch_whisper
 from whisq.network.tokens import prompt_tokens
-from whisq.quantization.rounding import Rounder, method_for, parse_method
+from whisq.quantization.layer_inputs import LayerInputs
+from whisq.quantization.rounding import exchanged, parse_method, rounded
 from whisq.types import F16, parse_type
 from whisq.whisper import name_in_dialect
 
@@ -55,24 +55,16 @@ def reference(model: Model, network: Network, clips: str) -> Iterator[Heard]:
             yield Heard(mel, ids, start, network.log_probabilities(encoded, ids[:-1])[start:].float())
 
 
-def rounded(model: Model, calibration: Calibration, what: str, method_name: str) -> dict[str, np.ndarray]:
+def changed_by(model: Model, calibration: Calibration, what: str, method_name: str) -> dict[str, np.ndarray]:
     """Return the tensors that a job changes, as f32: matrices, and biases that take up a shift."""
     recipe = whisq.load_recipe(what) if what.endswith(".toml") else whisq.Recipe(parse_type(what))
     asked = parse_method(method_name)
-    plan, rounder, changed = whisq.make_plan(model, recipe), Rounder(calibration, most_kept=6), {}
+    plan, inputs, changed = whisq.make_plan(model, recipe), LayerInputs(calibration, most_kept=6), {}
     for tensor in model.tensors:
         kind = plan[tensor.name].type
-        if not tensor.spec.is_matrix or not kind.is_quantized:
-            continue
-        weights = model.array(tensor.name)
-        method = method_for(tensor.name, kind, asked, calibration).method
-        blocks = rounder.round(tensor.name, weights, kind, method, threads=2)
-        changed[tensor.name] = kernels.dequantize(blocks.data, kind, weights.shape)
-        bias = tensor.name.removesuffix("weight") + "bias"
-        if method == "feedback" and bias in model:
-            shift = rounder.bias_shift(tensor.name, weights, changed[tensor.name])
-            if shift is not None:
-                changed[bias] = model.array(bias) + shift
+        if tensor.spec.is_matrix and kind.is_quantized:
+            method = asked.decide(tensor.spec, kind, calibration).method
+            changed |= exchanged(model, tensor, kind, rounded(model, tensor, kind, method, inputs, threads=2))
     return changed
 
 
@@ -109,7 +101,7 @@ def main() -> None:
     parser.add_argument("clips")
     parser.add_argument("jobs", nargs="+", metavar="TYPE|RECIPE:METHOD")
     arguments = parser.parse_args()
-    calibration = read_calibration(arguments.calibration)
+    calibration = read_calibration(arguments.calibration).check_factors()
     known: dict[str, np.ndarray] = {}
     with whisq.open_model(arguments.model) as model, torch.inference_mode():
         if any(t.spec.is_matrix and t.type is not F16 for t in model.tensors):
@@ -117,9 +109,9 @@ def main() -> None:
         network = Network(model, load_torch_whisper(model))
         heard = list(reference(model, network, arguments.clips))
         tokens = sum(len(window.truth) for window in heard)
-        print(f"{len(heard)} windows, {tokens} tokens; nats a token, and the ratio to each job before")
+        print(f"{len(heard)} windows, {tokens} tokens; nats per token, and the ratio to each job before")
         for job in arguments.jobs:
-            found = divergences(network, heard, rounded(model, calibration, *job.rsplit(":", 1)))
+            found = divergences(network, heard, changed_by(model, calibration, *job.rsplit(":", 1)))
             beside = "  ".join(f"/ {name} {ratio(found, other)}" for name, other in known.items())
             print(f"{job:<28} {found.sum() / tokens:.5f}  {beside}", flush=True)
             known[job] = found

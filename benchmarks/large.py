@@ -27,9 +27,9 @@ from whisq.formats.layout import Output
 from whisq.formats.mel import mel_filters
 from whisq.model import Location, Model, TensorRef, Tokenizer
 from whisq.types import F16, F32
-from whisq.whisper import Dimensions, expected_tensors
+from whisq.whisper import expected_tensors
 
-LARGE_V3 = Dimensions(51866, 1500, 1280, 20, 32, 448, 1280, 20, 32, 128)
+LARGE_V3 = peers.released("large-v3")
 PIECE = 8 << 20
 
 
@@ -93,7 +93,7 @@ def main() -> int:
             for _ in range(args.runs):
                 run = peers.run_whisq(["quantize", str(source), str(target), name, "--quiet"])
                 ours.append(run.seconds)
-                memory.append((run.held_mb, run.resident_mb))
+                memory.append((run.held_bytes / 1e6, run.resident_bytes / 1e6))
                 size = target.stat().st_size
                 target.unlink()
                 copies.append(copy_seconds(source, target, size))

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+# What tests and benchmarks share is in the tests' package: ggml's library, models of any size, the meter of a process.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.support import oracle
+from tests.support.containers import WRITERS
+from tests.support.models import hollow_weights, released
+from tests.support.process import run_whisq
 from whisq import open_model
 from whisq.types import TensorType
+
+__all__ = ["WRITERS", "hollow_weights", "released", "run_whisq"]
 
 Quantizer = Callable[[np.ndarray, TensorType, "np.ndarray | None"], object]
 
 
 def ggml() -> Callable[[np.ndarray, TensorType, np.ndarray | None, np.ndarray], object]:
     """Return ``ggml_quantize_chunk`` of the library that the pywhispercpp wheel carries, as (…, result) -> bytes."""
-    for file in importlib.metadata.files("pywhispercpp") or []:
-        path = Path(str(file.locate()))
-        if "ggml-base" in path.name and ".so" in path.name and path.is_file():
-            chunk = ctypes.CDLL(str(path)).ggml_quantize_chunk
-            break
-    else:
+    library = oracle.find_library()
+    if library is None:
         raise SystemExit("ggml's library is not installed: pip install pywhispercpp")
-    chunk.restype = ctypes.c_size_t
-    chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    chunk = library.ggml_quantize_chunk
 
     def quantize(weights: np.ndarray, kind: TensorType, importance: np.ndarray | None, result: np.ndarray) -> object:
         address = None if importance is None else importance.ctypes.data
@@ -98,29 +96,3 @@ def machine() -> dict[str, str | int]:
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "not installed"
     return facts
-
-
-@dataclass(frozen=True)
-class Run:
-    """One process: seconds, the most anonymous memory, and the most resident memory, mapped pages included."""
-
-    seconds: float
-    held_mb: float
-    resident_mb: float
-
-
-def run_whisq(words: list[str]) -> Run:
-    """Run ``whisq`` with these words to its end; memory is sampled from /proc (0 where there is none)."""
-    code = "import sys; from whisq.cli import main; sys.exit(main())"
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
-    status, held_kb, resident_kb = Path(f"/proc/{process.pid}/status"), 0, 0
-    while process.poll() is None:
-        with contextlib.suppress(OSError):
-            found = dict(re.findall(r"(RssAnon|VmHWM):\s+(\d+)", status.read_text()))
-            held_kb = max(held_kb, int(found.get("RssAnon", 0)))
-            resident_kb = max(resident_kb, int(found.get("VmHWM", 0)))
-        time.sleep(0.002)
-    if process.returncode != 0:
-        raise SystemExit(f"whisq {' '.join(words)}: exit code {process.returncode}")
-    return Run(time.perf_counter() - started, held_kb / 1024, resident_kb / 1024)

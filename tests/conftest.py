@@ -1,12 +1,55 @@
-"""What tests share: real weights from the packages that carry them, made into files once a session."""
+"""What tests share: real weights from the packages that carry them, made into files once a session; markers.
+
+A test is marked by the fixtures it uses, through others or itself: ``torch``, ``runtime``, ``browser``, and ``slow``
+where one of them takes long to make. What is slow for a reason of its own says so with ``@pytest.mark.slow``.
+"""
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from whisq import Recipe, make_plan, open_model, quantize
 from whisq.types import F16, F32
+
+pytest_plugins = ["tests.support.calibrated", "tests.support.evaluated", "tests.support.optimized"]
+
+MARKERS = {
+    "torch": {"torch"},
+    "runtime": {"transcribe_cpp", "whisper_cpp"},
+    "browser": {"browser"},
+    "slow": {"torch", "transcribe_cpp", "whisper_cpp", "browser", "base_folder"},
+}
+"""The fixtures that give a test each marker."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test by the fixtures it uses."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        for marker, fixtures in MARKERS.items():
+            if used & fixtures:
+                item.add_marker(marker)
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    """torch; transformers is there, too."""
+    pytest.importorskip("transformers", reason="needs transformers: pip install 'whisq[calibrate]'")
+    return pytest.importorskip("torch", reason="needs torch: pip install 'whisq[calibrate]'")
+
+
+@pytest.fixture(scope="session")
+def transcribe_cpp() -> ModuleType:
+    """The runtime transcribe.cpp."""
+    return pytest.importorskip("transcribe_cpp", reason="needs transcribe-cpp: pip install 'whisq[test]'")
+
+
+@pytest.fixture(scope="session")
+def whisper_cpp() -> ModuleType:
+    """The runtime whisper.cpp."""
+    return pytest.importorskip("pywhispercpp", reason="needs pywhispercpp: pip install 'whisq[test]'")
 
 
 def _package_folder(name: str) -> Path:

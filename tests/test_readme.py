@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import WIDE, write_model
+
+from tests.support.containers import write_model
+from tests.support.models import WIDE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,8 +22,19 @@ def blocks(language):
     found = []
     for page in PAGES:
         for number, body in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)):
-            found.append(pytest.param(body, id=f"{page.name}-{language}-{number}"))
+            found.append(pytest.param(body, id=f"{page.name}-{language}-{number}", marks=marks_of(body)))
     return found
+
+
+def marks_of(body):
+    """Mark an example by what it runs."""
+    if needs_torch(body):
+        return [pytest.mark.torch, pytest.mark.runtime, pytest.mark.slow]
+    return [pytest.mark.runtime, pytest.mark.slow] if "evaluate" in body else []
+
+
+def needs_torch(body):
+    return any(command in body for command in ("whisq calibrate", "whisq optimize", "whisq search"))
 
 
 @pytest.fixture
@@ -61,11 +74,10 @@ def measurable(folder, tiny_en_bin, speech_wav, tmp_path_factory, monkeypatch):
 
 
 def prepare(request, body):
-    needs_torch = any(command in body for command in ("whisq calibrate", "whisq optimize"))
-    if needs_torch:
-        for package in ("torch", "transformers"):
-            pytest.importorskip(package, reason="needs the extra 'calibrate'")
-    if "evaluate" in body or needs_torch:
+    if needs_torch(body):
+        request.getfixturevalue("torch")
+    if "evaluate" in body or needs_torch(body):
+        request.getfixturevalue("transcribe_cpp")
         request.getfixturevalue("measurable")
 
 

@@ -1,6 +1,11 @@
 """How far two files of one model are apart, tensor by tensor, whatever containers and types they are in.
 
 Rows are dequantized a piece at a time, so that two files of any size need a few megabytes.
+
+One meaning of an error, here, in an evaluation's results and in a report: the norm of the difference over that of the
+reference. Of equal tensors it is 0, also where both are zero throughout, and the signal-to-noise ratio is infinite. Of
+a tensor that differs from zeros throughout, or is not finite where the other is, the error is infinite, and the ratio
+minus infinity. JSON has no infinities: there, what is infinite is null, and an error of 0 tells equal tensors.
 """
 
 from __future__ import annotations
@@ -22,6 +27,29 @@ _PIECE_WEIGHTS = 1 << 16
 """Half a megabyte in f64: what is computed from a piece stays in the cache."""
 
 
+def relative_error(signal: float, noise: float, n_not_finite: int) -> float:
+    """Return the norm of a difference over that of the reference, from their squares; see above for its ends."""
+    if n_not_finite:
+        return math.inf
+    if noise == 0:
+        return 0.0
+    return math.sqrt(noise / signal) if signal > 0 else math.inf
+
+
+def decibels(error: float) -> float:
+    """Return the signal-to-noise ratio of a relative error in dB."""
+    if error == 0:
+        return math.inf
+    if math.isinf(error):
+        return -math.inf
+    return -20 * math.log10(error)
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON has it: None for what is infinite."""
+    return value if math.isfinite(value) else None
+
+
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
     """One tensor in both files.
@@ -41,18 +69,13 @@ class TensorDifference:
 
     @property
     def relative_error(self) -> float:
-        """Norm of the difference over the norm of the first; infinite where only the second has anything."""
-        if self.n_not_finite:
-            return math.inf
-        if self.noise == 0:
-            return 0.0
-        return math.sqrt(self.noise / self.signal) if self.signal > 0 else math.inf
+        """Norm of the difference over the norm of the first."""
+        return relative_error(self.signal, self.noise, self.n_not_finite)
 
     @property
     def snr_db(self) -> float:
-        """Signal-to-noise ratio in dB: infinite where both are equal."""
-        error = self.relative_error
-        return math.inf if error == 0 else -math.inf if math.isinf(error) else -20 * math.log10(error)
+        """Signal-to-noise ratio in dB."""
+        return decibels(self.relative_error)
 
 
 @dataclass(frozen=True, slots=True)

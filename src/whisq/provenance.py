@@ -17,6 +17,7 @@ from whisq.writing import write_text
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
+    from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
 
@@ -24,11 +25,11 @@ _MOST_SIDECAR_BYTES = 1 << 24
 
 
 def provenance_of(
-    model: Model, recipe: Recipe | None = None, method: str = "ggml", calibration: Calibration | None = None
+    model: Model, recipe: Recipe | None = None, method: Method | None = None, calibration: Calibration | None = None
 ) -> dict[str, Any]:
     """Return where a file made from ``model`` comes from: the source's name and SHA-256, and the recipe as TOML.
 
-    With a method other than ggml's own, that and what its calibration heard are in it, too.
+    What a method adds is in it, too: its name, and what its calibration was made on.
     """
     source = {"name": model.path.resolve().name, "format": model.format, "sha256": model.sha256}
     stated: dict[str, Any] = {"version": __version__, "source": source}
@@ -36,17 +37,8 @@ def provenance_of(
         from whisq.recipe import save_recipe
 
         stated["recipe"] = save_recipe(recipe)
-    if calibration is not None and method != "ggml":
-        heard = calibration.heard
-        stated["method"] = method
-        stated["calibration"] = {"name": calibration.path.name} | {
-            key: heard[key] for key in ("data", "data_sha256", "seconds", "tokens") if key in heard
-        }
-        if method == "importance":
-            # As llama.cpp's quantizer says it.
-            stated["quantize"] = {"imatrix": {"file": calibration.path.name, "entries_count": len(calibration.counts)}}
-            if isinstance(heard.get("data"), list | tuple) and heard["data"]:
-                stated["quantize"]["imatrix"]["dataset"] = ", ".join(map(str, heard["data"]))
+    if method is not None:
+        stated |= method.provenance(calibration)
     return stated
 
 

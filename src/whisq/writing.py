@@ -77,6 +77,20 @@ def write_text(path: str | Path, text: str, *, hint: str = "choose another place
     write_bytes(path, text.encode(), hint=hint)
 
 
+def check_writable(*paths: str | Path | None) -> None:
+    """Raise ``OutputError`` listing every output that could not be written, before long work starts; None is none."""
+    wrong = []
+    for path in paths:
+        if path is None:
+            continue
+        if Path(path).is_dir():
+            wrong.append(f"{path}: is a directory")
+        elif not (parent := Path(path).resolve().parent).is_dir():
+            wrong.append(f"{path}: directory {parent} does not exist")
+    if wrong:
+        raise OutputError("; ".join(wrong), hint="name files in directories that exist")
+
+
 def default_cache_folder() -> Path:
     """Return ``$WHISQ_CACHE``, else ``whisq`` in the user's cache folder."""
     if named := os.environ.get("WHISQ_CACHE"):

@@ -2,20 +2,19 @@
 
 import json
 import struct
-from dataclasses import astuple, replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from builders import TINY, WIDE, model_bytes
-from calibration_builders import moments_of, write
 
 import whisq
+from tests.support.calibrations import MULTILINGUAL, languages_heard, moments_of, write
+from tests.support.containers import model_bytes
+from tests.support.models import NARROW, WIDE
 from whisq.calibration import input_of, inputs_of, merge, read_calibration
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.calibration.imatrix import write_imatrix
-from whisq.cli import main
 from whisq.errors import CalibrationError
 from whisq.whisper import expected_tensors
 
@@ -29,8 +28,8 @@ def test_queries_keys_and_values_share_an_input() -> None:
 
 
 def test_every_matrix_has_an_input_as_wide_as_its_rows() -> None:
-    widths = inputs_of(TINY)
-    for spec in expected_tensors(TINY).values():
+    widths = inputs_of(NARROW)
+    for spec in expected_tensors(NARROW).values():
         if spec.is_matrix:
             assert widths[input_of(spec.name)] == spec.shape[1]
 
@@ -52,11 +51,11 @@ def test_moments_survive_the_file(tmp_path: Path) -> None:
         assert np.array_equal(found.squares, expected.squares)
 
 
-def test_merging_is_as_if_all_had_been_heard_at_once(tmp_path: Path) -> None:
+def test_merging_is_as_if_all_had_been_one_calibration(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.calib", seed=0, seconds=3), write(tmp_path / "b.calib", seed=99, seconds=4)
     merge(tmp_path / "c.calib", [read_calibration(tmp_path / "a.calib"), read_calibration(tmp_path / "b.calib")])
     both = read_calibration(tmp_path / "c.calib")
-    assert both.heard["seconds"] == 7
+    assert both.audio["seconds"] == 7
     for name in first:
         found = both.moments(name)
         assert found.n_rows == 1000
@@ -73,14 +72,6 @@ def test_calibrations_of_different_models_are_not_merged(tmp_path: Path) -> None
     assert not (tmp_path / "c.calib").exists()
 
 
-MULTILINGUAL = replace(WIDE, n_vocab=51865)
-
-
-def languages_heard(path: Path, dims, **seconds: float):
-    write(path, WIDE, dims=list(astuple(dims)), languages=seconds, seconds=sum(seconds.values()))
-    return read_calibration(path)
-
-
 def test_a_multilingual_model_heard_in_one_language_is_warned_of(tmp_path: Path) -> None:
     # English-only calibration made a multilingual model worse in German; English and German made it better.
     ((message, hint),) = languages_heard(tmp_path / "a.calib", MULTILINGUAL, en=300.0).warnings
@@ -90,21 +81,8 @@ def test_a_multilingual_model_heard_in_one_language_is_warned_of(tmp_path: Path)
     assert not languages_heard(tmp_path / "c.calib", WIDE, en=300.0).warnings
 
 
-def test_calibrate_prints_that_warning(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("wide.bin").write_bytes(model_bytes(MULTILINGUAL))
-    for name, language in (("english", "en"), ("german", "de")):
-        languages_heard(Path(f"{name}.calib"), MULTILINGUAL, **{language: 300.0})
-    assert main(["calibrate", "wide.bin", "--merge", "english.calib", "-o", "out.calib"]) == 0
-    captured = capsys.readouterr()
-    assert "warning: out.calib: all audio is in one language (en)" in captured.err
-    assert "hint: add clips of the languages" in captured.err
-    assert main(["calibrate", "wide.bin", "--merge", "english.calib", "--merge", "german.calib", "-o", "o.calib"]) == 0
-    assert "warning" not in capsys.readouterr().err
-
-
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.calib", TINY)
+    write(tmp_path / "a.calib", NARROW)
     whole = (tmp_path / "a.calib").read_bytes()
     for size in [*range(0, 64), *range(64, len(whole), max(1, len(whole) // 40))]:
         (tmp_path / "b.calib").write_bytes(whole[:size])
@@ -127,7 +105,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_a_calibration_of_another_shape_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.calib", TINY)
+    write(tmp_path / "a.calib", NARROW)
     (tmp_path / "wide.bin").write_bytes(model_bytes(WIDE))
     with whisq.open_model(tmp_path / "wide.bin") as model, pytest.raises(CalibrationError, match="another model"):
         read_calibration(tmp_path / "a.calib").check_fits(model)
@@ -170,7 +148,7 @@ def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CalibrationError, match="no matrix of a Whisper"):
+    with pytest.raises(CalibrationError, match="does not name a matrix of a Whisper"):
         read_calibration(tmp_path / "a.gguf")
 
 
@@ -212,22 +190,23 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
     [
         {"counts": 3}, {"counts": {"a": "x"}}, {"counts": {"a": -1}}, {"counts": {"a": 1 << 70}}, {"idle": 5},
         {"languages": []}, {"languages": {"en": "x"}}, {"dims": 1}, {"data": 7}, {"seconds": "x"}, {"tokens": None},
+        {"singular": None}, {"singular": ["a"]}, {"singular": {"a": 1}},
     ],
 )  # fmt: skip
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:
-    write(tmp_path / "a.calib", TINY)
+    write(tmp_path / "a.calib", NARROW)
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}}))
     read_calibration(tmp_path / "a.calib")
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}, **changes}))
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, "{}"])
 def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    write(tmp_path / "a.calib", TINY)
+    write(tmp_path / "a.calib", NARROW)
     with_metadata(tmp_path / "a.calib", text)
-    with pytest.raises(CalibrationError, match="a safetensors file but no calibration"):
+    with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
 
 

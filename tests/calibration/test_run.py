@@ -6,45 +6,36 @@ import numpy as np
 import pytest
 
 import whisq
-from whisq.calibration import inputs_of, read_calibration
+from whisq.calibration import Calibration, inputs_of, read_calibration
 from whisq.calibration.run import Settings, calibrate
+from whisq.demo import SENTENCE
 from whisq.errors import CalibrationError, DataError
 from whisq.network.mel import log_mel, windows
 from whisq.network.model import load_torch_whisper
 from whisq.network.tokens import prompt_tokens
 
-torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
+pytestmark = pytest.mark.usefixtures("torch")
 
 
-SENTENCE = "The birch canoe slid on the smooth planks."
+@pytest.fixture
+def data(sentence_folder: Path) -> Path:
+    return sentence_folder
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from whisq import demo
-
-    folder = tmp_path_factory.mktemp("clips")
-    (folder / "one.wav").write_bytes(demo.speech_path().read_bytes())
-    (folder / "one.txt").write_text(SENTENCE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(tiny_en_bin: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp("calibration") / "tiny.calib"
-    return calibrate(tiny_en_bin, data, path, settings=Settings(cache=None))
+@pytest.fixture
+def made(tiny_en_calibration: Calibration) -> Calibration:
+    return tiny_en_calibration
 
 
 def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
     with whisq.open_model(tiny_en_bin) as model:
         assert list(made.counts) == list(inputs_of(model.dims))
-    assert made.heard["clips"] == 1
-    assert made.heard["languages"].keys() == {"en"}
+    assert made.audio["clips"] == 1
+    assert made.audio["languages"].keys() == {"en"}
     assert len(made.load_probes()) == 1
 
 
-def test_moments_are_what_the_whole_network_sees(made, tiny_en_bin: Path, data: Path) -> None:
+def test_moments_are_what_the_whole_network_sees(torch, made, tiny_en_bin: Path, data: Path) -> None:
     from whisq.clips.datasets import load_clips
     from whisq.network.tokens import encode_text, special_tokens
 
@@ -82,9 +73,9 @@ def test_several_languages_and_audio_in_windows(base_bin: Path, tmp_path: Path) 
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
     found = calibrate(base_bin, tmp_path / "clips.csv", tmp_path / "base.calib", settings=Settings(cache=None))
     short = len(sound) / 16000
-    assert found.heard["clips"] == 3
-    assert found.heard["windows"] == 4
-    assert found.heard["languages"] == pytest.approx({"en": short + 37, "de": short}, abs=0.02)
+    assert found.audio["clips"] == 3
+    assert found.audio["windows"] == 4
+    assert found.audio["languages"] == pytest.approx({"en": short + 37, "de": short}, abs=0.02)
     assert set(found.load_probes().languages) == {"en", "de"}
     assert found.warnings == ()
     with whisq.open_model(base_bin) as model:
@@ -116,8 +107,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
 
 def test_the_models_own_text_is_used_where_there_is_no_transcript_to_use(tiny_en_bin, data, tmp_path: Path) -> None:
     own = calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, own_text=True))
-    assert own.heard["own_text"]
-    assert 8 < own.heard["tokens"] < 60
+    assert own.audio["own_text"]
+    assert 8 < own.audio["tokens"] < 60
 
 
 def test_a_quantized_model_is_refused(tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:

@@ -16,18 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import (
-    TINY,
+
+from tests.support.containers import (
     copy_model,
-    tiny_weights,
     write_bin,
     write_ctranslate2,
     write_huggingface,
     write_openai,
     write_torch,
 )
-from mutations import damaged, odd_json, structure_of
-
+from tests.support.models import TINY, tiny_weights
+from tests.support.mutations import damaged, odd_json, structure_of
 from whisq.calibration.calibration import Moments
 from whisq.calibration.file import read_calibration, write_calibration
 from whisq.calibration.imatrix import write_imatrix

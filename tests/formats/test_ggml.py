@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import TINY, head_of, model_bytes, tensor_record, weights_of, write_model
 
+from tests.support.containers import bin_head, model_bytes, tensor_record, write_model
+from tests.support.models import NARROW, values_of
 from whisq import Recipe, WhisqError, make_plan, open_model
 from whisq.errors import FormatError
 from whisq.types import F16
 from whisq.whisper import expected_tensors
 
-SPECS = expected_tensors(TINY)
+SPECS = expected_tensors(NARROW)
 
 
 def opened(tmp_path, content):
@@ -31,34 +32,34 @@ def refused(tmp_path, content):
 
 
 def with_record(name, record):
-    parts = [record if spec.name == name else tensor_record(spec, weights_of(spec)) for spec in SPECS.values()]
-    return head_of(TINY) + b"".join(parts)
+    parts = [record if spec.name == name else tensor_record(spec, values_of(spec)) for spec in SPECS.values()]
+    return bin_head(NARROW) + b"".join(parts)
 
 
 def test_reads_what_was_written(tmp_path):
     model = opened(tmp_path, model_bytes())
-    assert model.dims == TINY
+    assert model.dims == NARROW
     assert model.tokenizer.tokens == (b"a", b"", b"\xff\xfe")
     assert [tensor.name for tensor in model.tensors] == list(SPECS)
     for tensor in model.tensors:
-        wanted = weights_of(tensor.spec)
+        wanted = values_of(tensor.spec)
         if tensor.type.name == "f16":
             wanted = wanted.astype(np.float16)
         np.testing.assert_array_equal(model.array(tensor), wanted.astype(np.float32), strict=True)
 
 
 def test_keeps_the_files_order(tmp_path):
-    records = [tensor_record(spec, weights_of(spec)) for spec in SPECS.values()]
+    records = [tensor_record(spec, values_of(spec)) for spec in SPECS.values()]
     order = list(range(len(records)))
     random.Random(3).shuffle(order)
-    model = opened(tmp_path, head_of(TINY) + b"".join(records[i] for i in order))
+    model = opened(tmp_path, bin_head(NARROW) + b"".join(records[i] for i in order))
     assert [tensor.name for tensor in model.tensors] == [list(SPECS)[i] for i in order]
 
 
 def test_accepts_conv_biases_in_one_dimension(tmp_path):
     spec = SPECS["encoder.conv1.bias"]
     name = spec.name.encode()
-    record = struct.pack("<4i", 1, len(name), 0, spec.shape[0]) + name + weights_of(spec).tobytes()
+    record = struct.pack("<4i", 1, len(name), 0, spec.shape[0]) + name + values_of(spec).tobytes()
     assert opened(tmp_path, with_record(spec.name, record))[spec.name].shape == spec.shape
 
 
@@ -77,10 +78,10 @@ def test_gguf_named_as_such(tmp_path):
 
 
 def test_truncated_at_every_byte(tmp_path):
-    content = head_of(TINY, tokens=[b"ab"]) + tensor_record(
-        SPECS["encoder.conv1.bias"], weights_of(SPECS["encoder.conv1.bias"])
+    content = bin_head(NARROW, tokens=[b"ab"]) + tensor_record(
+        SPECS["encoder.conv1.bias"], values_of(SPECS["encoder.conv1.bias"])
     )
-    filters = 4 * TINY.n_mels * 201
+    filters = 4 * NARROW.n_mels * 201
     for size in [*range(1, 70), *range(60 + filters - 9, len(content))]:
         path = tmp_path / f"{size}.bin"
         path.write_bytes(content[:size])
@@ -110,41 +111,41 @@ def test_mel_filters_of_another_size(tmp_path):
 @pytest.mark.parametrize("count", [-1, 17, 2**31 - 1])
 def test_absurd_vocabulary(tmp_path, count):
     content = bytearray(model_bytes())
-    struct.pack_into("<i", content, 56 + 4 * TINY.n_mels * 201, count)
+    struct.pack_into("<i", content, 56 + 4 * NARROW.n_mels * 201, count)
     assert "the vocabulary counts" in refused(tmp_path, bytes(content))
 
 
 @pytest.mark.parametrize("length", [5000, 2**32 - 1])
 def test_absurd_token_length(tmp_path, length):
     content = bytearray(model_bytes())
-    struct.pack_into("<I", content, 60 + 4 * TINY.n_mels * 201, length)
+    struct.pack_into("<I", content, 60 + 4 * NARROW.n_mels * 201, length)
     assert "token 0 claims a length" in refused(tmp_path, bytes(content))
 
 
 @pytest.mark.parametrize(("n_dims", "length"), [(0, 5), (5, 5), (2**30, 5), (1, 0), (1, 2**31 - 1), (-1, 5)])
 def test_absurd_tensor_header(tmp_path, n_dims, length):
-    content = head_of(TINY) + struct.pack("<3i", n_dims, length, 0) + bytes(64)
+    content = bin_head(NARROW) + struct.pack("<3i", n_dims, length, 0) + bytes(64)
     assert "the header of tensor 1" in refused(tmp_path, content)
 
 
 def test_unknown_tensor(tmp_path):
     record = struct.pack("<4i", 1, 3, 0, 2) + b"foo" + bytes(8)
-    assert "unknown tensor 'foo'" in refused(tmp_path, head_of(TINY) + record)
+    assert "unknown tensor 'foo'" in refused(tmp_path, bin_head(NARROW) + record)
 
 
 def test_name_that_is_not_utf8(tmp_path):
     record = struct.pack("<4i", 1, 3, 0, 2) + b"\xff\xfe\xfd" + bytes(8)
-    assert "unknown tensor" in refused(tmp_path, head_of(TINY) + record)
+    assert "unknown tensor" in refused(tmp_path, bin_head(NARROW) + record)
 
 
 def test_duplicate_tensor(tmp_path):
-    records = [tensor_record(spec, weights_of(spec)) for spec in SPECS.values()]
-    assert "occurs twice" in refused(tmp_path, head_of(TINY) + b"".join([records[0], *records[:-1]]))
+    records = [tensor_record(spec, values_of(spec)) for spec in SPECS.values()]
+    assert "occurs twice" in refused(tmp_path, bin_head(NARROW) + b"".join([records[0], *records[:-1]]))
 
 
 def test_missing_tensor(tmp_path):
-    records = [tensor_record(spec, weights_of(spec)) for spec in SPECS.values()]
-    message = refused(tmp_path, head_of(TINY) + b"".join(records[1:]))
+    records = [tensor_record(spec, values_of(spec)) for spec in SPECS.values()]
+    message = refused(tmp_path, bin_head(NARROW) + b"".join(records[1:]))
     assert "1 of" in message
     assert next(iter(SPECS)) in message
 
@@ -152,13 +153,13 @@ def test_missing_tensor(tmp_path):
 def test_wrong_shape(tmp_path):
     spec = SPECS["encoder.blocks.0.mlp.0.weight"]
     turned = type(spec)(spec.name, spec.stack, spec.layer, spec.role, spec.shape[::-1])
-    message = refused(tmp_path, with_record(spec.name, tensor_record(turned, weights_of(turned))))
+    message = refused(tmp_path, with_record(spec.name, tensor_record(turned, values_of(turned))))
     assert "has shape [64, 256], expected [256, 64]" in message
 
 
 def test_unknown_type(tmp_path):
     spec = SPECS["encoder.blocks.0.mlp.0.weight"]
-    record = bytearray(tensor_record(spec, weights_of(spec)))
+    record = bytearray(tensor_record(spec, values_of(spec)))
     struct.pack_into("<i", record, 8, 99)
     assert "ggml type 99" in refused(tmp_path, with_record(spec.name, bytes(record)))
 
@@ -166,7 +167,7 @@ def test_unknown_type(tmp_path):
 def test_blocks_that_do_not_fit_the_rows(tmp_path):
     # whisper.cpp's own tool writes such files for tiny without a word, and nothing loads them.
     spec = SPECS["encoder.blocks.0.mlp.0.weight"]
-    record = bytearray(tensor_record(spec, weights_of(spec)))
+    record = bytearray(tensor_record(spec, values_of(spec)))
     struct.pack_into("<i", record, 8, 12)
     assert "its rows have 64" in refused(tmp_path, with_record(spec.name, bytes(record)))
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import RELEASED, copy_model, released, tiny_weights, write_bin, write_huggingface
 
+from tests.support.containers import copy_model, write_bin, write_huggingface
+from tests.support.models import RELEASED, released, tiny_weights
 from whisq.formats import open_model
 from whisq.formats.gguf_metadata import metadata_of, variant_of_sizes
 from whisq.formats.layout import Output
@@ -167,9 +168,8 @@ def test_file_type_names_the_commonest_type(tiny_en_bin: Path) -> None:
 
 
 def test_runtime_hears_the_same_from_bin_and_gguf(
-    base_bin: Path, tiny_en_bin: Path, speech_wav: Path, tmp_path: Path
+    transcribe_cpp, base_bin: Path, tiny_en_bin: Path, speech_wav: Path, tmp_path: Path
 ) -> None:
-    transcribe_cpp = pytest.importorskip("transcribe_cpp")
     with wave.open(str(speech_wav)) as stream:
         raw = stream.readframes(stream.getnframes())
     samples = np.array(struct.unpack(f"<{len(raw) // 2}h", raw), np.float32) / 32768

@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from format_builders import TINY
-from gguf_parts import STRING, U32, Parts, refused, string
 
+from tests.support.gguf_parts import STRING, U32, Parts, refused, string
+from tests.support.models import TINY
 from whisq.formats import open_model
 
 

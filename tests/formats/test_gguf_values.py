@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gguf_parts import ARRAY, I32, STRING, U32, Parts, refused, string
 
+from tests.support.gguf_parts import ARRAY, I32, STRING, U32, Parts, refused, string
 from whisq.errors import FormatError
 from whisq.formats import open_model
 

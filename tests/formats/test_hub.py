@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from format_builders import tiny_weights, write_bin, write_ctranslate2, write_huggingface
-from hub_server import COMMIT, Hub, serving
 
+from tests.support.containers import write_bin, write_ctranslate2, write_huggingface
+from tests.support.hub_server import COMMIT, Hub, serving
+from tests.support.models import tiny_weights
 from whisq.cli import main
 from whisq.errors import FormatError
 from whisq.formats import open_model

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import (
-    TINY,
+
+from tests.support.containers import (
     copy_model,
     hf_config,
     safetensors_header,
-    tiny_tokenizer,
-    tiny_weights,
     tokenizer_json,
     write_bin,
     write_huggingface,
     write_safetensors,
     write_torch,
 )
-
+from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import special_tokens

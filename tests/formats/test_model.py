@@ -11,20 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import (
-    TINY,
-    WRITERS,
-    Weights,
-    copy_model,
-    hollow_weights,
-    released,
-    tiny_weights,
-    weights_of,
-    write_bin,
-    write_huggingface,
-    write_openai,
-)
 
+from tests.support.containers import WRITERS, copy_model, write_bin, write_huggingface, write_openai
+from tests.support.models import TINY, Weights, hollow_weights, released, tiny_weights, weights_of
 from whisq import Recipe, make_plan, quantize
 from whisq.formats import open_model
 from whisq.model import Model, TensorRef

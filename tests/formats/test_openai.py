@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import pickle
 import struct
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import TINY, Pickle, tiny_tokenizer, tiny_weights, tokenizer_json, write_openai, write_torch
 
+from tests.support.containers import Pickle, tokenizer_json, write_openai, write_torch
+from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.whisper import Dimensions
@@ -257,7 +259,7 @@ def test_tokenizer_of_a_larger_model(tmp_path: Path) -> None:
     path = write_openai(tmp_path / "a.pt", tiny_weights())
     document = tokenizer_json(tiny_tokenizer())
     document["model"]["vocab"] |= {f"w{number}": 263 + number for number in range(1, 100)}
-    (tmp_path / "tokenizer.json").write_text(__import__("json").dumps(document))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     assert "tokens, the model 300" in refused(path)
 
 

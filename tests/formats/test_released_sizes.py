@@ -10,16 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import (
-    RELEASED,
-    WRITERS,
-    Weights,
-    hollow_weights,
-    released,
-    tiny_tokenizer,
-    write_huggingface,
-)
 
+from tests.support.containers import WRITERS, write_huggingface
+from tests.support.models import RELEASED, Weights, hollow_weights, released, tiny_tokenizer
 from whisq import load_recipe, make_plan, quantize
 from whisq.formats import open_model
 from whisq.formats.gguf_metadata import variant_of_sizes

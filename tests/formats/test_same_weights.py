@@ -12,19 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_builders import (
-    TINY,
+
+from tests.support.containers import (
     WRITERS,
-    Weights,
     copy_model,
-    tiny_weights,
-    weights_of,
+    hf_config,
     write_bin,
     write_huggingface,
     write_openai,
     write_safetensors,
 )
-
+from tests.support.models import REAL_MODELS, TINY, Weights, tiny_weights, weights_of
 from whisq.formats import layout_of, open_model
 from whisq.formats.layout import Output
 from whisq.formats.mel import mel_filters
@@ -198,9 +196,9 @@ def test_slow_tokenizer_gives_what_the_fast_one_does(tmp_path: Path) -> None:
 # --- real weights
 
 
-@pytest.fixture(scope="module", params=["tiny_en_folder", "base_folder"])
+@pytest.fixture(scope="module", params=REAL_MODELS)
 def real_weights(request: pytest.FixtureRequest) -> Weights:
-    with open_model(request.getfixturevalue(request.param)) as model:
+    with open_model(request.getfixturevalue(f"{request.param}_folder")) as model:
         return weights_of(model)
 
 
@@ -215,9 +213,9 @@ def test_real_weights_are_the_same_everywhere(kind: str, real_weights: Weights, 
         assert_same_tensors(model, real_weights)
 
 
-@pytest.mark.parametrize("name", ["tiny_en_bin", "base_bin"])
+@pytest.mark.parametrize("name", REAL_MODELS)
 def test_real_bin_to_gguf_to_bin_is_the_same_file(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    first: Path = request.getfixturevalue(name)
+    first: Path = request.getfixturevalue(f"{name}_bin")
     with open_model(first) as source:
         middle = copy_model(source, tmp_path / "middle.gguf", "gguf")
     with open_model(middle) as source:
@@ -225,12 +223,12 @@ def test_real_bin_to_gguf_to_bin_is_the_same_file(name: str, request: pytest.Fix
     assert last.read_bytes() == first.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["tiny_en", "base"])
-def test_transformers_folder_and_torch_checkpoint(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", REAL_MODELS)
+def test_transformers_folder_and_torch_checkpoint(
+    torch, name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """What transformers and torch themselves save, of the same weights."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from format_builders import hf_config
+    import transformers
 
     source: Path = request.getfixturevalue(f"{name}_folder")
     with open_model(source) as model:
@@ -252,7 +250,7 @@ def test_transformers_folder_and_torch_checkpoint(name: str, request: pytest.Fix
             assert_same_tensors(model, weights)
 
 
-@pytest.mark.parametrize("name", ["tiny_en", "base"])
+@pytest.mark.parametrize("name", REAL_MODELS)
 def test_bin_equals_one_made_by_hand_up_to_tensor_order(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -296,7 +294,7 @@ def _variables(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("name", ["tiny_en", "base"])
+@pytest.mark.parametrize("name", REAL_MODELS)
 def test_fused_matrices_are_split_into_query_key_and_value(name: str, request: pytest.FixtureRequest) -> None:
     """CTranslate2 stacks query, key and value of self-attention, key and value of cross-attention, in that order."""
     folder: Path = request.getfixturevalue(f"{name}_folder")

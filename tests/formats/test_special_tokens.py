@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from format_builders import TINY, Weights, copy_model, tiny_tokenizer, tiny_weights, write_bin, write_huggingface
 
+from tests.support.containers import copy_model, write_bin, write_huggingface
+from tests.support.models import TINY, Weights, tiny_tokenizer, tiny_weights
 from whisq.errors import DataError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import LANGUAGES, SpecialTokens, mistaken_by_counting, special_tokens

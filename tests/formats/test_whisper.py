@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from format_builders import TINY
 
+from tests.support.models import TINY
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
 
 SPECS = expected_tensors(TINY)

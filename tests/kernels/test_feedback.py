@@ -1,5 +1,6 @@
 """Rounding with error feedback: against a plain numpy version, its own promise, and ggml's reading of the blocks."""
 
+from functools import cache
 from itertools import pairwise
 
 import gguf
@@ -16,12 +17,20 @@ KINDS = [kind for kind in TYPES.values() if kernels.has_feedback(kind)]
 ISAS = kernels.available_isas()
 
 
+@cache
 def correlated(columns: int, seed: int = 0) -> np.ndarray:
     """The second moment of inputs that share a few directions, as real layers' do."""
     generator = np.random.default_rng(seed)
     shared = generator.normal(size=(columns // 4, columns))
     inputs = generator.normal(size=(4 * columns, columns // 4)) @ shared + generator.normal(size=(4 * columns, columns))
-    return inputs.T @ inputs / len(inputs)
+    second = inputs.T @ inputs / len(inputs)
+    second.setflags(write=False)
+    return second
+
+
+@cache
+def correlated_factor(columns: int, damping: float | None = None) -> Factor:
+    return factor_of(correlated(columns)) if damping is None else factor_of(correlated(columns), damping)
 
 
 def some_weights(rows: int, columns: int, seed: int = 1) -> np.ndarray:
@@ -57,7 +66,7 @@ def stored(parts, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["q4_0", "q5_0", "q8_0"])
 def test_integers_are_those_of_a_plain_loop_over_columns(name):
-    weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
+    weights, factor = some_weights(40, 128), correlated_factor(128, 0.03)
     levels, scale, _ = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
     low, high = LEVELS[name]
     assert np.array_equal(levels + low, plain_feedback(weights, factor, scale, low, high))
@@ -65,7 +74,7 @@ def test_integers_are_those_of_a_plain_loop_over_columns(name):
 
 @pytest.mark.parametrize("name", ["iq4_nl", "mxfp4"])
 def test_indices_are_those_of_a_plain_loop_over_columns(name):
-    weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
+    weights, factor = some_weights(40, 128), correlated_factor(128, 0.03)
     definition = format_of(parse_type(name))
     parts = feedback_parts(weights, parse_type(name), factor, sweeps=0)
     found, scale = definition.values(parts.levels).reshape(40, -1), parts.unit.reshape(40, -1)
@@ -84,7 +93,7 @@ def test_indices_are_those_of_a_plain_loop_over_columns(name):
 def test_scales_of_mxfp4_are_powers_of_two_that_its_byte_can_hold(sweeps):
     weights = some_weights(40, 512) * np.float32(10.0) ** np.arange(-36, 4)[:, None].astype(np.float32)
     weights[3] = 0
-    parts = feedback_parts(weights, parse_type("mxfp4"), factor_of(correlated(512)), sweeps=sweeps)
+    parts = feedback_parts(weights, parse_type("mxfp4"), correlated_factor(512), sweeps=sweeps)
     fraction, exponent = np.frexp(parts.unit)
     assert (fraction == 0.5).all()
     assert ((exponent + 127 > 0) & (exponent + 127 < 255)).all()
@@ -158,7 +167,7 @@ def plain_scales(h, g, change, levels, scale, offset, block, ranged):
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_sweep_gives_the_integers_and_scales_of_a_plain_one(name):
-    weights, factor = some_weights(40, 128), factor_of(correlated(128), 0.03)
+    weights, factor = some_weights(40, 128), correlated_factor(128, 0.03)
     low, high = LEVELS[name]
     levels, scale, offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
     levels = (levels + low).astype(np.float32)
@@ -209,14 +218,14 @@ def test_no_row_is_worse_than_rounding_to_nearest_with_its_scales(name):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("isa", ISAS)
 def test_same_bytes_on_every_instruction_set_and_with_any_number_of_threads(kind, isa):
-    weights, factor = some_weights(37, 512), factor_of(correlated(512))
+    weights, factor = some_weights(37, 512), correlated_factor(512)
     expected = quantize_with_feedback(weights, kind, factor, isa=ISAS[0])
     assert np.array_equal(quantize_with_feedback(weights, kind, factor, isa=isa, threads=3), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_gguf_reads_from_the_blocks_what_we_do(kind):
-    blocks = quantize_with_feedback(some_weights(8, 512), kind, factor_of(correlated(512)))
+    blocks = quantize_with_feedback(some_weights(8, 512), kind, correlated_factor(512))
     theirs = gguf.dequantize(blocks, gguf.GGMLQuantizationType(kind.ggml_type))
     assert np.array_equal(theirs, kernels.dequantize(blocks.data, kind, (8, 512)))
 
@@ -226,7 +235,7 @@ def test_gguf_reads_from_the_blocks_what_we_do(kind):
 def test_odd_weights_stay_finite(kind, value):
     # llama.cpp #3010: all-zero super-blocks, scales that are zero or subnormal in f16.
     weights = np.full((4, 256), value, np.float32)
-    blocks = quantize_with_feedback(weights, kind, factor_of(correlated(256)))
+    blocks = quantize_with_feedback(weights, kind, correlated_factor(256))
     decoded = kernels.dequantize(blocks.data, kind, (4, 256))
     assert np.isfinite(decoded).all()
     assert np.abs(decoded - weights).max() <= max(0.6 * abs(value), 1e-6)
@@ -269,4 +278,4 @@ def test_moments_that_cannot_be_used_are_refused(moment, said):
 
 def test_rows_that_do_not_fit_are_refused():
     with pytest.raises(KernelError, match="do not fit"):
-        quantize_with_feedback(some_weights(2, 64), "q4_K", factor_of(correlated(64)))
+        quantize_with_feedback(some_weights(2, 64), "q4_K", correlated_factor(64))

@@ -1,10 +1,10 @@
 """The numpy definition equals ggml, and so the kernels equal it: three independent witnesses."""
 
 import numpy as np
-import oracle
 import pytest
-from test_bytes import EDGES, QUANTIZED, importances
 
+from tests.support import oracle
+from tests.support.edge_cases import EDGES, QUANTIZED, importances
 from whisq import kernels
 from whisq.kernels import reference
 

@@ -61,9 +61,7 @@ def test_text_is_cut_as_the_tokenizers_package_cuts_it(tiny_en_bin: Path, tiny_e
             assert encode_text(text, model.tokenizer) == expected
 
 
-def test_mel_and_weights_make_a_model_that_hears(tiny_en_bin: Path, speech_wav: Path) -> None:
-    torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-    pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
+def test_mel_and_weights_make_a_model_that_hears(torch, tiny_en_bin: Path, speech_wav: Path) -> None:
     from whisq.clips.audio import read_audio
 
     with whisq.open_model(tiny_en_bin) as model:

@@ -1,8 +1,9 @@
 """Plans: what happens to every tensor, and why."""
 
 import pytest
-from builders import TINY, WIDE, write_model
 
+from tests.support.containers import write_model
+from tests.support.models import NARROW, WIDE
 from whisq import Recipe, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import PlanError
 from whisq.types import TYPES
@@ -65,7 +66,7 @@ def test_a_plan_does_not_depend_on_the_one_before(f16):
 
 
 def test_misfits_fall_back_to_the_next_precise_type(tmp_path):
-    with open_model(write_model(tmp_path / "m.bin", TINY)) as model:
+    with open_model(write_model(tmp_path / "m.bin", NARROW)) as model:
         for asked, got in (("q4_K", "q5_0"), ("q6_K", "q8_0"), ("iq4_xs", "iq4_nl"), ("q2_K", "q4_0")):
             plan = make_plan(model, Recipe(TYPES[asked]))
             narrow, wide = plan["encoder.blocks.0.mlp.0.weight"], plan["encoder.blocks.0.mlp.2.weight"]
@@ -74,7 +75,7 @@ def test_misfits_fall_back_to_the_next_precise_type(tmp_path):
 
 
 def test_misfits_can_be_refused_all_at_once(tmp_path):
-    with open_model(write_model(tmp_path / "m.bin", TINY)) as model, pytest.raises(PlanError) as caught:
+    with open_model(write_model(tmp_path / "m.bin", NARROW)) as model, pytest.raises(PlanError) as caught:
         make_plan(model, Recipe(TYPES["q4_K"], on_misfit="error"))
     assert "encoder.blocks.0.attn.query.weight: rows of 64 do not fit q4_K" in str(caught.value)
     assert "decoder.blocks.2.mlp.0.weight" in str(caught.value)
@@ -120,7 +121,7 @@ def test_a_quantized_source_is_refused_unless_allowed(tmp_path, f16):
 
 
 def test_reasons_read_well(tmp_path):
-    with open_model(write_model(tmp_path / "m.bin", TINY)) as model:
+    with open_model(write_model(tmp_path / "m.bin", NARROW)) as model:
         plan = make_plan(model, Recipe(TYPES["q4_K"]))
     assert plan[EMBEDDING].reason == "protected: never quantized"
     assert "which rows of 64 do not fit" in plan["encoder.blocks.0.mlp.0.weight"].reason

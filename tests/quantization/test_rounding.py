@@ -4,17 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
-from builders import WIDE, model_bytes
-from calibration_builders import moments_of, write
 
 import whisq
+from tests.support import oracle
+from tests.support.calibrations import moments_of, write
+from tests.support.containers import model_bytes
+from tests.support.models import WIDE
 from whisq import kernels
 from whisq.calibration import input_of, inputs_of, read_calibration, write_calibration
+from whisq.calibration.factors import factor_for
 from whisq.calibration.imatrix import write_imatrix
 from whisq.errors import CalibrationError, PlanError
-from whisq.quantization.rounding import Rounder, factor_for, parse_method
+from whisq.quantization.layer_inputs import LayerInputs
+from whisq.quantization.method import GGML
+from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.types import TYPES, parse_type
 
 BLOCK_TYPES = [kind.name for kind in TYPES.values() if kind.is_quantized]
@@ -129,7 +133,7 @@ def test_a_layer_that_is_not_covered_is_named_in_the_plan(model, tmp_path: Path)
     calibration = read_calibration(tmp_path / "a.calib")
     plan = quantized(model, tmp_path / "q.bin", "q4_0", "feedback", calibration)
     uncovered, idle = plan["encoder.blocks.0.mlp.2.weight"], plan["decoder.blocks.0.mlp.0.weight"]
-    assert (uncovered.method, idle.method) == ("ggml", "ggml")
+    assert (uncovered.method, idle.method) == (GGML, GGML)
     assert "does not cover" in uncovered.note
     assert "never active" in idle.note
     with whisq.open_model(tmp_path / "q.bin") as result:
@@ -146,12 +150,12 @@ def test_a_singular_second_moment_is_named_in_the_plan(model, tmp_path: Path) ->
     second[0, 1] = second[1, 0] = 9 * second[0, 0]  # no moments of any inputs
     made[bad] = replace(made[bad], second_moment=second)
     listed = [(name, len(moments.squares), 500) for name, moments in made.items()]
-    write_calibration(tmp_path / "a.calib", dict(whole.heard), listed, made.__getitem__, None)
+    write_calibration(tmp_path / "a.calib", dict(whole.audio), listed, made.__getitem__, None)
     plan = quantized(model, tmp_path / "q.bin", "q4_0", "feedback", read_calibration(tmp_path / "a.calib"))
-    assert plan[f"{bad}.weight"].method == "ggml"
+    assert plan[f"{bad}.weight"].method is GGML
     assert "singular" in plan[f"{bad}.weight"].note
     others = [a for a in plan.assignments if a.is_quantized_here and a.tensor.name != f"{bad}.weight"]
-    assert {a.method for a in others} == {"feedback"}
+    assert {a.method for a in others} == {FEEDBACK}
     with whisq.open_model(tmp_path / "q.bin") as result:
         expected = kernels.quantize(model.array(f"{bad}.weight"), "q4_0").tobytes()
         assert bytes(result.rows(result[f"{bad}.weight"])) == expected
@@ -164,7 +168,7 @@ def test_columns_that_were_never_active_leave_finite_weights(model, tmp_path: Pa
     listed = [(name, width, 500) for name, width in inputs_of(WIDE).items()]
     write_calibration(tmp_path / "a.calib", {}, listed, made.__getitem__, None)
     calibration = read_calibration(tmp_path / "a.calib")
-    assert calibration.heard["inactive"]["encoder.blocks.0.mlp.2"] == 64
+    assert calibration.audio["inactive"]["encoder.blocks.0.mlp.2"] == 64
     for method in ("importance", "feedback"):
         quantized(model, tmp_path / "q.bin", type_name, method, calibration)
         with whisq.open_model(tmp_path / "q.bin") as result:
@@ -186,6 +190,6 @@ def test_methods_ask_for_what_they_need(model, tmp_path: Path) -> None:
 
 def test_importance_of_an_input_without_any_activity_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.calib", idle=("encoder.blocks.0.mlp.2",))
-    rounder = Rounder(read_calibration(tmp_path / "a.calib"))
+    inputs = LayerInputs(read_calibration(tmp_path / "a.calib"))
     with pytest.raises(CalibrationError, match="never active"):
-        rounder.importance("encoder.blocks.0.mlp.2.weight")
+        inputs.importance("encoder.blocks.0.mlp.2.weight")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import TINY, WIDE, weights_of, write_model
 
-import whisq.quantization.write as executing
+from tests.support.containers import write_model
+from tests.support.models import NARROW, WIDE, values_of
 from whisq import Recipe, kernels, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import OutputError, WeightError
 from whisq.types import TYPES
@@ -37,7 +37,7 @@ def test_every_tensor_holds_the_kernels_bytes(model, tmp_path, name):
     quantize(make_plan(model, Recipe(TYPES[name], unprotect=LIFT)), tmp_path / "out.bin")
     with open_model(tmp_path / "out.bin") as result:
         for tensor in result.tensors:
-            wanted = weights_of(tensor.spec)
+            wanted = values_of(tensor.spec)
             if tensor.spec.is_matrix:
                 assert tensor.type.name == name
                 assert bytes(result.rows(tensor)) == kernels.quantize(wanted, name).tobytes()
@@ -66,12 +66,11 @@ def test_the_size_is_the_plans(model, tmp_path):
     assert (tmp_path / "out.bin").stat().st_size == plan.size_bytes == written.size_bytes
 
 
-def test_the_same_bytes_with_any_number_of_threads_and_pieces(model, tmp_path, monkeypatch):
+def test_the_same_bytes_with_any_number_of_threads_and_pieces(model, tmp_path):
     plan = make_plan(model, load_recipe("compact"))
     seen = set()
     for threads, weights in ((1, 1 << 19), (1, 1000), (2, 999), (5, 256), (3, 1 << 19)):
-        monkeypatch.setattr(executing, "_CHUNK_WEIGHTS", weights)
-        quantize(plan, tmp_path / "out.bin", threads=threads)
+        quantize(plan, tmp_path / "out.bin", threads=threads, piece_weights=weights)
         seen.add((tmp_path / "out.bin").read_bytes())
     assert len(seen) == 1
 
@@ -100,7 +99,7 @@ def test_a_symbolic_link_is_followed(model, tmp_path):
     assert (tmp_path / "real" / "file.bin").stat().st_size > 0
 
 
-@pytest.mark.parametrize(("name", "message"), [(".", "is a directory"), ("absent/out.bin", "no directory")])
+@pytest.mark.parametrize(("name", "message"), [(".", "is a directory"), ("absent/out.bin", "does not exist")])
 def test_output_in_no_place(model, tmp_path, name, message):
     with pytest.raises(OutputError, match=message) as caught:
         quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / name)
@@ -108,7 +107,7 @@ def test_output_in_no_place(model, tmp_path, name, message):
 
 
 def test_output_is_no_regular_file(model):
-    with pytest.raises(OutputError, match="no regular file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         quantize(make_plan(model, Recipe(TYPES["q4_0"])), os.devnull)
 
 
@@ -120,7 +119,7 @@ def test_output_without_permission(model, tmp_path):
 
 
 def test_no_room_on_the_disk(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(executing.shutil, "disk_usage", lambda path: _Usage())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: _Usage())
     with pytest.raises(OutputError, match="has 10 bytes free"):
         quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "out.bin")
     assert leftovers(tmp_path) == []
@@ -144,7 +143,7 @@ def test_nothing_is_left_when_writing_fails(model, tmp_path, monkeypatch, failur
         return real(descriptor, data, offset)
 
     plan = make_plan(model, Recipe(TYPES["q4_0"]))
-    monkeypatch.setattr(executing.os, "pwrite", failing)
+    monkeypatch.setattr("os.pwrite", failing)
     expected = OutputError if isinstance(failure, OSError) else type(failure)
     with pytest.raises(expected):
         quantize(plan, tmp_path / "out.bin", threads=threads)
@@ -157,7 +156,7 @@ def test_short_writes_are_continued(model, tmp_path, monkeypatch):
     plan = make_plan(model, Recipe(TYPES["q4_0"]))
     quantize(plan, tmp_path / "out.bin")
     whole = (tmp_path / "out.bin").read_bytes()
-    monkeypatch.setattr(executing.os, "pwrite", lambda fd, data, offset: real(fd, data[:1000], offset))
+    monkeypatch.setattr("os.pwrite", lambda fd, data, offset: real(fd, data[:1000], offset))
     quantize(plan, tmp_path / "out.bin")
     assert (tmp_path / "out.bin").read_bytes() == whole
 
@@ -170,10 +169,10 @@ def test_an_existing_files_mode_is_kept(model, tmp_path):
 
 
 def damaged(tmp_path, name, value, kind=0, count=3):
-    dims = TINY
+    dims = NARROW
     spec_values = None
     with open_model(write_model(tmp_path / "source.bin", dims, kind)) as model:
-        spec_values = weights_of(model[name].spec)
+        spec_values = values_of(model[name].spec)
     spec_values.reshape(-1)[5 : 5 + count] = value
     return write_model(tmp_path / "source.bin", dims, kind, {name: spec_values})
 
@@ -211,32 +210,28 @@ def test_norms_may_exceed_f16(tmp_path):
 
 def test_all_bad_tensors_are_listed_at_once(tmp_path):
     change = {name: np.full((256, 64), np.nan, np.float32) for name in (MLP, MLP.replace("0.mlp", "1.mlp"))}
-    path = write_model(tmp_path / "source.bin", TINY, 0, change)
+    path = write_model(tmp_path / "source.bin", NARROW, 0, change)
     with open_model(path) as model, pytest.raises(WeightError) as caught:
         quantize(make_plan(model, Recipe(TYPES["q8_0"])), tmp_path / "out.bin")
     assert "2 tensors hold weights" in str(caught.value)
     assert f"{MLP}: 16384 NaN" in str(caught.value)
 
 
-def test_a_disk_error_that_only_the_sync_along_the_way_hears_of_is_reported(model, tmp_path, monkeypatch):
-    heard = threading.Event()
+def test_a_disk_error_that_only_the_sync_along_the_way_meets_is_reported(model, tmp_path, monkeypatch):
+    met = threading.Event()
 
     def once(descriptor: int) -> None:
-        if threading.current_thread().name == "whisq-sync" and not heard.is_set():
-            heard.set()
+        if threading.current_thread().name == "whisq-sync" and not met.is_set():
+            met.set()
             raise OSError(5, "Input/output error")
 
-    wrote = executing._Syncing.wrote
+    def wait(n_weights: int) -> None:
+        # Called after each piece is written: the other thread meets the error before the work ends.
+        assert met.wait(60)
 
-    def and_wait(syncing, n_bytes: int) -> None:
-        wrote(syncing, n_bytes)
-        # The other thread hears of it before the work ends.
-        assert heard.wait(60)
-
-    monkeypatch.setattr(executing, "_SYNC_EVERY_BYTES", 1)
-    monkeypatch.setattr(executing.os, "fsync", once)
-    monkeypatch.setattr(executing._Syncing, "wrote", and_wait)
+    monkeypatch.setattr("whisq.quantization.background_sync.SYNC_EVERY_BYTES", 1)
+    monkeypatch.setattr("os.fsync", once)
     with pytest.raises(OutputError, match="Input/output error"):
-        quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "out.bin", threads=1)
+        quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "out.bin", threads=1, progress=wait)
     assert not (tmp_path / "out.bin").exists()
     assert leftovers(tmp_path) == []

@@ -1,15 +1,16 @@
 """Every mistake that people make with rules: one warning naming the rule, with a hint that mends it."""
 
 import pytest
-from builders import TINY, WIDE, write_model
 
+from tests.support.containers import write_model
+from tests.support.models import NARROW, WIDE
 from whisq import Recipe, make_plan, open_model, parse_rule
 from whisq.types import TYPES
 
 
 @pytest.fixture
 def found(tmp_path):
-    def find(*rules, default="q8_0", dims=TINY, **recipe):
+    def find(*rules, default="q8_0", dims=NARROW, **recipe):
         with open_model(write_model(tmp_path / "m.bin", dims)) as model:
             asked = Recipe(TYPES[default], tuple(parse_rule(rule) for rule in rules), **recipe)
             return make_plan(model, asked).findings

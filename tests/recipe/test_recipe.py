@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from builders import TINY
 
+from tests.support.models import NARROW
 from whisq import Recipe, load_recipe, parse_rule, save_recipe
 from whisq.errors import RecipeError, TypeNameError
 from whisq.recipe import Rule, Selector, preset_names
@@ -69,13 +69,13 @@ def test_patterns_in_every_dialect(pattern, dialect):
 
 def test_first_match_wins():
     recipe = Recipe(TYPES["q8_0"], (parse_rule(".*mlp.*=q4_0"), parse_rule(".*=q5_0")))
-    specs = expected_tensors(TINY)
-    assert recipe.first_rule(specs["encoder.blocks.0.mlp.0.weight"], TINY)[0] == 0
-    assert recipe.first_rule(specs["encoder.blocks.0.attn.out.weight"], TINY)[0] == 1
+    specs = expected_tensors(NARROW)
+    assert recipe.first_rule(specs["encoder.blocks.0.mlp.0.weight"], NARROW)[0] == 0
+    assert recipe.first_rule(specs["encoder.blocks.0.attn.out.weight"], NARROW)[0] == 1
 
 
 def test_protection_and_lifting():
-    specs = expected_tensors(TINY)
+    specs = expected_tensors(NARROW)
     embedding, block = specs["decoder.token_embedding.weight"], specs["encoder.blocks.0.mlp.0.weight"]
     assert Recipe(TYPES["q4_0"]).protects(embedding)
     assert not Recipe(TYPES["q4_0"]).protects(block)

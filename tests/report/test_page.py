@@ -10,11 +10,12 @@ import pytest
 from markupsafe import escape
 
 from whisq.errors import DataError, OutputError
-from whisq.evaluation import to_json
+from whisq.evaluation import from_json, to_json
 from whisq.evaluation.results import Evaluation
 from whisq.report.page import render_report, write_report
 from whisq.report.search_curve import curve_figure
-from whisq.report.tables import markdown_text
+from whisq.report.tensor_map import map_figures
+from whisq.whisper import MATRIX_ROLES
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,34 @@ def test_embedded_data_is_json_and_cannot_end_its_script(page: str) -> None:
     assert data["transcripts"][0]["clip"] == "clip-3"
 
 
+def test_an_infinite_error_of_a_tensor_is_shown(made: Evaluation) -> None:
+    """A tensor that differs from a reference of zeros, and one that is not finite, beside an equal one."""
+    harmed = made.models[2]
+    first, second, third, *others = harmed.tensors
+    tensors = (replace(first, signal=0.0, noise=1.0), replace(second, n_not_finite=2), replace(third, noise=0.0))
+    page = render_report(replace(made, models=(made.models[0], replace(harmed, tensors=(*tensors, *others)))))
+    content = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1)
+    assert [row[5:] for row in json.loads(content)["tensors"][1][:3]] == [[None, None], [None, None], [None, 0]]
+    blocks = [tensor for tensor in harmed.tensors if tensor.layer is not None and tensor.role in MATRIX_ROLES]
+    blocks[:3] = replace(blocks[0], signal=0.0), replace(blocks[1], n_not_finite=2), replace(blocks[2], noise=0.0)
+    error = map_figures(tuple(blocks))["error"]["data"][0]
+    cells = [cell for row in zip(error["text"], error["z"], strict=True) for cell in zip(*row, strict=True)]
+    assert [text for text, _ in cells].count("−∞") == 2
+    assert [text for text, _ in cells].count("=") == 1
+    coloured = [value for _, value in cells if value is not None]
+    assert all(value == min(coloured) for text, value in cells if text == "−∞")
+    assert all(value == max(coloured) for text, value in cells if text == "=")
+
+
+def test_results_of_whisq_0_1_are_read(made: Evaluation) -> None:
+    document = json.loads(to_json(made))
+    document["schema_version"] = 1
+    for model in document["models"]:
+        for tensor in model["tensors"]:
+            assert tensor.pop("n_not_finite") == 0
+    assert from_json(json.dumps(document)) == made
+
+
 def test_labels_are_escaped(made: Evaluation) -> None:
     nasty = replace(made.models[1], label="<img src=x onerror=alert(1)>", failure="")
     page = render_report(replace(made, models=(made.models[0], nasty)))
@@ -73,24 +102,12 @@ def test_a_reference_alone_makes_a_page(made: Evaluation) -> None:
     assert 'id="map"' not in page
 
 
-def test_report_command_makes_it_again(made: Evaluation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from whisq.cli import main
-
-    results = tmp_path / "results.json"
-    results.write_text(to_json(made), encoding="utf-8")
-    assert main(["report", str(results)]) == 0
-    assert (tmp_path / "results.html").read_text(encoding="utf-8") == render_report(made)
-    assert main(["report", str(results), str(tmp_path / "tables.md")]) == 0
-    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == markdown_text(made)
-    assert "results.html" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("{", "not JSON"),
         ("[]", "not an evaluation's results"),
-        ('{"schema": "whisq-evaluation", "schema_version": 99}', "schema version 99, expected 1"),
+        ('{"schema": "whisq-evaluation", "schema_version": 99}', "schema version 99, expected 1 or 2"),
         ('{"schema": "whisq-evaluation", "schema_version": 1}', "damaged results"),
     ],
 )

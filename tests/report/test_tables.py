@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from whisq.evaluation.results import Evaluation
-from whisq.report.figures import difference_figure, inside_figure, map_figures, size_figure, speed_figure, spread
+from whisq.report.figures import difference_figure, inside_figure, size_figure, speed_figure, spread
 from whisq.report.tables import (
     Table,
     accuracy_table,
@@ -17,6 +17,7 @@ from whisq.report.tables import (
     speed_table,
     terminal_lines,
 )
+from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import marked_words, transcript_records, worst_order
 from whisq.report.wording import audio_needed, duration, number, verdict_sentence
 

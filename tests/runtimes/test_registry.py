@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import WIDE, write_model
 
 import whisq
+from tests.support.containers import write_model
+from tests.support.models import WIDE
 from whisq import Recipe, make_plan, open_model, parse_rule, quantize
 from whisq.cli import main
 from whisq.clips.audio import Samples

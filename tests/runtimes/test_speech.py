@@ -6,12 +6,11 @@ import sys
 
 import pytest
 
+from tests.support.models import REAL_MODELS
 from whisq import Recipe, demo, load_recipe, make_plan, open_model, quantize
 from whisq.types import TYPES
 
-transcribe_cpp = pytest.importorskip(
-    "transcribe_cpp", reason="the runtime transcribe-cpp (test extra) is not installed"
-)
+pytestmark = pytest.mark.usefixtures("transcribe_cpp")
 
 LIFT = (r"decoder\.token_embedding\.weight",)
 
@@ -27,7 +26,7 @@ def make(source, path, recipe, **options):
 
 
 @pytest.mark.parametrize("preset", ["conservative", "balanced", "compact"])
-@pytest.mark.parametrize("size", ["tiny_en", "base"])
+@pytest.mark.parametrize("size", REAL_MODELS)
 def test_presets_transcribe_in_transcribe_cpp(request, tmp_path, speech, size, preset):
     source = request.getfixturevalue(f"{size}_bin")
     path = make(source, tmp_path / "out.bin", load_recipe(preset))
@@ -43,7 +42,7 @@ def test_from_a_ctranslate2_folder_and_from_f32(tmp_path, speech, tiny_en_folder
             assert bytes(a.rows(tensor)) == bytes(b.rows(b[tensor.name])), tensor.name
 
 
-@pytest.mark.parametrize("size", ["tiny_en", "base"])
+@pytest.mark.parametrize("size", REAL_MODELS)
 def test_bin_and_gguf_of_one_recipe_are_the_same_model(request, tmp_path, speech, size):
     """The same bytes for every tensor, as whisq and as the gguf package read them, and the same text."""
     gguf = pytest.importorskip("gguf")
@@ -88,25 +87,14 @@ def in_pywhispercpp(path):
         ("base", "iq4_nl"),
     ],
 )
-def test_uniform_files_transcribe_in_whisper_cpp(request, tmp_path, size, name):
-    pytest.importorskip("pywhispercpp", reason="the runtime pywhispercpp (test extra) is not installed")
+def test_uniform_files_transcribe_in_whisper_cpp(whisper_cpp, request, tmp_path, size, name):
     source = request.getfixturevalue(f"{size}_bin")
     path = make(source, tmp_path / "out.bin", Recipe(TYPES[name], unprotect=LIFT), target="whisper.cpp")
     assert words(in_pywhispercpp(path)) == words(demo.SENTENCE)
 
 
-def test_whisper_cpp_refuses_the_mix_that_we_say_it_refuses(tmp_path, tiny_en_bin):
-    pytest.importorskip("pywhispercpp", reason="the runtime pywhispercpp (test extra) is not installed")
+def test_whisper_cpp_refuses_the_mix_that_we_say_it_refuses(whisper_cpp, tmp_path, tiny_en_bin):
     path = make(tiny_en_bin, tmp_path / "out.bin", load_recipe("balanced"))
     code = f"from pywhispercpp.model import Model; Model({str(path)!r}).transcribe({str(demo.speech_path())!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "wrong size in model file" in done.stderr
-
-
-def test_the_demo_command(capsys):
-    from whisq.cli import main
-
-    assert main(["demo"]) == 0
-    out = capsys.readouterr().out
-    assert out.count(demo.SENTENCE[:-1]) >= 2
-    assert "gives the same transcript" in out

@@ -7,15 +7,12 @@ import pytest
 
 import whisq
 from whisq import kernels
-from whisq.calibration.run import Settings as Calibrating
-from whisq.calibration.run import calibrate
-from whisq.demo import SENTENCE
+from whisq.calibration import Calibration
 from whisq.search.goal import Goal, Space
-from whisq.search.measure import Settings
+from whisq.search.measure import SearchSettings
 from whisq.search.run import search
 
-pytest.importorskip("torch", reason="needs the extra 'calibrate'")
-pytest.importorskip("transformers", reason="needs the extra 'calibrate'")
+pytestmark = pytest.mark.usefixtures("torch")
 
 
 QUERY, VALUE = (f"decoder.blocks.0.attn.{part}.weight" for part in ("query", "value"))
@@ -30,12 +27,8 @@ def weight_error(model: whisq.Model, name: str) -> float:
 
 
 def test_the_search_follows_the_divergence_not_the_error_of_the_weights(
-    tiny_en_bin: Path, speech_wav, tmp_path
+    tiny_en_bin: Path, tiny_en_calibration: Calibration
 ) -> None:
-    (tmp_path / "clips").mkdir()
-    (tmp_path / "clips" / "one.wav").write_bytes(speech_wav.read_bytes())
-    (tmp_path / "clips" / "one.txt").write_text(SENTENCE)
-    made = calibrate(tiny_en_bin, tmp_path / "clips", tmp_path / "a.calib", settings=Calibrating(cache=None))
     with whisq.open_model(tiny_en_bin) as model:
         assert weight_error(model, QUERY) > 1.2 * weight_error(model, VALUE)
         protect = protected(model)
@@ -44,7 +37,7 @@ def test_the_search_follows_the_divergence_not_the_error_of_the_weights(
         )
         goal = Goal(size_bytes=whisq.make_plan(model, one_of_each).size_bytes)
         space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", protect, ())
-        found = search(model, made, goal, space, settings=Settings("ggml", 1))
+        found = search(model, tiny_en_calibration, goal, space, settings=SearchSettings("ggml", 1))
         chosen = {name: whisq.make_plan(model, found.recipe)[name].type.name for name in (QUERY, VALUE)}
     harms = found.sensitivity.harms
     assert harms[VALUE]["q4_0"] > 3 * harms[QUERY]["q4_0"]

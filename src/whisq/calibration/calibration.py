@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,36 +43,37 @@ class Moments:
 class Calibration:
     """What is known of a model's inputs. ``load`` gives an input's moments, from disk when asked for.
 
-    ``heard`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
-    ``counts`` holds the number of vectors by input; an input that is not in it is not covered.
+    ``audio`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
+    ``counts`` holds the number of vectors by input; an input that is not in it is not covered. ``singular`` says of
+    which inputs the second moments give feedback nothing to work with, and why; it is None in a file of whisq 0.1,
+    which did not look: ``check_factors`` does.
     """
 
     path: Path
-    heard: Mapping[str, Any]
+    audio: Mapping[str, Any]
     counts: Mapping[str, int]
     load: Callable[[str], Moments] = field(repr=False)
     load_probes: Callable[[], Probes | None] = field(repr=False, default=lambda: None)
     has_second_moments: bool = True
-    unusable: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
-    """Inputs whose second moments were looked at, and what is wrong with them; empty where nothing is."""
+    singular: Mapping[str, str] | None = None
 
     @property
     def idle(self) -> frozenset[str]:
         """Inputs that were zero throughout: their moments are singular."""
-        return frozenset(self.heard.get("idle", ()))
+        return frozenset(self.audio.get("idle", ()))
 
     @property
     def warnings(self) -> tuple[tuple[str, str], ...]:
         """What a user should know before relying on it, each with what to do."""
-        languages = self.heard.get("languages", {})
-        if len(languages) != 1 or not _is_multilingual(self.heard):
+        languages = self.audio.get("languages", {})
+        if len(languages) != 1 or not _is_multilingual(self.audio):
             return ()
         (language,) = languages
         return (
             (
                 f"{self.path.name}: all audio is in one language ({language}), but the model is multilingual: what is"
                 " made with this can be worse in others",
-                "add clips of the languages that matter, or leave this if the model will hear no other",
+                "add clips of the languages that matter, or leave this if only this language is needed",
             ),
         )
 
@@ -82,6 +83,20 @@ class Calibration:
             raise CalibrationError(f"{self.path}: does not cover {name}", hint=AGAIN)
         return self.load(name)
 
+    def check_factors(self) -> Calibration:
+        """Return this calibration with ``singular`` known; itself where it is.
+
+        Else every input's moments are read and factored once, which takes seconds for Whisper base. Raises
+        ``CalibrationError`` for moments that cannot be read.
+        """
+        if self.singular is not None or not self.has_second_moments:
+            return self
+        from whisq.calibration.factors import reason_against
+
+        active = [name for name, count in self.counts.items() if count and name not in self.idle]
+        found = {name: reason_against(name, self.load(name)) for name in active}
+        return replace(self, singular={name: reason for name, reason in found.items() if reason})
+
     def check_fits(self, model: Model) -> None:
         """Raise ``CalibrationError`` when this was measured on a model of another shape."""
         from whisq.calibration.inputs import inputs_of
@@ -90,7 +105,7 @@ class Calibration:
         strange = [name for name in self.counts if name not in widths]
         if strange:
             raise CalibrationError(
-                f"{self.path}: covers {strange[0]}, which {model.path} does not have: it is of another model",
+                f"{self.path}: covers {strange[0]}, which {model.path} does not have: it belongs to another model",
                 hint="calibrate this model itself",
             )
         # An imatrix is in memory as a whole and says nothing of the model's sizes.
@@ -101,7 +116,7 @@ class Calibration:
                 f" {widths[other[0]]}",
                 hint="use an imatrix of this very model",
             )
-        named = self.heard.get("dims")
+        named = self.audio.get("dims")
         if named is not None and list(named) != list(dims_of(model)):
             raise CalibrationError(
                 f"{self.path}: was made with a model of other dimensions than {model.path}",
@@ -116,10 +131,10 @@ def dims_of(model: Model) -> tuple[int, ...]:
     return tuple(astuple(model.dims))
 
 
-def _is_multilingual(heard: Mapping[str, Any]) -> bool:
+def _is_multilingual(audio: Mapping[str, Any]) -> bool:
     from whisq.whisper import Dimensions
 
-    return "dims" in heard and Dimensions(*heard["dims"]).is_multilingual
+    return "dims" in audio and Dimensions(*audio["dims"]).is_multilingual
 
 
 def triangle_size(n: int) -> int:

@@ -2,7 +2,8 @@
 
 The file is in the safetensors format (https://github.com/huggingface/safetensors). For every input it holds
 ``NAME.second_moment`` (the upper triangle of the mean of x xᵀ, row by row, f32), ``NAME.mean`` (f32), and
-``probes`` (f16); its metadata says, as JSON under ``whisq.calibration``, what was measured on.
+``probes`` (f16); its metadata says, as JSON under ``whisq.calibration``, what was measured on, and of which inputs the
+second moments cannot be factored (``singular``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,30 +32,22 @@ from whisq.errors import CalibrationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 _KEY = "whisq.calibration"
-
-
 _LISTS = ("idle", "dims", "data", "probe_languages")
 
 
 def write_calibration(
-    path: Path, heard: Mapping[str, Any], moments: Sequence[tuple[str, int, int]],
+    path: Path, audio: Mapping[str, Any], moments: Sequence[tuple[str, int, int]],
     load: Callable[[str], Moments], probes: Probes | None,
 ) -> None:  # fmt: skip
     """Write a calibration; ``moments`` lists name, width and count of each input, ``load`` is called one by one.
 
+    Whether feedback can use an input's moments is found out here, once, so that a plan need only look it up.
     The file is whole or absent. Raises ``OutputError``.
     """
     import numpy as np
 
-    inactive = {name: load(name).n_inactive for name, _, _ in moments}
-    document = {
-        **heard,
-        "counts": {name: count for name, _, count in moments},
-        "inactive": {name: count for name, count in inactive.items() if count},
-        "idle": [name for name, width, _ in moments if inactive[name] == width],
-    }
+    document = {**audio, "counts": {name: count for name, _, count in moments}, **_findings(moments, load)}
     entries: list[Entry] = []
     for name, width, _ in moments:
 
@@ -74,8 +67,24 @@ def write_calibration(
     write_safetensors(path, {_KEY: json.dumps(document, ensure_ascii=False)}, entries)
 
 
+def _findings(moments: Sequence[tuple[str, int, int]], load: Callable[[str], Moments]) -> dict[str, Any]:
+    """Return what an input's moments say of it: columns that were never active, and what feedback cannot use."""
+    from whisq.calibration.factors import reason_against
+
+    inactive, idle, singular = {}, [], {}
+    for name, width, count in moments:
+        found = replace(load(name), n_rows=count)
+        if found.n_inactive:
+            inactive[name] = found.n_inactive
+        if found.n_inactive == width:
+            idle.append(name)
+        elif count and (reason := reason_against(name, found)):
+            singular[name] = reason
+    return {"inactive": inactive, "idle": idle, "singular": singular}
+
+
 def read_calibration(path: str | Path) -> Calibration:
-    """Return the calibration in a file of ours, or the importance in an imatrix GGUF.
+    """Return the calibration in a whisq calibration file, or the importance in an imatrix GGUF.
 
     Raises ``CalibrationError`` for a file that is neither, or damaged.
     """
@@ -107,6 +116,7 @@ def read_calibration(path: str | Path) -> Calibration:
         document["counts"],
         _Loader(where, widths, document["counts"]),
         lambda: _probes(where, document),
+        singular=document.get("singular"),
     )
 
 
@@ -142,7 +152,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise CalibrationError(f"{path}: is no calibration, or damaged: {error}", hint=AGAIN) from None
+        raise CalibrationError(f"{path}: is not a calibration file, or damaged: {error}", hint=AGAIN) from None
 
 
 def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -153,11 +163,12 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
         for key in ("languages", "inactive"):
             whole = whole and _are_numbers(document.get(key, {}).values())
+        whole = whole and all(isinstance(reason, str) for reason in document.get("singular", {}).values())
         whole = whole and _are_numbers(document.get(key, 0) for key in TOTALS)
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
         whole = False
     if not whole:
-        raise CalibrationError(f"{path}: is a safetensors file but no calibration", hint=AGAIN)
+        raise CalibrationError(f"{path}: is a safetensors file but not a calibration", hint=AGAIN)
     return dict(document)
 
 

@@ -35,8 +35,8 @@ def write_imatrix(path: Path, calibration: Calibration, dims: Dimensions, dialec
         writer = GGUFWriter(part.path, arch="imatrix")
         writer.kv_data[0].pop("general.architecture", None)
         writer.add_string("general.type", "imatrix")
-        writer.add_array("imatrix.datasets", [str(entry) for entry in calibration.heard.get("data", ["unknown"])])
-        writer.add_uint32("imatrix.chunk_count", int(calibration.heard.get("windows", 1)))
+        writer.add_array("imatrix.datasets", [str(entry) for entry in calibration.audio.get("data", ["unknown"])])
+        writer.add_uint32("imatrix.chunk_count", int(calibration.audio.get("windows", 1)))
         writer.add_uint32("imatrix.chunk_size", int(dims.n_audio_ctx))
         for spec in expected_tensors(dims).values():
             source = input_of(spec.name)
@@ -55,11 +55,12 @@ def write_imatrix(path: Path, calibration: Calibration, dims: Dimensions, dialec
 def read_imatrix(path: Path) -> Calibration:
     """Return the importance in an imatrix GGUF, by input; of layers that share one, the first counts.
 
-    Names may be in any dialect. Raises ``CalibrationError`` for a GGUF that is no imatrix, damaged, or of no Whisper.
+    Names may be in any dialect. Raises ``CalibrationError`` for a GGUF that is not an imatrix, is damaged, or is
+    not of a Whisper model.
     """
     metadata, arrays = _arrays(path)
     if metadata.get("general.type") != "imatrix":
-        raise CalibrationError(f"{path}: is a GGUF but no imatrix", hint=_HINT)
+        raise CalibrationError(f"{path}: is a GGUF but not an imatrix", hint=_HINT)
     found: dict[str, Moments] = {}
     unknown = []
     for name in (key.removesuffix(_SUMS) for key in arrays if key.endswith(_SUMS)):
@@ -71,11 +72,11 @@ def read_imatrix(path: Path) -> Calibration:
             found[source] = _moments(path, name, arrays)
     if not found:
         some = f" (it names {unknown[0]})" if unknown else ""
-        raise CalibrationError(f"{path}: names no matrix of a Whisper model{some}", hint=_HINT)
+        raise CalibrationError(f"{path}: does not name a matrix of a Whisper model{some}", hint=_HINT)
     datasets = metadata.get("imatrix.datasets", ())
-    heard = {"data": list(datasets) if isinstance(datasets, tuple) else [datasets], "unknown": unknown}
+    audio = {"data": list(datasets) if isinstance(datasets, tuple) else [datasets], "unknown": unknown}
     counts = {name: moments.n_rows for name, moments in found.items()}
-    return Calibration(path, heard, counts, found.__getitem__, has_second_moments=False)
+    return Calibration(path, audio, counts, found.__getitem__, has_second_moments=False, singular={})
 
 
 _MOST_LAYERS = 64

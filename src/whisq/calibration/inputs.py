@@ -13,7 +13,7 @@ EMBEDDING_INPUT = "decoder.token_embedding"
 
 
 def input_of(matrix: str) -> str | None:
-    """Return the name of the input that a weight matrix multiplies, None for a tensor that is no matrix.
+    """Return the name of the input that a weight matrix multiplies, None for a tensor that is not a matrix.
 
     It is the name, without ``.weight``, of the first layer that has this input: query, key and value share theirs,
     and every cross-attention key and value shares the encoder's output. The token embedding's is what it
@@ -40,3 +40,13 @@ def inputs_of(dims: Dimensions) -> dict[str, int]:
         if name is not None:
             found.setdefault(name, spec.shape[-1])
     return found
+
+
+def is_taken_about_its_mean(source: str) -> bool:
+    """True for inputs whose moments rounding takes about the mean: a constant shift of the outputs costs nothing there.
+
+    It goes into the layer's bias, and one of the keys changes no attention. The encoder's output is weighted by
+    attention, which has no one mean, and the output layer, which is the token embedding, has no bias: there the moments
+    are as they are.
+    """
+    return source not in (ENCODER_OUTPUT, EMBEDDING_INPUT)

@@ -13,7 +13,7 @@ from whisq.errors import CalibrationError
 
 
 def merge(path: Path, parts: Sequence[Calibration]) -> None:
-    """Write one calibration from several of the same model: means weighted by what each has heard.
+    """Write one calibration from several of the same model: means weighted by the number of vectors of each.
 
     Raises ``CalibrationError`` when they are of different models or one has no second moments.
     """
@@ -23,7 +23,7 @@ def merge(path: Path, parts: Sequence[Calibration]) -> None:
     for part in parts:
         if not part.has_second_moments:
             raise CalibrationError(f"{part.path}: holds importance only, which cannot be merged", hint=AGAIN)
-        if part.heard.get("model_sha256") != first.heard.get("model_sha256"):
+        if part.audio.get("model_sha256") != first.audio.get("model_sha256"):
             raise CalibrationError(
                 f"{part.path} and {first.path} were made with different models", hint="calibrate one model on all audio"
             )
@@ -38,20 +38,20 @@ def merge(path: Path, parts: Sequence[Calibration]) -> None:
         return Moments(total, np.diag(matrix).copy(), np.asarray(mean, np.float32), matrix)
 
     listed = [(name, len(first.moments(name).squares), sum(p.counts[name] for p in parts)) for name in names]
-    write_calibration(path, _heard_together(parts), listed, load, _probes_together(parts))
+    write_calibration(path, _audio_together(parts), listed, load, _probes_together(parts))
 
 
-def _heard_together(parts: Sequence[Calibration]) -> dict[str, Any]:
-    heard = dict(parts[0].heard)
+def _audio_together(parts: Sequence[Calibration]) -> dict[str, Any]:
+    audio = dict(parts[0].audio)
     languages: dict[str, float] = {}
     for part in parts:
-        for language, seconds in part.heard.get("languages", {}).items():
+        for language, seconds in part.audio.get("languages", {}).items():
             languages[language] = languages.get(language, 0.0) + seconds
-    heard["languages"] = languages
+    audio["languages"] = languages
     for key in TOTALS:
-        heard[key] = sum(part.heard.get(key, 0) for part in parts)
-    heard["data"] = [source for part in parts for source in part.heard.get("data", ())]
-    return heard
+        audio[key] = sum(part.audio.get(key, 0) for part in parts)
+    audio["data"] = [source for part in parts for source in part.audio.get("data", ())]
+    return audio
 
 
 def _probes_together(parts: Sequence[Calibration]) -> Probes | None:

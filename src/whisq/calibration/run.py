@@ -112,16 +112,16 @@ def calibrate(
         windows = windows_of(clips.clips)
         collector = _Collector(opened, windows, chosen, kept, progress)
         collector.run()
-    heard = _heard(opened, sha256, windows, clips.source, clips.sha256, len(clips.clips), chosen)
+    audio = _audio(opened, sha256, windows, clips.source, clips.sha256, len(clips.clips), chosen)
     path = Path(output)
     widths = inputs_of(opened.dims)
     listed = [(name, widths[name], count) for name, count in collector.counts.items()]
-    write_calibration(path, heard, listed, kept.load, _probes(opened, windows))
+    write_calibration(path, audio, listed, kept.load, _probes(opened, windows))
     kept.remove()
     return read_calibration(path)
 
 
-def _heard(
+def _audio(
     model: Model, sha256: str, windows: Sequence[Window], source: str, data_sha256: str, n_clips: int, chosen: Settings
 ) -> dict[str, Any]:
     languages: dict[str, float] = {}
@@ -272,7 +272,7 @@ class _Collector:
 
 
 def _frame_weights(window: Window, states: torch.Tensor) -> torch.Tensor:
-    """Return the weight of each frame: 1 where audio was heard, together ``PADDING_SHARE`` of that in the silence."""
+    """Return the weight of each frame: 1 over the audio, together ``PADDING_SHARE`` of that in the silence."""
     import torch
 
     weights = torch.ones(states.shape[1], device=states.device)

@@ -43,7 +43,7 @@ class Window:
 
     @property
     def frames(self) -> int:
-        """Rows of the encoder's output that heard audio; the rest is silence up to 30 s."""
+        """Rows of the encoder's output that come from audio; the rest is silence up to 30 s."""
         return max(1, -(-self.size // FRAME_SAMPLES))
 
     def samples(self) -> Samples:

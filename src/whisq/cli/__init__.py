@@ -85,8 +85,7 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
         console.error(error)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: nothing was kept", file=sys.stderr)
-        return 130
+        return console.interrupted(resumes=False)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that Python's exit does not complain
         return 0

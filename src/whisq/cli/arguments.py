@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def count(text: str) -> int:
@@ -17,6 +22,55 @@ def thread_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads from 1 to 1024")
     return int(text)
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes that ``45MB`` means, as argparse wants it: MB is 10⁶ bytes, MiB 2²⁰."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 45MB")
+    return int(float(match.group(1)) * _UNITS[(match.group(2) or "").lower()])
+
+
+def type_names(text: str) -> tuple[str, ...]:
+    """Return names of types, separated by commas, as argparse wants it."""
+    return tuple(text.split(",")) if text else ()
+
+
+def cache_folder(args: argparse.Namespace) -> Path | None:
+    """Return the folder that ``--cache`` and ``--no-cache`` mean."""
+    from whisq.writing import default_cache_folder
+
+    if args.no_cache:
+        return None
+    return Path(args.cache) if args.cache else default_cache_folder()
+
+
+def add_goal(parser: argparse.ArgumentParser) -> None:
+    """Declare what is searched for: a size, bits per weight, or a divergence."""
+    goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
+    goal.add_argument("--size", type=size_bytes, help="limit the file to SIZE, such as 80MB (10^6 bytes each)")
+    goal.add_argument("--bits", type=float, metavar="N", help="limit the file to N bits per weight")
+    goal.add_argument(
+        "--divergence", type=float, metavar="NATS",
+        help="limit the expected divergence per token to NATS, in the smallest file",
+    )  # fmt: skip
+
+
+def add_space(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Declare what a search may choose from; returns the group, for what else belongs there."""
+    space = parser.add_argument_group("search space")
+    space.add_argument(
+        "--types", type=type_names, default=(), metavar="TYPE,…",
+        help="choose among these types (default: all that the target loads)",
+    )  # fmt: skip
+    space.add_argument(
+        "--target", metavar="RUNTIME", default="transcribe.cpp",
+        help="choose what this runtime loads (default: transcribe.cpp)",
+    )  # fmt: skip
+    space.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="also include PATTERN")
+    space.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="exclude PATTERN")
+    return space
 
 
 def add_clips(group: argparse._ArgumentGroup, *, what: str, seed_of: str, required: bool = True) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, count
+from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console, megabytes
-from whisq.errors import DataError, OutputError
+from whisq.errors import DataError
+from whisq.writing import check_writable
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.progress import Progress
 
 _EPILOG = """
 CLIPS is what `whisq evaluate` takes: a folder in LibriSpeech's layout, a manifest, a folder of audio with texts, a
@@ -28,10 +26,6 @@ of speech that the model will transcribe.
 
 The same command resumes an interrupted run with the layer it was in.
 """
-
-
-_STEPS = 1000
-"""Steps of a progress bar."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,9 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     output = Path(args.output)
     if not args.data and not args.merge:
         raise DataError("neither --data nor --merge says what to calibrate on", hint="add --data CLIPS")
-    for path in filter(None, (args.output, args.imatrix_out)):
-        if not Path(path).resolve().parent.is_dir():
-            raise OutputError(f"{path}: there is no directory {Path(path).resolve().parent}", hint="create it")
+    check_writable(args.output, args.imatrix_out)
     from whisq.formats import open_model
 
     with open_model(args.model) as model:
@@ -88,9 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             try:
                 found = _collect(args, console, output)
             except KeyboardInterrupt:
-                kept = "nothing was kept" if args.no_cache else "the same command goes on from here"
-                print(f"interrupted: {kept}", file=sys.stderr)
-                return 130
+                return console.interrupted(resumes=not args.no_cache)
             parts.insert(0, found)
         if len(parts) > 1 or not args.data:
             merge(output, parts)
@@ -101,57 +91,37 @@ def run(args: argparse.Namespace, console: Console) -> int:
             write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names)
     for message, hint in calibration.warnings:
         console.warn(message, hint)
-    for line in source_lines(calibration):
+    for line in audio_lines(calibration):
         console.data(line)
     return 0
 
 
 def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
     from whisq.calibration.run import Settings, calibrate
-    from whisq.writing import default_cache_folder
 
-    cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
     settings = Settings(
-        args.limit, args.seed, args.language, args.own_text, args.device, args.threads, args.skip_bad, cache
+        args.limit,
+        args.seed,
+        args.language,
+        args.own_text,
+        args.device,
+        args.threads,
+        args.skip_bad,
+        cache_folder(args),
     )
-    with stages(console) as progress:
+    with console.stages() as progress:
         return calibrate(args.model, args.data, output, settings=settings, progress=progress)
 
 
-@contextmanager
-def stages(console: Console) -> Iterator[Progress]:
-    """Give what shows one bar for each thing being done, one after the other; it may be called from any thread."""
-    from contextlib import ExitStack
-    from threading import Lock
-
-    with ExitStack() as stack:
-        bars: dict[str, tuple[ExitStack, Callable[[int], None]]] = {}
-        shown: dict[str, int] = {}
-        lock = Lock()
-
-        def progress(label: str, done: float, total: float) -> None:
-            with lock:
-                if label not in bars:
-                    for bar, _ in bars.values():
-                        bar.close()
-                    inner = stack.enter_context(ExitStack())
-                    bars[label] = (inner, inner.enter_context(console.progress(_STEPS, label)))
-                now = max(shown.get(label, 0), round(_STEPS * done / total) if total else _STEPS)
-                bars[label][1](now - shown.get(label, 0))
-                shown[label] = now
-
-        yield progress
-
-
-def source_lines(calibration: Calibration) -> Iterator[str]:
+def audio_lines(calibration: Calibration) -> Iterator[str]:
     """Yield what a calibration was made on, and which inputs have columns that were never active."""
-    heard = calibration.heard
-    spoken = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in heard.get("languages", {}).items())
+    audio = calibration.audio
+    spoken = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in audio.get("languages", {}).items())
     yield (
-        f"audio: {heard.get('seconds', 0):.0f} s in {heard.get('windows', 0)} windows of"
-        f" {heard.get('clips', 0)} clips, {heard.get('tokens', 0)} tokens ({spoken})"
+        f"audio: {audio.get('seconds', 0):.0f} s in {audio.get('windows', 0)} windows of"
+        f" {audio.get('clips', 0)} clips, {audio.get('tokens', 0)} tokens ({spoken})"
     )
-    inactive = heard.get("inactive", {})
+    inactive = audio.get("inactive", {})
     if not inactive:
         yield f"covers: {len(calibration.counts)} inputs, every column active"
     else:

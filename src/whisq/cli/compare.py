@@ -90,7 +90,9 @@ def _line(tensor: TensorDifference, types: str, width: int) -> str:
 
 
 def _percent(error: float) -> str:
-    return "equal" if error == 0 else "inf" if math.isinf(error) else f"{100 * error:.4f}%"
+    if error == 0:
+        return "equal"
+    return "inf" if math.isinf(error) else f"{100 * error:.4f}%"
 
 
 def _decibel(snr_db: float) -> str:
@@ -109,18 +111,16 @@ def _as_json(first: Model, second: Model, comparison: Comparison, top: int | Non
 
 def _tensor_as_json(tensor: TensorDifference, *, with_types: bool = True) -> dict[str, Any]:
     """Return JSON's types; what is infinite is null."""
+    from whisq.compare import finite_or_none
+
     entry: dict[str, Any] = {"name": tensor.name, "n_weights": tensor.n_weights}
     if with_types:
         entry["types"] = [kind.name for kind in tensor.types]
     return entry | {
         "sizes_bytes": list(tensor.sizes_bytes),
-        "relative_error": _finite(tensor.relative_error),
-        "snr_db": _finite(tensor.snr_db),
+        "relative_error": finite_or_none(tensor.relative_error),
+        "snr_db": finite_or_none(tensor.snr_db),
         "largest_error": tensor.largest_error,
         "n_not_finite": tensor.n_not_finite,
         "equal": tensor.relative_error == 0,
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,15 +1,22 @@
-"""Where output goes: data on stdout, everything else on stderr, progress only on a terminal."""
+"""Where output goes: data on stdout, everything else on stderr; progress as bars on a terminal, as lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from whisq.errors import WhisqError
+from whisq.progress import Progress
 
+NOTE_EVERY_S = 60
+"""How often a line says how far long work is, where no bar can."""
+_STEPS = 1000
+"""Steps of a bar."""
 _STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36"}
 
 
@@ -45,6 +52,12 @@ class Console:
         """Print an error and its hint on stderr."""
         self._labelled("error", str(error), error.hint)
 
+    def interrupted(self, *, resumes: bool) -> int:
+        """Say what Ctrl-C left on stderr; returns the exit code."""
+        kept = "the same command resumes it" if resumes else "nothing was kept"
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 130
+
     def _labelled(self, label: str, message: str, hint: str | None) -> None:
         self._flush_data()
         print(f"{_styled(label, sys.stderr)}: {message}", file=sys.stderr)
@@ -62,13 +75,63 @@ class Console:
             yield lambda amount: None
             return
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
 
         self._flush_data()
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+        with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=total)
             yield lambda amount: bar.advance(task, amount)
+
+    @contextlib.contextmanager
+    def stages(self) -> Iterator[Progress]:
+        """Give what shows how far work in several stages is: a bar for each, or a line per minute without a terminal.
+
+        It may be called from any thread.
+        """
+        if not sys.stderr.isatty():
+            yield _Lines(self)
+            return
+        with contextlib.ExitStack() as stack:
+            yield _Bars(self, stack)
+
+
+class _Bars:
+    """One bar for each stage, one after the other, with the time left."""
+
+    def __init__(self, console: Console, stack: contextlib.ExitStack) -> None:
+        self._console, self._stack, self._lock = console, stack, threading.Lock()
+        self._stage, self._shown = "", 0
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        with self._lock:
+            if stage != self._stage:
+                self._stack.close()
+                self._advance = self._stack.enter_context(self._console.progress(_STEPS, stage))
+                self._stage, self._shown = stage, 0
+            now = max(self._shown, round(_STEPS * done / total) if total else _STEPS)
+            self._advance(now - self._shown)
+            self._shown = now
+
+
+class _Lines:
+    """A line per minute for logs, with the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._lock = console, threading.Lock()
+        self._stage, self._started, self._told = "", 0.0, 0.0
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if stage != self._stage:
+                self._stage, self._started, self._told = stage, now, now
+            if now - self._told < NOTE_EVERY_S or not done or done >= total:
+                return
+            self._told = now
+            left_s = (now - self._started) * (total - done) / done
+            self._console.note(f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left")
 
 
 def _styled(label: str, stream: TextIO) -> str:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, count
+from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
-from whisq.errors import OutputError
-from whisq.writing import write_text
+from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
-    from whisq.evaluation.run import Settings
-    from whisq.progress import Progress
+    from whisq.evaluation.run import EvaluationSettings
     from whisq.search import Mix
 
 _EPILOG = """
@@ -32,8 +24,6 @@ channels.
 
 Transcripts are cached as they come: the same command resumes an interrupted run.
 """
-
-_NOTE_EVERY_S = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,14 +89,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         require_packages("jinja2", "plotly", purpose="--report")
     curve = _curve(args.search)
     try:
-        with _progress(console) as progress:
+        with console.stages() as progress:
             evaluation = evaluate(
                 args.reference, args.candidates, args.data, settings=_settings(args), progress=progress
             )
     except KeyboardInterrupt:
-        kept = "nothing was kept" if args.no_cache else "the same command goes on from here"
-        print(f"interrupted: {kept}", file=sys.stderr)
-        return 130
+        return console.interrupted(resumes=not args.no_cache)
     for problem in evaluation.data.problems:
         console.warn(f"left out: {problem}")
     if args.json:
@@ -115,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from whisq.report.page import write_report
 
         size_bytes = write_report(evaluation, args.report, curve)
-        console.note(f"{args.report}: report of {size_bytes / (1 << 20):.1f} MiB")
+        console.note(f"{args.report}: report of {size_bytes / 1e6:.1f} MB")
     for line in terminal_lines(evaluation):
         console.data(line)
     return 0
@@ -129,12 +117,10 @@ def _curve(path: str | None) -> tuple[Mix, ...]:
     return read_sensitivity(path).curve
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    from whisq.evaluation.run import Settings
-    from whisq.writing import default_cache_folder
+def _settings(args: argparse.Namespace) -> EvaluationSettings:
+    from whisq.evaluation.run import EvaluationSettings
 
-    cache = None if args.no_cache else Path(args.cache) if args.cache else default_cache_folder()
-    return Settings(
+    return EvaluationSettings(
         limit=args.limit,
         seed=args.seed,
         language=args.language,
@@ -145,64 +131,5 @@ def _settings(args: argparse.Namespace) -> Settings:
         inside=args.inside,
         device=args.device,
         skip_bad=args.skip_bad,
-        cache=cache,
+        cache=cache_folder(args),
     )
-
-
-def check_writable(*paths: str | None) -> None:
-    """Raise ``OutputError`` listing every output that could not be written, before long work starts."""
-    wrong = []
-    for path in filter(None, paths):
-        where = Path(path)
-        if where.is_dir():
-            wrong.append(f"{path}: is a folder")
-        elif not where.absolute().parent.is_dir():
-            wrong.append(f"{path}: there is no folder {where.absolute().parent}")
-    if wrong:
-        raise OutputError("; ".join(wrong), hint="name files in folders that exist")
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    """Give what shows an evaluation's progress: bars on a terminal, a line a minute elsewhere."""
-    if not sys.stderr.isatty():
-        yield _Notes(console)
-        return
-    with ExitStack() as stack:
-        yield _Bars(console, stack)
-
-
-class _Bars:
-    """One bar a stage, each with the time left."""
-
-    def __init__(self, console: Console, stack: ExitStack) -> None:
-        self._console, self._stack, self._lock = console, stack, Lock()
-        self._stage, self._shown = "", 0
-
-    def __call__(self, stage: str, done: float, total: float) -> None:
-        with self._lock:
-            if stage != self._stage:
-                self._stack.close()
-                self._advance = self._stack.enter_context(self._console.progress(round(total), stage))
-                self._stage, self._shown = stage, 0
-            self._advance(round(done) - self._shown)
-            self._shown = round(done)
-
-
-class _Notes:
-    """A line a minute for logs, with the time left."""
-
-    def __init__(self, console: Console) -> None:
-        self._console, self._lock = console, Lock()
-        self._stage, self._started, self._told = "", 0.0, 0.0
-
-    def __call__(self, stage: str, done: float, total: float) -> None:
-        now = time.monotonic()
-        with self._lock:
-            if stage != self._stage:
-                self._stage, self._started, self._told = stage, now, now
-            if now - self._told < _NOTE_EVERY_S or not done or done >= total:
-                return
-            self._told = now
-            left_s = (now - self._started) * (total - done) / done
-            self._console.note(f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, count
-from whisq.cli.calibrate import stages
+from whisq.cli.arguments import add_clips, add_goal, add_space, count
 from whisq.cli.console import Console, megabytes
-from whisq.cli.search import size_bytes
 
 if TYPE_CHECKING:
     from whisq.optimization.run import Optimized
@@ -19,11 +16,11 @@ if TYPE_CHECKING:
 _EPILOG = """
   whisq optimize base-f16.bin base-80.bin --data clips --size 80MB
 
-CLIPS is what `whisq evaluate` takes; about 60 clips are good. A third of the audio is held back to judge by, of
+CLIPS is what `whisq evaluate` takes; about 60 clips are good. A third of the audio is held out to judge by, of
 speakers that were not calibrated on where the data names speakers (LibriSpeech's layout, a column `speaker`).
 
 OUTPUT's folder gets a folder OUTPUT.optimize with model.calib, sensitivity.json, recipe.toml, the uniform files beside
-the result, results.json and report.html. The same command goes on where it stopped; another --size measures only the
+the result, results.json and report.html. The same command resumes where it stopped; another --size measures only the
 new files.
 """
 
@@ -34,30 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
     parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
-    goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
-    goal.add_argument("--size", type=size_bytes, metavar="SIZE", help="of the file at most, such as 80MB (MB = 2^20)")
-    goal.add_argument("--bits", type=float, metavar="N", help="bits per weight at most, over all tensors")
-    goal.add_argument("--divergence", type=float, metavar="NATS", help="expected a token at most; the smallest file")
+    add_goal(parser)
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio and what is said in it", seed_of="the draw and the split")
-    what = parser.add_argument_group("what it may choose")
-    what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
-    what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
-    what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
-    what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
+    add_space(parser)
     how = parser.add_argument_group("how it runs")
-    how.add_argument("--probes", type=count, default=8, metavar="N", help="pieces of audio to search on (default: 8)")
-    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    how.add_argument("--folder", metavar="FOLDER", help="for what is made on the way (default: OUTPUT's, .optimize)")
+    how.add_argument("--probes", type=count, default=8, metavar="N", help="search on N pieces of audio (default: 8)")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
+    how.add_argument(
+        "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
+    )
     how.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Optimize; returns the exit code."""
-    from whisq.optimization.run import Settings, optimize
+    from whisq.optimization.run import OptimizationSettings, optimize
 
-    settings = Settings(
-        types=tuple(args.types.split(",")) if args.types else (),
+    settings = OptimizationSettings(
+        types=args.types,
         target=args.target,
         protect=tuple(args.protect),
         unprotect=tuple(args.unprotect),
@@ -70,14 +62,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder=Path(args.folder) if args.folder else None,
     )
     try:
-        with stages(console) as progress:
+        with console.stages() as progress:
             found = optimize(
                 args.model, args.output, args.data, size_bytes=args.size, bits=args.bits, divergence=args.divergence,
                 settings=settings, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return console.interrupted(resumes=True)
     for message, hint in found.calibration.warnings:
         console.warn(message, hint)
     for problem in found.evaluation.data.problems:
@@ -112,7 +103,7 @@ def lines_of(found: Optimized) -> Iterator[str]:
         )
     heading = ("model", "MB", "bits/weight", "KL", "95 %", "WER %", "95 %", "WER against the source")
     yield from text_lines(Table(heading, tuple(rows)))
-    yield f"judged on {len(evaluation.data.clips)} clips held back ({evaluation.data.duration_s:.0f} s)"
+    yield f"judged on {len(evaluation.data.clips)} clips held out ({evaluation.data.duration_s:.0f} s)"
     for index in range(2, len(evaluation.models)):
         line = _against(found, index)
         if line:

@@ -30,7 +30,7 @@ def _line(a: Assignment, width: int) -> str:
         parts.append(f"matched pattern -> {a.type}" if a.why == "rule" else f"default -> {a.type}")
         if a.is_fallback:
             parts.append(f"({a.asked} does not fit)")
-        if a.method != "ggml":
+        if not a.method.is_plain:
             parts.append(f"with {a.method}")
         if a.note:
             parts.append(f"({a.note})")
@@ -48,7 +48,7 @@ def _line(a: Assignment, width: int) -> str:
 def summary_lines(plan: Plan, output: str, duration_s: float | None) -> Iterator[str]:
     """Yield the summary; ``duration_s`` is None for a dry run."""
     before, after = plan.model.size_bytes, plan.size_bytes
-    source_bits = 8 * sum(a.size_before for a in plan.assignments) / plan.model.n_weights
+    source_bits = plan.model.bits_per_weight
     yield ""
     yield (
         f"size: {megabytes(before):.2f} MB -> {megabytes(after):.2f} MB ({after} bytes, {after / before:.1%}),"
@@ -117,9 +117,9 @@ def _fallbacks(plan: Plan) -> Iterator[str]:
 
 
 def _methods(plan: Plan) -> Iterator[str]:
-    if plan.method == "ggml":
+    if plan.method.is_plain:
         return
-    counts = Counter((a.method, a.note) for a in plan.assignments if a.is_quantized_here)
+    counts = Counter((a.method.name, a.note) for a in plan.assignments if a.is_quantized_here)
     yield f"method {plan.method}:"
     for (method, note), count in counts.items():
         yield f"  {method}: {count} tensors" + (f" ({note})" if note else "")
@@ -145,7 +145,7 @@ def plan_as_json(plan: Plan, output: str, duration_s: float | None) -> dict[str,
         "size_after_bytes": plan.size_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "default": plan.recipe.default.name,
-        "method": plan.method,
+        "method": plan.method.name,
         "rules": [{"rule": str(rule), "origin": rule.origin, "reason": rule.reason} for rule in plan.recipe.rules],
         "warnings": [{"code": f.code, "rule": f.rule, "message": f.message, "hint": f.hint} for f in plan.findings],
         "runtimes": [{"runtime": v.runtime, "loads": v.loads, "reasons": list(v.reasons)} for v in plan.verdicts],
@@ -159,7 +159,7 @@ def plan_as_json(plan: Plan, output: str, duration_s: float | None) -> dict[str,
                 "rule": a.rule,
                 "asked": a.asked.name if a.asked is not None else None,
                 "reason": a.reason,
-                "method": a.method,
+                "method": a.method.name,
                 "note": a.note,
                 "size_before_bytes": a.size_before,
                 "size_after_bytes": a.size_after,

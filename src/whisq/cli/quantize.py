@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
 from whisq.errors import PlanError, RecipeError
+from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.types import TYPES
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
+    from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
-    from whisq.quantization.rounding import Method
     from whisq.recipe import Recipe
 
 _EPILOG = r"""
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="FILE", help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool"
     )
     rules.add_argument(
-        "--method", choices=("ggml", "importance", "feedback"),
+        "--method", choices=method_names(),
         help="round matrices this way (default: ggml; with a calibration, the best that it allows)",
     )  # fmt: skip
     runs = parser.add_argument_group("how it runs")
@@ -122,12 +123,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:
     """Return the calibration that the arguments name, and the method: the best it allows unless one is asked for."""
-    if args.calibration is None:
-        return None, args.method or "ggml"
-    from whisq.calibration import read_calibration
+    calibration = None
+    if args.calibration is not None:
+        from whisq.calibration import read_calibration
 
-    calibration = read_calibration(args.calibration)
-    return calibration, args.method or ("feedback" if calibration.has_second_moments else "importance")
+        calibration = read_calibration(args.calibration).check_factors()
+    return calibration, parse_method(args.method) if args.method else best_method(calibration)
 
 
 def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:

@@ -21,12 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; returns the exit code."""
-    from whisq.cli.evaluate import check_writable
     from whisq.evaluation.results_json import read_results
     from whisq.report.page import write_report
     from whisq.report.tables import markdown_text
     from whisq.search import read_sensitivity
-    from whisq.writing import write_text
+    from whisq.writing import check_writable, write_text
 
     output = args.output or str(Path(args.results).with_suffix(".html"))
     check_writable(output)
@@ -37,5 +36,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.data(f"{output}: tables in Markdown")
         return 0
     size_bytes = write_report(evaluation, output, curve)
-    console.data(f"{output}: report of {size_bytes / (1 << 20):.1f} MiB")
+    console.data(f"{output}: report of {size_bytes / 1e6:.1f} MB")
     return 0

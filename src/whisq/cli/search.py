@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import count
-from whisq.cli.calibrate import stages
+from whisq.cli.arguments import add_goal, add_space, count
 from whisq.cli.console import Console, megabytes
-from whisq.errors import OutputError, PlanError
-from whisq.writing import write_text
+from whisq.errors import PlanError
+from whisq.quantization.rounding import best_method, method_names, parse_method
+from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,66 +28,49 @@ _EPILOG = """
 What is measured once serves every budget: --reuse takes it from a file and answers at once.
 """
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|MiB|GB|GiB)?", re.IGNORECASE)
-_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
-    parser.add_argument("--calibration", metavar="FILE", required=True, help="what `whisq calibrate` wrote")
+    parser.add_argument(
+        "--calibration", metavar="FILE", required=True, help="measure with what `whisq calibrate` wrote"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the recipe to write (.toml)")
-    goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
-    goal.add_argument("--size", type=size_bytes, metavar="SIZE", help="of the file at most, such as 80MB (MB = 2^20)")
-    goal.add_argument("--bits", type=float, metavar="N", help="bits per weight at most, over all tensors")
-    goal.add_argument("--divergence", type=float, metavar="NATS", help="expected a token at most; the smallest file")
-    parser.add_argument("--format", choices=("bin", "gguf"), default="bin", help="of the file that --size means")
-    what = parser.add_argument_group("what it may choose")
-    what.add_argument("--types", metavar="TYPE,…", help="candidates (default: all that the target loads)")
-    what.add_argument("--target", metavar="RUNTIME", default="transcribe.cpp", help="default: transcribe.cpp")
-    what.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="these take part, too")
-    what.add_argument(
+    add_goal(parser)
+    parser.add_argument(
+        "--format", choices=("bin", "gguf"), default="bin", help="take --size as that of such a file (default: bin)"
+    )
+    add_space(parser).add_argument(
         "--prefer-fast", action="store_true",
-        help="of the mixes that diverge at most a tenth more, the fastest in transcribe.cpp, timed here",
+        help="take the fastest in transcribe.cpp, timed here, of the mixes that diverge at most a tenth more",
     )  # fmt: skip
-    what.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="these do not")
     how = parser.add_argument_group("how it measures")
     how.add_argument(
-        "--method", choices=("ggml", "importance", "feedback"), help="of rounding (default: feedback, or --reuse's)"
+        "--method", choices=method_names(), help="round matrices this way (default: feedback, or --reuse's)"
     )
     how.add_argument(
         "--measure", metavar="HOW", default="auto",
-        help="every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them, all"
-        " others predicted from gradients (default: one up to base's size, few beyond)",
+        help="measure every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them,"
+        " all others predicted from gradients (default: one up to base's size, few beyond)",
     )  # fmt: skip
-    how.add_argument("--probes", type=count, default=8, metavar="N", help="pieces of audio to measure on (default: 8)")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the random mixes (default: 0)")
-    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed the random mixes (default: 0)")
+    how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
     how.add_argument("--sensitivity", metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument("--reuse", metavar="FILE", help="take what was measured from this file, and measure nothing")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 
-def size_bytes(text: str) -> int:
-    """Return the bytes that ``45MB`` means; MB is 2^20 as everywhere in whisq."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, expected something like 45MB")
-    return int(float(match.group(1)) * _UNITS[(match.group(2) or "").lower()])
-
-
 def run(args: argparse.Namespace, console: Console) -> int:
     """Search; returns the exit code."""
-    for path in filter(None, (args.output, args.sensitivity)):
-        if not Path(path).resolve().parent.is_dir():
-            raise OutputError(f"{path}: there is no directory {Path(path).resolve().parent}", hint="create it")
+    check_writable(args.output, args.sensitivity)
     from whisq.calibration import read_calibration
     from whisq.formats import open_model
     from whisq.recipe import save_recipe
 
-    calibration = read_calibration(args.calibration)
+    calibration = read_calibration(args.calibration).check_factors()
     with open_model(args.model) as model:
         calibration.check_fits(model)
         searched = _search(args, console, model, calibration)
@@ -100,30 +81,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
-    from whisq.quantization.rounding import parse_method
-    from whisq.search import Goal, Settings, Space, search
+    from whisq.search import Goal, SearchSettings, Space, measure_space, refuse_unreachable, solve, write_sensitivity
     from whisq.search.measure import parse_how
-    from whisq.search.sensitivity import write_sensitivity
 
-    goal = Goal(args.size, args.bits, args.divergence)
-    types = tuple(args.types.split(",")) if args.types else ()
-    space = Space.of(model, types, args.target, tuple(args.protect), tuple(args.unprotect))
-    method = parse_method(args.method or "feedback")
-    settings = Settings(method, args.probes, args.seed, args.device, parse_how(args.measure))
-    reused = _reused(args, console, model, calibration) if args.reuse else None
-
-    def keep(found: Sensitivity) -> None:
+    goal = Goal(args.size, args.bits, args.divergence, args.format)
+    space = Space.of(model, args.types, args.target, tuple(args.protect), tuple(args.unprotect))
+    bench = None
+    if args.reuse:
+        sensitivity = _reused(args, console, model, calibration)
+    else:
+        method = parse_method(args.method) if args.method else best_method(calibration)
+        settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure))
+        refuse_unreachable(goal, space)
+        with console.stages() as progress:
+            sensitivity, bench = measure_space(model, calibration, space, settings=settings, progress=progress)
+    # What was measured is kept before anything is solved.
+    if args.sensitivity:
+        write_sensitivity(args.sensitivity, sensitivity)
+    if args.prefer_fast and sensitivity.seconds is None:
+        sensitivity = replace(sensitivity, seconds=_seconds(model, space))
         if args.sensitivity:
-            write_sensitivity(args.sensitivity, found)
-
-    if reused is not None:
-        keep(reused)
-    with stages(console) as progress:
-        return search(
-            model, calibration, goal, space, settings=settings, reuse=reused,
-            prefer_fast=partial(_seconds, model, space) if args.prefer_fast else None,
-            container=args.format, on_measured=keep, progress=progress,
-        )  # fmt: skip
+            write_sensitivity(args.sensitivity, sensitivity)
+    return solve(model, calibration, goal, space, sensitivity, bench=bench, prefer_fast=args.prefer_fast)
 
 
 def _seconds(model: Model, space: Space) -> dict[str, float]:
@@ -135,11 +114,10 @@ def _seconds(model: Model, space: Space) -> dict[str, float]:
 
 
 def _reused(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Sensitivity:
-    from whisq.hashing import source_sha256
-    from whisq.search.sensitivity import read_sensitivity
+    from whisq.search import read_sensitivity
 
     found = read_sensitivity(args.reuse)
-    if found.provenance.get("model_sha256") != source_sha256(model):
+    if found.provenance.get("model_sha256") != model.sha256:
         raise PlanError(f"{args.reuse}: was measured on another model", hint="measure this one: leave out --reuse")
     method = found.provenance.get("method")
     if args.method not in (None, method):
@@ -147,7 +125,7 @@ def _reused(args: argparse.Namespace, console: Console, model: Model, calibratio
             f"{args.reuse}: was measured with --method {method}, not {args.method}",
             hint="leave out --method, or --reuse",
         )
-    if found.provenance.get("calibration_data_sha256") != calibration.heard.get("data_sha256"):
+    if found.provenance.get("calibration_data_sha256") != calibration.audio.get("data_sha256"):
         console.warn(
             f"{args.reuse}: was measured with a calibration on other audio than {calibration.path.name}",
             hint="measure again, without --reuse, unless the two are much alike",
@@ -163,13 +141,13 @@ def lines_of(searched: Searched, output: str) -> Iterator[str]:
     for mix in [searched.mix, *searched.others]:
         yield _line(mix)
     if searched.better_than_all is False:
-        yield "the mix is not better than all of these: one of no larger size is expected to diverge as little, or less"
+        yield "the mix is not better than all of these: a smaller or equal file is expected to do at least as well"
     yield f"wrote {output}"
 
 
 def measured_lines(sensitivity: Sensitivity) -> Iterator[str]:
     """Yield what was measured and what was predicted, and how well they agree."""
-    from whisq.search.measure import correlation
+    from whisq.search.prediction import correlation
 
     total = sum(kind != "f16" for harms in sensitivity.harms.values() for kind in harms)
     how = sensitivity.provenance

@@ -2,12 +2,12 @@
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary, Utterance
 from whisq.evaluation.results_json import from_json, read_results, to_json
-from whisq.evaluation.run import Settings, evaluate
+from whisq.evaluation.run import EvaluationSettings, evaluate
 
 __all__ = [
     "Evaluation",
+    "EvaluationSettings",
     "ModelResult",
-    "Settings",
     "Summary",
     "Utterance",
     "evaluate",

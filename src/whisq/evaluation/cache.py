@@ -1,4 +1,4 @@
-"""Measurements kept on disk, one line an utterance, so that an interrupted run goes on where it stopped.
+"""Measurements kept on disk, one line per utterance, so that an interrupted run resumes where it stopped.
 
 One file for what was measured with one model under one set of settings, both by hash; its lines are keyed
 by the audio's hash and the language. Each line is written whole and flushed at once; a torn last line is

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whisq.errors import RuntimeUnavailableError
 from whisq.formats import open_model
+from whisq.model import Model
 from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes
 from whisq.runtimes.runtime import Runtime
 from whisq.types import TensorType
@@ -43,29 +43,24 @@ class ModelFile:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the whole file for one weight."""
+        """Bits of the whole file per weight."""
         return 8 * self.size_bytes / self.n_weights
 
 
-def describe(path: str | Path, label: str, on_bytes: Callable[[int], None] = lambda count: None) -> ModelFile:
-    """Return what is to be known of a model; reads it once for its hash. Raises ``FormatError``."""
-    where = Path(path)
-    with open_model(where) as model:
-        digest = hashlib.sha256()
-        for file in model.files:
-            with file.path.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    digest.update(block)
-                    on_bytes(len(block))
-        return ModelFile(
-            label=label,
-            path=where,
-            container=model.format,
-            sha256=digest.hexdigest(),
-            size_bytes=model.size_bytes,
-            dims=model.dims,
-            tensors=tuple((tensor.spec, tensor.type) for tensor in model.tensors),
-        )
+def describe(source: str | Path | Model, label: str) -> ModelFile:
+    """Return what is to be known of a model, its hash included; one that is open stays so. Raises ``FormatError``."""
+    if not isinstance(source, Model):
+        with open_model(source) as model:
+            return replace(describe(model, label), path=Path(source))
+    return ModelFile(
+        label=label,
+        path=source.path,
+        container=source.format,
+        sha256=source.sha256,
+        size_bytes=source.size_bytes,
+        dims=source.dims,
+        tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),
+    )
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from whisq.clips.clip import Problem
+from whisq.compare import decibels, relative_error
 from whisq.evaluation.scoring import Edits
 from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
 
@@ -70,9 +71,10 @@ class InsideUtterance:
 
 @dataclass(frozen=True, slots=True)
 class TensorError:
-    """One tensor of a candidate against the reference's. ``snr_db`` is None where both are equal.
+    """One tensor of a candidate against the reference's, as ``whisq.compare`` finds it.
 
-    ``signal`` and ``noise`` are sums of squares of the reference's weights and of the differences.
+    ``signal`` and ``noise`` are sums of squares of the reference's weights and of the differences, without the
+    ``n_not_finite`` places where only one of the two is a finite number.
     """
 
     name: str
@@ -85,18 +87,17 @@ class TensorError:
     size_bytes: int
     signal: float
     noise: float
-
-    @property
-    def snr_db(self) -> float | None:
-        """Signal to noise in decibels."""
-        if self.noise == 0:
-            return None
-        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+    n_not_finite: int = 0
 
     @property
     def relative_error(self) -> float:
-        """Root of noise over signal."""
-        return math.sqrt(self.noise / self.signal) if self.signal > 0 else 0.0
+        """Norm of the difference over the norm of the reference's."""
+        return relative_error(self.signal, self.noise, self.n_not_finite)
+
+    @property
+    def snr_db(self) -> float:
+        """Signal-to-noise ratio in dB."""
+        return decibels(self.relative_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class ModelResult:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the whole file for one weight."""
+        """Bits of the whole file per weight."""
         return 8 * self.size_bytes / self.n_weights
 
     def total(self, count: str) -> int:
@@ -182,7 +183,7 @@ class Evaluation:
         return int(self.settings.get("seed", 0))
 
     def divergence_difference(self, index: int, other: int) -> Difference | None:
-        """Return the divergence of one model less another's, in nats a token, over the clips measured inside both.
+        """Return the divergence of one model less another's, in nats per token, over the clips measured inside both.
 
         What a model does counts, not how near its weights are: a smaller error of weights can diverge more.
         """

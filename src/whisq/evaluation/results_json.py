@@ -25,7 +25,9 @@ from whisq.evaluation.results import (
 from whisq.evaluation.scoring import Edits
 
 SCHEMA = "whisq-evaluation"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What is written. Version 1, of whisq 0.1, is the same without ``n_not_finite`` of tensors, which is 0 there."""
+READ_VERSIONS = (1, 2)
 
 
 def to_json(evaluation: Evaluation) -> str:
@@ -66,9 +68,9 @@ def from_json(text: str, source: str = "results") -> Evaluation:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise DataError(f"{source}: JSON, but not an evaluation's results", hint=hint)
     found = document.get("schema_version")
-    if found != SCHEMA_VERSION:
+    if found not in READ_VERSIONS:
         raise DataError(
-            f"{source}: results of schema version {found}, expected {SCHEMA_VERSION}",
+            f"{source}: results of schema version {found}, expected {' or '.join(map(str, READ_VERSIONS))}",
             hint="use the version of whisq that wrote it, or measure again (cached transcripts are used)",
         )
     try:

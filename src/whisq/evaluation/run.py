@@ -27,7 +27,8 @@ from whisq.evaluation.results import (
 )
 from whisq.evaluation.scoring import count_edits, normalize
 from whisq.evaluation.tensors import tensor_errors
-from whisq.extras import require_packages
+from whisq.extras import require_packages, require_torch
+from whisq.model import Model
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
 from whisq.runtimes.registry import installed_runtimes
@@ -35,7 +36,7 @@ from whisq.writing import default_cache_folder
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EvaluationSettings:
     """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none.
 
     ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely, as it does by itself.
@@ -79,30 +80,27 @@ def _cpus() -> int:
 
 
 def evaluate(
-    reference: str | Path,
+    reference: str | Path | Model,
     candidates: Sequence[str | Path],
     data: str | Path | ClipSet,
     *,
-    settings: Settings | None = None,
+    settings: EvaluationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Return what quantizing cost: every model's transcripts of the data, compared with the reference's.
 
-    All that can be checked is checked first: the models' files, the data, which runtime runs what. A
-    candidate that no installed runtime can run, or that fails when loaded, has a ``failure`` instead of
-    utterances.
+    The reference may be a model that is open already; it stays so. All that can be checked is checked first: the
+    models' files, the data, which runtime runs what. A candidate that no installed runtime can run, or that fails when
+    loaded, has a ``failure`` instead of utterances.
 
     Raises ``FormatError`` for a damaged model, ``DataError`` that lists all that is wrong with the data,
     ``RuntimeUnavailableError`` when the reference cannot be run, ``MissingExtraError`` for missing packages.
     """
     require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", purpose="measuring word error rates")
-    chosen = settings or Settings()
+    chosen = settings or EvaluationSettings()
     if chosen.inside:
-        from whisq.extras import require_torch
-
         require_torch()
-    paths = [Path(reference), *(Path(path) for path in candidates)]
-    files = _describe_all(paths, progress)
+    files = _describe_all(reference, [Path(path) for path in candidates], progress)
     choices = choose_runtimes(files, chosen.runtime)
     clips = load_clips(
         data,
@@ -117,19 +115,21 @@ def evaluate(
     return Evaluation(_data_record(clips), tuple(models), chosen.record(), provenance())
 
 
-def _describe_all(paths: list[Path], progress: Progress) -> list[ModelFile]:
+def _describe_all(reference: str | Path | Model, candidates: list[Path], progress: Progress) -> list[ModelFile]:
+    first = reference if isinstance(reference, Model) else Path(reference)
+    paths = [first.path if isinstance(first, Model) else first, *candidates]
     labels = labels_of(paths)
     if len(set(paths)) < len(paths):
         raise DataError("a model is named twice", hint="give the reference and each candidate once")
     files = []
-    for index, (path, label) in enumerate(zip(paths, labels, strict=True)):
+    for index, (source, label) in enumerate(zip((first, *candidates), labels, strict=True)):
         progress("reading models", index, len(paths))
-        files.append(describe(path, label))
+        files.append(describe(source, label))
     progress("reading models", len(paths), len(paths))
     return files
 
 
-def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: Settings) -> ClipSet:
+def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: EvaluationSettings) -> ClipSet:
     """Return the clips that these models can be scored on; the language is settled for each."""
     only_english = [file.label for file in files if not file.dims.is_multilingual]
     good, problems = [], []
@@ -157,7 +157,7 @@ def _data_record(clips: ClipSet) -> DataRecord:
 
 
 def _measure(
-    files: list[ModelFile], choices: list[Choice], clips: ClipSet, settings: Settings, progress: Progress
+    files: list[ModelFile], choices: list[Choice], clips: ClipSet, settings: EvaluationSettings, progress: Progress
 ) -> list[ModelResult]:
     inside_clips = _inside_clips(clips, settings)
     runs = sum(choice.runtime is not None for choice in choices)
@@ -206,7 +206,7 @@ class _Measured:
 
 
 def _transcribe(
-    file: ModelFile, choice: Choice, clips: ClipSet, settings: Settings, advance: Callable[[Clip], None]
+    file: ModelFile, choice: Choice, clips: ClipSet, settings: EvaluationSettings, advance: Callable[[Clip], None]
 ) -> _Measured:
     """Return every clip's reply, from the cache where it is there, else from a worker started when needed."""
     if choice.runtime is None:
@@ -266,7 +266,7 @@ def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
         return {"text": "", "seconds": 0.0, "remark": f"failed: {error}", "failed": str(error)}
 
 
-def _inside_clips(clips: ClipSet, settings: Settings) -> list[Clip]:
+def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
     """Return evenly spaced clips, so that all speakers of sorted data have their share."""
     count = min(settings.inside, len(clips.clips))
     return [clips.clips[index * len(clips.clips) // count] for index in range(count)]
@@ -276,7 +276,7 @@ def _inside(
     reference: ModelFile,
     file: ModelFile,
     clips: list[Clip],
-    settings: Settings,
+    settings: EvaluationSettings,
     advance: Callable[[Clip], None],
 ) -> tuple[InsideUtterance, ...]:
     cache = Cache(settings.cache, "divergences", model=file.sha256, reference=reference.sha256)

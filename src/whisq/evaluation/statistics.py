@@ -86,7 +86,7 @@ def _as_columns(*columns: npt.ArrayLike) -> Counts:
 
 
 def rate(edits: npt.ArrayLike, units: npt.ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Return sum(edits) / sum(units) with its interval; one entry an utterance. NaN without units."""
+    """Return sum(edits) / sum(units) with its interval; one entry per utterance. NaN without units."""
     columns = _as_columns(edits, units)
     total = columns.sum(axis=0)
     if total[1] == 0:
@@ -105,7 +105,7 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """Return how the candidate's rate differs from the reference's; one entry an utterance, same order.
+    """Return how the candidate's rate differs from the reference's; one entry per utterance, same order.
 
     The verdict is "worse" or "better" only where the interval leaves out zero *and* the sign-flip test gives
     p < 0.05: with a handful of utterances that differ, the bootstrap alone is too sure of itself.

@@ -1,7 +1,7 @@
 """All of it in one go: calibrate, search, quantize, evaluate, report.
 
 The data is split: what is judged by was not calibrated on. What each step makes is kept in a folder with a key of what
-made it, so that the same call again goes on where it stopped, and another size measures nothing again.
+made it, so that the same call again resumes where it stopped, and another size measures nothing again.
 """
 
 from __future__ import annotations
@@ -19,31 +19,29 @@ from whisq.errors import PlanError
 from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.results_json import to_json
-from whisq.evaluation.run import Settings as EvaluateSettings
-from whisq.evaluation.run import evaluate
+from whisq.evaluation.run import EvaluationSettings, evaluate
 from whisq.extras import require_packages, require_torch
 from whisq.formats import container_of, open_model
-from whisq.formats.layout import ContainerName
-from whisq.hashing import source_sha256
 from whisq.model import Model
-from whisq.optimization.steps import MadeFiles
+from whisq.optimization.steps import Steps
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of
+from whisq.quantization.method import GGML, Method
 from whisq.quantization.plan import Plan, make_plan
-from whisq.quantization.rounding import Method
+from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
 from whisq.runtimes.registry import is_readable
 from whisq.search.goal import Goal, Space
-from whisq.search.measure import Settings as SearchSettings
-from whisq.search.run import measure_space, search
+from whisq.search.measure import SearchSettings
+from whisq.search.run import measure_space, solve
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 from whisq.types import F16, TensorType
 from whisq.writing import write_text
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class OptimizationSettings:
     """What the mix may consist of, and how it is measured.
 
     ``inside`` is the number of clips for the divergence of the files; ``folder`` is where what is made on the way is
@@ -87,54 +85,44 @@ def optimize(
     size_bytes: int | None = None,
     bits: float | None = None,
     divergence: float | None = None,
-    settings: Settings | None = None,
+    settings: OptimizationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Optimized:
-    """Write the best mix for a size, for bits per weight, or for a divergence, and measure it on clips held back.
+    """Write the best mix for a size, for bits per weight, or for a divergence, and measure it on held-out clips.
 
     Everything that can be is checked first. Raises ``PlanError`` for a goal that no mix reaches, ``OutputError``,
     ``DataError``, ``MissingExtraError``.
     """
-    chosen = settings or Settings()
-    goal = Goal(size_bytes, bits, divergence)
-    if sum(value is not None for value in (size_bytes, bits, divergence)) != 1:
-        raise PlanError("one goal is needed", hint="give a size, bits per weight, or a divergence")
+    chosen = settings or OptimizationSettings()
+    target = Path(output)
+    goal = Goal(size_bytes, bits, divergence, container_of(target))
     require_torch()
     require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", "jinja2", "plotly", purpose="optimizing")
-    target = Path(output)
     with open_model(model) as opened:
         space = Space.of(opened, chosen.types, chosen.target, chosen.protect, chosen.unprotect)
         _refuse_unreachable(opened, target, goal, space)
         if is_readable(opened.format):
-            choose_runtimes([describe(opened.path, opened.path.name)])
+            choose_runtimes([describe(opened, opened.path.name)])
         folder = chosen.folder or target.with_name(f"{target.stem}.optimize")
-        made = MadeFiles(folder)
+        steps = Steps(folder)
         clips = load_clips(
             data, limit=chosen.limit, seed=chosen.seed, language=chosen.language, skip_bad=chosen.skip_bad,
             on_clip=lambda done, total: progress("checking clips", done, total),
         )  # fmt: skip
-        heard, judged = split_clips(clips, seed=chosen.seed)
-        work = _Work(opened, target, goal, space, chosen, made, progress)
-        calibration = work.calibrate(heard)
+        learnt, judged = split_clips(clips, seed=chosen.seed)
+        work = _Work(opened, target, goal, space, chosen, steps, progress)
+        calibration = work.calibrate(learnt)
         recipe = work.search(calibration)
         work.quantize(calibration, recipe)
         evaluation = work.evaluate(judged)
-    return Optimized(target, folder, calibration, recipe, evaluation, tuple(made.reused))
-
-
-def _smallest(model: Model, space: Space, container: ContainerName) -> Plan:
-    rules = tuple(
-        Rule(re.escape(t.name), min(space.types[t.name], key=lambda kind: kind.row_bytes(t.n_columns)))
-        for t in space.tensors
-    )
-    recipe = Recipe(F16, rules, space.protect, space.unprotect)
-    return make_plan(model, recipe, container=container)
+    return Optimized(target, folder, calibration, recipe, evaluation, tuple(steps.reused))
 
 
 def _refuse_unreachable(model: Model, target: Path, goal: Goal, space: Space) -> None:
     if not space.tensors:
         raise PlanError("no matrix takes part: all are protected", hint="leave out --protect, or --unprotect some")
-    plan = _smallest(model, space, container_of(target))
+    rules = tuple(Rule(re.escape(name), kind) for name, kind in space.smallest().items())
+    plan = make_plan(model, Recipe(F16, rules, space.protect, space.unprotect), container=goal.container)
     check_output(plan, target)
     if goal.size_bytes is not None and plan.size_bytes > goal.size_bytes:
         raise PlanError(
@@ -154,12 +142,12 @@ class _Work:
     target: Path
     goal: Goal
     space: Space
-    settings: Settings
-    made: MadeFiles
+    settings: OptimizationSettings
+    steps: Steps
     progress: Progress
 
     def _file(self, name: str) -> Path:
-        return self.made.folder / name
+        return self.steps.folder / name
 
     def calibrate(self, clips: ClipSet) -> Calibration:
         from whisq.calibration.run import Settings as CollectSettings
@@ -167,39 +155,36 @@ class _Work:
 
         path = self._file("model.calib")
         settings = CollectSettings(seed=self.settings.seed, device=self.settings.device, cache=self._file("cache"))
-        self.made.make(
+        self.steps.make(
             path,
-            {"model": source_sha256(self.model), "clips": clips.sha256},
+            {"model": self.model.sha256, "clips": clips.sha256},
             lambda: calibrate(self.model, clips, path, settings=settings, progress=self.progress),
         )
-        return read_calibration(path)
+        return read_calibration(path).check_factors()
 
     def search(self, calibration: Calibration) -> Recipe:
         path, measured = self._file("recipe.toml"), self._file("sensitivity.json")
-        settings = SearchSettings("feedback", self.settings.probes, self.settings.seed, self.settings.device)
+        settings = SearchSettings(FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device)
 
-        def look() -> None:
+        def measure() -> None:
             found, _ = measure_space(self.model, calibration, self.space, settings=settings, progress=self.progress)
             write_sensitivity(measured, found)
 
-        def solve() -> None:
-            found = search(
-                self.model, calibration, self.goal, self.space, reuse=read_sensitivity(measured),
-                container=container_of(self.target),
-            )  # fmt: skip
+        def save() -> None:
+            found = solve(self.model, calibration, self.goal, self.space, read_sensitivity(measured))
             write_text(path, save_recipe(found.recipe))
 
         types = {name: [kind.name for kind in kinds] for name, kinds in self.space.types.items()}
         how = {"probes": settings.probes, "seed": settings.seed}
-        self.made.make(measured, {"calibration": self.made.key("model.calib"), "types": types, **how}, look)
+        self.steps.make(measured, {"calibration": self.steps.key("model.calib"), "types": types, **how}, measure)
         wanted = [self.goal.size_bytes, self.goal.bits, self.goal.divergence]
-        made_from = {"measured": self.made.key("sensitivity.json"), "goal": wanted, "as": container_of(self.target)}
-        self.made.make(path, made_from, solve)
+        made_from = {"measured": self.steps.key("sensitivity.json"), "goal": wanted, "as": self.goal.container}
+        self.steps.make(path, made_from, save)
         return load_recipe(str(path))
 
     def quantize(self, calibration: Calibration, recipe: Recipe) -> None:
-        made_from = {"recipe": save_recipe(recipe), "calibration": self.made.key("model.calib")}
-        self.made.make(self.target, made_from, partial(self._write, self.target, recipe, "feedback", calibration))
+        made_from = {"recipe": save_recipe(recipe), "calibration": self.steps.key("model.calib")}
+        self.steps.make(self.target, made_from, partial(self._write, self.target, recipe, FEEDBACK, calibration))
 
     def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
         container = container_of(path)
@@ -225,11 +210,11 @@ class _Work:
         candidates = [self.target]
         for kind in self._beside():
             path = self._file(f"uniform-{kind}{self.target.suffix}")
-            recipe = Recipe(kind, protect=self.space.protect, unprotect=self.space.unprotect)
-            made_from = {"model": source_sha256(self.model), "recipe": save_recipe(recipe)}
-            self.made.make(path, made_from, partial(self._write, path, recipe, "ggml"))
+            recipe = self._uniform(kind)
+            made_from = {"model": self.model.sha256, "recipe": save_recipe(recipe)}
+            self.steps.make(path, made_from, partial(self._write, path, recipe, GGML))
             candidates.append(path)
-        settings = EvaluateSettings(
+        settings = EvaluationSettings(
             seed=self.settings.seed, inside=self.settings.inside, device=self.settings.device,
             cache=self._file("cache"),
         )  # fmt: skip
@@ -239,28 +224,31 @@ class _Work:
         write_report(evaluation, self._file("report.html"), curve)
         return evaluation
 
-    def _reference(self) -> Path:
-        """Return the source as a file that a runtime reads."""
+    def _reference(self) -> Model | Path:
+        """Return the source as a model that a runtime reads."""
         if is_readable(self.model.format):
-            return self.model.path
+            return self.model
         path = self._file("reference-f16.bin")
-        self.made.make(
-            path, {"model": source_sha256(self.model)}, lambda: self._write(path, Recipe(F16), "ggml")
-        )  # fmt: skip
+        self.steps.make(path, {"model": self.model.sha256}, partial(self._write, path, Recipe(F16), GGML))
         return path
 
     def _beside(self) -> list[TensorType]:
         """Return the uniform types whose files are the next smaller and the next larger than the result."""
         size = self.target.stat().st_size
-        common = [kind for kind in self.space.types[self.space.tensors[0].name] if kind.is_quantized]
-        sizes = {
-            kind: make_plan(
-                self.model, Recipe(kind, protect=self.space.protect, unprotect=self.space.unprotect),
-                container=container_of(self.target),
-            ).size_bytes
-            for kind in common
-            if all(kind in kinds for kinds in self.space.types.values())
-        }  # fmt: skip
+        sizes = {kind: self._uniform_size(kind) for kind in self._common()}
         smaller = [kind for kind in sizes if sizes[kind] <= size]
         larger = [kind for kind in sizes if sizes[kind] > size]
         return [*sorted(smaller, key=lambda k: sizes[k])[-1:], *sorted(larger, key=lambda k: sizes[k])[:1]]
+
+    def _common(self) -> list[TensorType]:
+        """Return the block types that every matrix may take."""
+        first, *others = self.space.types.values()
+        return [kind for kind in first if kind.is_quantized and all(kind in kinds for kinds in others)]
+
+    def _uniform(self, kind: TensorType) -> Recipe:
+        return Recipe(kind, protect=self.space.protect, unprotect=self.space.unprotect)
+
+    def _uniform_size(self, kind: TensorType) -> int:
+        if self.goal.container == "bin":
+            return self.space.size_of(dict.fromkeys(self.space.types, kind))
+        return make_plan(self.model, self._uniform(kind), container=self.goal.container).size_bytes

@@ -15,8 +15,8 @@ from whisq.version import __version__
 from whisq.writing import write_text
 
 
-class MadeFiles:
-    """The files of a folder, each with a key of what made it and the hash of what it was then."""
+class Steps:
+    """A cache of steps: the files of a folder, each with a key of what made it and the hash of what it was then."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._path = folder, folder / "made.json"

@@ -35,7 +35,10 @@ def make_conversion(
             f"convert does not write {type}, only {', '.join(t.name for t in CONVERSION_TYPES)}",
             hint=f"whisq quantize INPUT OUTPUT {type}",
         )
-    assignments = tuple(Assignment(tensor, _type_of(tensor, type), "kept") for tensor in model.tensors)
+    assignments = tuple(
+        Assignment(tensor, _type_of(tensor, type), "converted" if tensor.spec.is_matrix else "kept")
+        for tensor in model.tensors
+    )
     outputs = [Output(a.tensor, a.type) for a in assignments]
     return Plan(
         model,

@@ -15,7 +15,8 @@ from whisq.errors import PlanError
 from whisq.formats import layout_of
 from whisq.formats.layout import ContainerName, Layout, Output
 from whisq.model import Model, TensorRef
-from whisq.quantization.rounding import Method, method_for
+from whisq.quantization.method import GGML, Method
+from whisq.quantization.rounding import parse_method
 from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe
 from whisq.runtimes.registry import by_preference, parse_runtime, verdicts
@@ -25,7 +26,7 @@ from whisq.types import F16, F32, TensorType, fallback_for
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
 
-Why = Literal["rule", "default", "protected", "kept"]
+Why = Literal["rule", "default", "protected", "kept", "converted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Assignment:
     """What happens to one tensor, and why.
 
     ``why`` is "rule" or "default" for matrices that the recipe decided, "protected" for what is never quantized,
-    "kept" for norms, biases and conv kernels. ``asked`` is the type that the rule or default named; it differs from
+    "kept" for norms, biases and conv kernels, "converted" for matrices that go from one container to another without a
+    recipe. ``asked`` is the type that the rule or default named; it differs from
     ``type`` where the rows did not fit it. ``match`` says under which name the rule matched. ``method`` is how it is
     rounded, ``note`` why that is not the method asked for. Sizes are in bytes.
     """
@@ -44,7 +46,7 @@ class Assignment:
     asked: TensorType | None = None
     rule: int | None = None
     match: Match | None = None
-    method: Method = "ggml"
+    method: Method = GGML
     note: str = ""
 
     @property
@@ -74,6 +76,8 @@ class Assignment:
             return "protected: never quantized"
         if self.why == "kept":
             return f"{self.tensor.role.replace('_', ' ')}: not a weight matrix"
+        if self.why == "converted":
+            return "converted: type kept" if self.type is self.tensor.type else f"converted to {self.type}"
         source = f"rule {self.rule + 1}" if self.rule is not None else "the default type"
         if self.is_fallback:
             return f"{source} asks for {self.asked}, which rows of {self.tensor.n_columns} do not fit"
@@ -82,7 +86,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Plan:
-    """One assignment a tensor in file order, and all that follows from them."""
+    """One assignment per tensor in file order, and all that follows from them.
+
+    Raises ``PlanError`` for a tensor that its method cannot round with this ``calibration``.
+    """
 
     model: Model
     recipe: Recipe
@@ -93,7 +100,16 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
-    method: Method = "ggml"
+    method: Method = GGML
+
+    def __post_init__(self) -> None:
+        for a in self.assignments:
+            missing = a.method.what_is_missing(self.calibration)
+            if missing is not None:
+                raise PlanError(f"{a.tensor.name}: {missing}", hint=missing.hint)
+            why = a.method.reason_against(a.tensor.spec, a.type, self.calibration)
+            if why:
+                raise PlanError(f"{a.tensor.name}: cannot be rounded with {a.method}: {why}", hint="use another method")
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -107,8 +123,8 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of tensor data for one weight, over the whole model."""
-        return 8 * sum(a.size_after for a in self.assignments) / self.model.n_weights
+        """Bits of the whole file per weight."""
+        return 8 * self.size_bytes / self.model.n_weights
 
     def __getitem__(self, name: str) -> Assignment:
         """Return the assignment of the tensor with a canonical name; raises ``KeyError``."""
@@ -128,18 +144,19 @@ def make_plan(
     allow_requantize: bool = False,
     provenance: dict[str, Any] | None = None,
     calibration: Calibration | None = None,
-    method: Method = "ggml",
+    method: Method | str = GGML,
 ) -> Plan:
     """Return what a recipe does to a model.
 
     ``target`` is a runtime's name that must load the result. ``keep_f32`` keeps conv kernels and kept matrices of an
     f32 source as they are. ``allow_requantize`` permits a source that holds quantized matrices. ``method`` says how
-    matrices are rounded; all but "ggml" need a ``calibration`` of this model.
+    matrices are rounded, by name or as a value; it may need a ``calibration`` of this model.
 
     Raises ``PlanError`` for a refused target, misfits under ``on_misfit = "error"``, requantizing, and a method
     without what it needs; ``CalibrationError`` for a calibration of another model.
     """
     runtime = None if target is None else parse_runtime(target)
+    rounding = parse_method(method)
     if calibration is not None:
         calibration.check_fits(model)
     if not allow_requantize:
@@ -147,7 +164,7 @@ def make_plan(
     decided = [_decide(tensor, model, recipe) for tensor in model.tensors]
     if recipe.on_misfit == "error":
         _refuse_misfits(decided, recipe)
-    assignments = [_with_method(a, method, calibration) for a in _store_the_rest(decided, keep_f32)]
+    assignments = [_with_method(a, rounding, calibration) for a in _store_the_rest(decided, keep_f32)]
     outputs = [Output(a.tensor, a.type) for a in assignments]
     verdict_list = verdicts(container, [(o.tensor.spec, o.type) for o in outputs])
     if runtime is not None:
@@ -160,15 +177,15 @@ def make_plan(
     findings = findings_of(recipe, model.dims, finished, model.size_bytes, arrangement.size_bytes)
     return Plan(
         model, recipe, container, tuple(assignments), arrangement, verdict_list, tuple(findings), provenance or {},
-        calibration, method,
+        calibration, rounding,
     )  # fmt: skip
 
 
 def _with_method(a: Assignment, method: Method, calibration: Calibration | None) -> Assignment:
     if not a.is_quantized_here:
         return a
-    chosen = method_for(a.tensor.name, a.type, method, calibration)
-    return replace(a, method=chosen.method, note=chosen.note)
+    decision = method.decide(a.tensor.spec, a.type, calibration)
+    return replace(a, method=decision.method, note=decision.why)
 
 
 def _refuse_requantizing(model: Model) -> None:
@@ -227,13 +244,15 @@ def _store_the_rest(decided: Sequence[Assignment], keep_f32: bool) -> list[Assig
     all_f32 = matrices == {F32} and all(a.why != "protected" for a in decided if a.tensor.spec.is_matrix)
     result = []
     for a in decided:
+        keeps = keep_f32 and a.tensor.type is F32
         kind = a.type
-        if not a.tensor.spec.is_matrix:
-            keeps = all_f32 or (keep_f32 and a.tensor.type is F32)
-            kind = (F32 if keeps else F16) if a.tensor.role == "conv" else F32
+        if a.tensor.role == "conv":
+            kind = F32 if keeps or all_f32 else F16
+        elif not a.tensor.spec.is_matrix:
+            kind = F32
         elif a.why == "protected" and not kind.is_quantized:
-            kind = F32 if keep_f32 and kind is F32 else F16
-        result.append(Assignment(a.tensor, kind, a.why, a.asked, a.rule, a.match))
+            kind = F32 if keeps else F16
+        result.append(replace(a, type=kind))
     return result
 
 

@@ -1,207 +1,171 @@
-"""How a matrix becomes blocks: ggml's own rounding, with importance, or with error feedback.
+"""The methods of rounding that can be asked for, and what a whole matrix is after one.
 
-``method_for`` decides before any work, so that a plan can say it of every tensor; ``Rounder`` does it.
+One more is a class like those below, in a file of its own, and its value in ``METHODS``: docs/adding-a-method.md has an
+example.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
 from whisq import kernels
-from whisq.errors import CalibrationError, PlanError
-from whisq.types import TensorType
+from whisq.errors import CalibrationError, PlanError, WeightError
+from whisq.quantization.method import (
+    GGML,
+    Method,
+    Needs,
+    Rounded,
+    UnfitWeightsError,
+    Weights,
+    ggml_blocks,
+    hint_for,
+)
+from whisq.types import TYPES, TensorType
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from whisq.calibration import Calibration, Moments
-    from whisq.kernels.feedback import Factor
+    from whisq.calibration import Calibration
+    from whisq.kernels import Buffer
+    from whisq.model import Model, TensorRef
+    from whisq.quantization.layer_inputs import LayerInputs
+    from whisq.whisper import TensorSpec
 
-T = TypeVar("T")
-Method = Literal["ggml", "importance", "feedback"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-WITHOUT_IMPORTANCE = frozenset({"q8_0"})
+WITHOUT_IMPORTANCE = frozenset({TYPES["q8_0"], TYPES["mxfp4"]})
 """Block types whose ggml code does not look at importance."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """The method of one tensor, and why it is not the one asked for (empty when it is)."""
+class Importance(Method):
+    """ggml's rounding with an importance matrix: its bytes with that."""
 
-    method: Method
-    note: str = ""
-
-
-def parse_method(text: str) -> Method:
-    """Return the method of that name; raises ``PlanError``."""
-    for method in METHODS:
-        if text.strip().lower() == method:
-            return method
-    raise PlanError(f"unknown method '{text}'", hint=f"use one of: {' '.join(METHODS)}")
-
-
-def method_for(tensor: str, type: TensorType, asked: Method, calibration: Calibration | None) -> Chosen:  # noqa: A002
-    """Return how a matrix will be rounded. For feedback, its input's second moments are read and checked once.
-
-    Raises ``PlanError`` when a method needs a calibration and there is none, or it cannot give what is needed.
-    """
-    if asked == "ggml" or not type.is_quantized:
-        return Chosen("ggml")
-    if calibration is None:
-        raise PlanError(
-            f"--method {asked} needs to know the layers' inputs", hint="add --calibration FILE, from `whisq calibrate`"
-        )
-    if asked == "feedback" and not calibration.has_second_moments:
-        raise PlanError(
-            f"{calibration.path}: holds importance only, feedback needs second moments",
-            hint="use --method importance, or a calibration from `whisq calibrate`",
-        )
-    from whisq.calibration import input_of
-
-    source = input_of(tensor)
-    if source is None or source not in calibration.counts:
-        return Chosen("ggml", f"{calibration.path.name} does not cover it")
-    if calibration.counts[source] == 0 or source in calibration.idle:
-        return Chosen("ggml", "its input was never active in the calibration")
-    if asked == "feedback":
-        wrong = _what_is_wrong(source, calibration)
-        if wrong:
-            return Chosen("ggml", f"of its input in {calibration.path.name}, {wrong}")
-    if asked == "importance" and type.name in WITHOUT_IMPORTANCE:
-        return Chosen("ggml", f"{type} does not use importance")
-    return Chosen(asked)
-
-
-class Rounder:
-    """Rounds matrices with a calibration. Moments and factors of the inputs used last are kept."""
-
-    def __init__(self, calibration: Calibration, most_kept: int = 2) -> None:
-        self._calibration = calibration
-        self._most = most_kept
-        self._moments: OrderedDict[str, Moments] = OrderedDict()
-        self._factors: OrderedDict[str, Factor] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def moments(self, tensor: str) -> Moments:
-        """Return the moments of a matrix's input; raises ``CalibrationError``."""
-        source = _source(tensor)
-        with self._lock:
-            return _kept(self._moments, source, self._most, lambda: self._calibration.moments(source))
-
-    def importance(self, tensor: str) -> NDArray[np.float32]:
-        """Return ggml's ``imatrix`` argument for a matrix, ``float32[columns]``.
-
-        A column that was never active gets a thousandth of the smallest that was: with a zero, q2_K, q4_K and q5_K
-        would divide by the sum of a sub-block's weights, and that can be zero (llama.cpp #8661).
-        """
-        import numpy as np
-
-        squares = self.moments(tensor).squares
-        active = squares[squares > 0]
-        if len(active) == len(squares):
-            return squares
-        if len(active) == 0:
-            raise CalibrationError(f"{tensor}: its input was never active", hint="calibrate on more audio")
-        return np.where(squares > 0, squares, active.min() * np.float32(1e-3)).astype(np.float32)
-
-    def factor(self, tensor: str) -> Factor:
-        """Return what feedback needs of a matrix's input; raises ``CalibrationError`` for singular moments."""
-        moments = self.moments(tensor)
-        source = _source(tensor)
-        with self._lock:
-            return _kept(self._factors, source, self._most, lambda: factor_for(source, moments))
+    name: str = "importance"
+    needs: Needs = "importance"
 
     def round(
         self,
-        tensor: str,
-        weights: NDArray[np.float32],
-        type: TensorType,  # noqa: A002 - the field's own word for it
-        method: Method,
+        tensor: TensorSpec,
+        weights: Weights,
+        type: TensorType,  # noqa: A002
+        inputs: LayerInputs | None,
         threads: int = 1,
-    ) -> NDArray[np.uint8]:
-        """Return the blocks of a matrix ``float32[rows, columns]``: ``uint8[rows, row bytes]``."""
-        if method == "feedback":
-            from whisq.kernels.feedback import quantize_with_feedback
+    ) -> Rounded:
+        """Return the blocks."""
+        return Rounded(ggml_blocks(weights, type, _given(inputs, tensor).importance(tensor.name), threads))
 
-            return quantize_with_feedback(weights, type, self.factor(tensor), threads=threads)
-        importance = self.importance(tensor) if method == "importance" else None
-        return kernels.quantize(weights, type, importance=importance, threads=threads)
+    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:  # noqa: A002
+        """Return why not: some types do not look at importance."""
+        why = Method.reason_against(self, tensor, type, calibration)
+        return why or (f"{type} does not use importance" if type in WITHOUT_IMPORTANCE else "")
 
-    def bias_shift(
-        self, tensor: str, weights: NDArray[np.float32], rounded: NDArray[np.float32]
-    ) -> NDArray[np.float32] | None:
-        """Return what the rounding takes from a layer's mean output, ``float32[rows]``; None without a mean."""
-        import numpy as np
-
-        mean = self.moments(tensor).mean
-        if mean is None:
-            return None
-        return ((weights.astype(np.float64) - rounded) @ mean.astype(np.float64)).astype(np.float32)
-
-
-def factor_for(source: str, moments: Moments) -> Factor:
-    """Return the factor for an input's moments; raises ``CalibrationError`` where there is none.
-
-    They are taken about the mean: a constant shift of a layer's output goes into its bias, and one of the keys changes
-    no attention. The encoder's output is weighted by attention, which has no one mean, and the output layer, which is
-    the token embedding, has no bias: there they are as they are.
-    """
-    from whisq.kernels.feedback import factor_of
-
-    return factor_of(*_second_moment(source, moments))
+    def provenance(self, calibration: Calibration | None) -> dict[str, Any]:
+        """Return the method and its audio, and the importance matrix as llama.cpp's quantizer says it."""
+        stated = Method.provenance(self, calibration)
+        if calibration is None:
+            return stated
+        imatrix = {"file": calibration.path.name, "entries_count": len(calibration.counts)}
+        data = calibration.audio.get("data")
+        if isinstance(data, list | tuple) and data:
+            imatrix["dataset"] = ", ".join(map(str, data))
+        return {**stated, "quantize": {"imatrix": imatrix}}
 
 
-def _second_moment(source: str, moments: Moments) -> tuple[NDArray[np.float64], float]:
-    """Return an input's second moment as feedback takes it, and its damping."""
+@dataclass(frozen=True, slots=True)
+class Feedback(Method):
+    """Rounding with error feedback (``kernels.feedback``): the output of the layer is kept, not the weights."""
+
+    name: str = "feedback"
+    needs: Needs = "second moments"
+    shifts_bias: bool = True
+
+    def round(
+        self,
+        tensor: TensorSpec,
+        weights: Weights,
+        type: TensorType,  # noqa: A002
+        inputs: LayerInputs | None,
+        threads: int = 1,
+    ) -> Rounded:
+        """Return the blocks, and what the rounding takes from the layer's mean output where it has a bias."""
+        from whisq.kernels.feedback import quantize_with_feedback
+
+        given, array = _given(inputs, tensor), weights.array()
+        blocks = quantize_with_feedback(array, type, given.factor(tensor.name), threads=threads)
+        if tensor.bias is None:
+            return Rounded(blocks.data)
+        return Rounded(blocks.data, given.bias_shift(tensor.name, array, kernels.dequantize(blocks, type, array.shape)))
+
+    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:  # noqa: A002
+        """Return why not: the core has no feedback for some types."""
+        why = Method.reason_against(self, tensor, type, calibration)
+        return why or ("" if kernels.has_feedback(type) else f"there is no rounding with feedback for {type}")
+
+
+IMPORTANCE, FEEDBACK = Importance(), Feedback()
+METHODS: tuple[Method, ...] = (GGML, IMPORTANCE, FEEDBACK)
+"""Every method that a command line can name; of those that a calibration allows, the last is taken."""
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    return tuple(method.name for method in METHODS)
+
+
+def parse_method(text: str | Method) -> Method:
+    """Return the method of that name, in any case; raises ``PlanError``."""
+    if isinstance(text, Method):
+        return text
+    for method in METHODS:
+        if text.strip().lower() == method.name:
+            return method
+    raise PlanError(f"unknown method '{text}'", hint=f"use one of: {' '.join(method_names())}")
+
+
+def best_method(calibration: Calibration | None) -> Method:
+    """Return the method to use where none is asked for: ggml's own, or the best that a calibration allows."""
+    if calibration is None:
+        return GGML
+    return [method for method in METHODS if method.what_is_missing(calibration) is None][-1]
+
+
+def rounded(
+    model: Model,
+    tensor: TensorRef,
+    type: TensorType,  # noqa: A002 - the field's own word for it
+    method: Method,
+    inputs: LayerInputs | None,
+    threads: int = 1,
+) -> Rounded:
+    """Return a whole matrix of a model as a file would hold it; raises ``WeightError`` with its name."""
+    try:
+        return method.round(tensor.spec, Weights.of(model.array(tensor)), type, inputs, threads)
+    except UnfitWeightsError as error:
+        raise WeightError(f"{model.path}: {tensor.name}: {error}", hint=hint_for([error.tally])) from None
+
+
+def exchanged(
+    model: Model,
+    tensor: TensorRef,
+    type: TensorType,  # noqa: A002 - the field's own word for it
+    found: Rounded,
+) -> dict[str, NDArray[np.float32]]:
+    """Return by name what ``rounded`` changes, as a network computes with it: the matrix, and a bias that shifts."""
+    changed = {tensor.name: kernels.dequantize(found.blocks, type, (tensor.n_rows, tensor.n_columns))}
+    if found.bias_shift is not None and tensor.spec.bias is not None:
+        changed[tensor.spec.bias] = shifted(model.array(tensor.spec.bias), found.bias_shift)
+    return changed
+
+
+def shifted(bias: Buffer, shift: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a bias in f32 that takes up a shift."""
     import numpy as np
 
-    from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT
-    from whisq.kernels.feedback import damping_for
-
-    if moments.second_moment is None or moments.mean is None:
-        raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
-    second = moments.second_moment.astype(np.float64)
-    if source not in (ENCODER_OUTPUT, EMBEDDING_INPUT):
-        second -= np.outer(moments.mean, moments.mean).astype(np.float64)
-        # A column that never varied leaves rounding noise, of either sign, on the diagonal.
-        diagonal = np.diag_indices_from(second)
-        second[diagonal] = np.maximum(second[diagonal], 0)
-    return second, damping_for(len(second), moments.n_rows)
+    return np.frombuffer(bias, "<f4") + shift
 
 
-def _what_is_wrong(source: str, calibration: Calibration) -> str:
-    """Return why an input's second moments give no factor, empty where they do. Looked at once a calibration."""
-    from whisq.kernels.feedback import damped_moment
-
-    if source not in calibration.unusable:
-        moments = calibration.moments(source)
-        try:
-            damped_moment(*_second_moment(source, moments))
-            calibration.unusable[source] = ""
-        except CalibrationError as error:
-            calibration.unusable[source] = str(error)
-    return calibration.unusable[source]
-
-
-def _source(tensor: str) -> str:
-    from whisq.calibration import input_of
-
-    source = input_of(tensor)
-    if source is None:
-        raise CalibrationError(f"{tensor}: is no weight matrix")
-    return source
-
-
-def _kept(kept: OrderedDict[str, T], key: str, most: int, make: Callable[[], T]) -> T:
-    if key not in kept:
-        while len(kept) >= most:
-            kept.popitem(last=False)
-        kept[key] = make()
-    kept.move_to_end(key)
-    return kept[key]
+def _given(inputs: LayerInputs | None, tensor: TensorSpec) -> LayerInputs:
+    if inputs is None:
+        raise CalibrationError(f"{tensor.name}: is to be rounded with a calibration, and there is none")
+    return inputs

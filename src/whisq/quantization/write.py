@@ -6,7 +6,6 @@ once, each at its own offset: the same bytes with any number of threads, and bou
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import threading
@@ -19,21 +18,20 @@ from typing import TYPE_CHECKING
 
 from whisq import kernels
 from whisq.errors import OutputError, WeightError
+from whisq.quantization.background_sync import BackgroundSync, join_all
+from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
-from whisq.quantization.rounding import Rounder
-from whisq.types import BF16, F32, TensorType
+from whisq.quantization.rounding import shifted
 from whisq.writing import Part, whole
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-F16_MAX = 65504.0
-_CHUNK_WEIGHTS = 1 << 19
+    from whisq.quantization.layer_inputs import LayerInputs
+
+PIECE_WEIGHTS = 1 << 19
 """Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
-
-
-_SYNC_EVERY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,14 @@ def quantize(
     *,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
+    piece_weights: int = PIECE_WEIGHTS,
 ) -> Written:
     """Write the file that a plan describes.
 
     The bytes go to a temporary file beside ``output``, are synced, and take its name at the end: on any
     error nothing is left and an existing file is as it was. ``threads`` defaults to the CPUs at hand;
-    ``progress`` is called with the number of weights done since the last call, from any thread.
+    ``progress`` is called with the number of weights done since the last call, from any thread. The bytes do not
+    depend on either, nor on ``piece_weights``, how many are read, rounded and written at once.
 
     Raises ``OutputError`` when the file cannot be written, ``WeightError`` when weights are NaN, infinite or
     beyond f16's range (all tensors that are so are named).
@@ -66,8 +66,8 @@ def quantize(
     with whole(target, hint="free some space, or write to another disk") as part:
         for offset, piece in plan.layout.pieces:
             part.write(piece, offset)
-        with _Syncing(part.descriptor) as syncing:
-            _write_tensors(plan, part, threads or _cpu_count(), progress, syncing)
+        with BackgroundSync(part.descriptor) as syncing:
+            _write_tensors(_Worker(plan, part, progress, syncing), threads or _cpu_count(), piece_weights)
         part.truncate(plan.size_bytes)
     return Written(target, plan.size_bytes, time.perf_counter() - started)
 
@@ -88,13 +88,13 @@ def check_output(plan: Plan, output: str | Path) -> Path:
     if target.is_dir():
         raise OutputError(f"{shown}: is a directory, expected a file name", hint=f"write to {target / 'model.bin'}")
     if target.exists() and not target.is_file():
-        raise OutputError(f"{shown}: is no regular file", hint="write to a file: the result is renamed into place")
+        raise OutputError(f"{shown}: is not a regular file", hint="write to a file: the result is renamed into place")
     for file in plan.model.files:
         if target.exists() and target.samefile(file.path):
             raise OutputError(f"{shown}: is the input itself", hint="give the output another name")
     parent = target.parent
     if not parent.is_dir():
-        raise OutputError(f"{shown}: there is no directory {parent}", hint=f"create it: mkdir -p {parent}")
+        raise OutputError(f"{shown}: directory {parent} does not exist", hint=f"create it: mkdir -p {parent}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{shown}: no permission to write in {parent}", hint="choose another directory")
     free = shutil.disk_usage(parent).free
@@ -106,168 +106,105 @@ def check_output(plan: Plan, output: str | Path) -> Path:
     return target
 
 
-class _Syncing:
-    """Sends what is written to the disk all along, so that the sync at the end of a large file finds little to do."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows ``start:stop`` of a tensor whose data begins at ``offset`` in the output."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._written = 0
-        self._error: OSError | None = None
-        self._wake = threading.Semaphore(0)
-        self._done = False
-        self._thread = threading.Thread(target=self._sync, name="whisq-sync", daemon=True)
-
-    def __enter__(self) -> _Syncing:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._done = True
-        self._wake.release()
-        _join([self._thread])
-        if self._error is not None and kind is None:
-            raise self._error
-
-    def wrote(self, n_bytes: int) -> None:
-        """Count what was written, from any thread; a count lost between two threads does no harm."""
-        before, self._written = self._written, self._written + n_bytes
-        if before // _SYNC_EVERY_BYTES != self._written // _SYNC_EVERY_BYTES:
-            self._wake.release()
-
-    def _sync(self) -> None:
-        while self._wake.acquire() and not self._done:
-            try:
-                os.fsync(self._descriptor)
-            except OSError as error:
-                # fsync reports an error once; the final sync would miss it.
-                self._error = self._error or error
-
-
-@dataclass(slots=True)
-class _Bad:
-    """Weights of one tensor that its type cannot hold."""
-
-    nan: int = 0
-    infinite: int = 0
-    overflow: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.nan or self.infinite or self.overflow)
-
-    def __str__(self) -> str:
-        parts = [f"{self.nan} NaN"] * bool(self.nan) + [f"{self.infinite} infinite"] * bool(self.infinite)
-        parts += [f"{self.overflow} beyond f16's range (±65504)"] * bool(self.overflow)
-        return ", ".join(parts)
+    assignment: Assignment
+    offset: int
+    start: int
+    stop: int
 
 
 class _Worker:
-    """Does pieces of work; one instance is shared by all threads, buffers are each thread's own."""
+    """Does pieces of work; one instance is shared by all threads."""
 
-    def __init__(self, plan: Plan, part: Part, progress: Callable[[int], None] | None, syncing: _Syncing) -> None:
-        self.model, self.part, self.progress, self.syncing = plan.model, part, progress, syncing
-        self.bad: dict[str, _Bad] = {}
-        self.lock = threading.Lock()
-        self.stopped = False
-        self.buffers = threading.local()
-        self.rounder = Rounder(plan.calibration) if plan.calibration is not None else None
+    def __init__(self, plan: Plan, part: Part, progress: Callable[[int], None] | None, syncing: BackgroundSync) -> None:
+        self.plan, self.model, self.part, self.progress, self.syncing = plan, plan.model, part, progress, syncing
+        self.unfit: dict[str, kernels.Tally] = {}
         self.shifts: dict[str, NDArray[np.float32]] = {}
+        self.stopped = False
+        self._inputs = _layer_inputs(plan)
+        self._lock = threading.Lock()
 
-    def do(self, assignment: Assignment, offset: int, start: int, stop: int) -> None:
-        """Read, compute and write rows ``start:stop`` of a tensor whose data begins at ``offset``."""
+    def do(self, piece: _Piece) -> None:
+        """Read, compute and write; of weights that their type cannot hold, only take note."""
         if self.stopped:
             return
-        tensor, row_bytes = assignment.tensor, assignment.type.row_bytes(assignment.tensor.n_columns)
-        source = self.model.rows(tensor, start, stop)
-        result: bytearray | memoryview = source
-        if not (tensor.type.is_quantized and tensor.type is assignment.type):
-            result = self._compute(assignment, source, start, stop)
-        if self.stopped:
-            return
-        self.part.write(memoryview(result)[: (stop - start) * row_bytes], offset + start * row_bytes)
-        del source, result
-        self.syncing.wrote((stop - start) * row_bytes)
-        self.model.release(tensor, start, stop)
+        tensor, kind = piece.assignment.tensor, piece.assignment.type
+        n_rows, row_bytes = piece.stop - piece.start, kind.row_bytes(tensor.n_columns)
+        source = self.model.rows(tensor, piece.start, piece.stop)
+        try:
+            result = source if tensor.type.is_quantized and tensor.type is kind else self._computed(piece, source)
+        except UnfitWeightsError as error:
+            self._note(tensor.name, error.tally)
+        else:
+            if self.stopped:
+                return
+            self.part.write(result[: n_rows * row_bytes], piece.offset + piece.start * row_bytes)
+            self.syncing.wrote(n_rows * row_bytes)
+            del result
+        del source
+        self.model.release(tensor, piece.start, piece.stop)
         if self.progress is not None:
-            self.progress((stop - start) * tensor.n_columns)
+            self.progress(n_rows * tensor.n_columns)
 
-    def _compute(self, assignment: Assignment, source: memoryview, start: int, stop: int) -> bytearray:
-        tensor, kind = assignment.tensor, assignment.type
-        source_type = tensor.type
-        if source_type.is_quantized:
-            weights = kernels.dequantize(source, source_type, (stop - start, tensor.n_columns))
-            source, source_type = weights.data.cast("B"), F32
-        if assignment.method == "feedback":
-            return self._feedback(assignment, source, source_type, start, stop)
-        importance = self._importance(assignment)
-        size = (stop - start) * kind.row_bytes(tensor.n_columns)
-        buffer = getattr(self.buffers, "output", None)
-        if buffer is None or len(buffer) < size:
-            buffer = self.buffers.output = bytearray(size)
-        tally = kernels.quantize_rows(
-            source, source_type, memoryview(buffer)[:size], kind, tensor.n_columns, importance
-        )
-        self._count(tensor.name, tally, kind)
+    def _computed(self, piece: _Piece, source: memoryview) -> memoryview:
+        tensor, kind = piece.assignment.tensor, piece.assignment.type
+        weights = Weights(source, tensor.type, tensor.n_columns)
+        if tensor.type.is_quantized:
+            array = kernels.dequantize(source, tensor.type, (piece.stop - piece.start, tensor.n_columns))
+            weights = Weights.of(array)
+        rounded = piece.assignment.method.round(tensor.spec, weights, kind, self._inputs)
+        if rounded.bias_shift is not None and tensor.spec.bias is not None:
+            self._shift(tensor.spec.bias, tensor.n_rows, piece, rounded.bias_shift)
         shift = self.shifts.get(tensor.name)
         if shift is not None:
-            return _shifted(memoryview(buffer)[:size], shift[start:stop] if tensor.n_rows > 1 else shift)
-        return buffer
+            return shifted(rounded.blocks, shift).data.cast("B")
+        return rounded.blocks.cast("B")
 
-    def _count(self, name: str, tally: kernels.Tally, kind: TensorType) -> None:
-        overflow = 0 if kind in (F32, BF16) else tally.overflow
-        if tally.nan or tally.infinite or overflow:
-            with self.lock:
-                bad = self.bad.setdefault(name, _Bad())
-                bad.nan += tally.nan
-                bad.infinite += tally.infinite
-                bad.overflow += overflow
+    def _note(self, name: str, tally: kernels.Tally) -> None:
+        with self._lock:
+            before = self.unfit.get(name, (0, 0, 0))
+            self.unfit[name] = kernels.Tally(*(one + other for one, other in zip(before, tally, strict=True)))
 
-    def _importance(self, assignment: Assignment) -> NDArray[np.float32] | None:
-        if assignment.method != "importance" or self.rounder is None:
-            return None
-        return self.rounder.importance(assignment.tensor.name)
-
-    def _feedback(
-        self, assignment: Assignment, source: memoryview, source_type: TensorType, start: int, stop: int
-    ) -> bytearray:
-        """Round rows with feedback, and keep what that takes from the layer's mean output for its bias."""
+    def _shift(self, bias: str, length: int, piece: _Piece, shift: NDArray[np.float32]) -> None:
         import numpy as np
 
-        tensor, kind = assignment.tensor, assignment.type
-        shape = (stop - start, tensor.n_columns)
-        weights = kernels.dequantize(source, source_type, shape)
-        finite = np.isfinite(weights)
-        nan = int(np.isnan(weights).sum())
-        overflow = int((np.abs(weights[finite]) > F16_MAX).sum())
-        self._count(tensor.name, kernels.Tally(nan, int((~finite).sum()) - nan, overflow), kind)
-        if tensor.name in self.bad or self.rounder is None:
-            return bytearray(shape[0] * kind.row_bytes(tensor.n_columns))
-        blocks = self.rounder.round(tensor.name, weights, kind, "feedback")
-        bias = tensor.name.removesuffix("weight") + "bias"
-        if bias in self.model:
-            shift = self.rounder.bias_shift(tensor.name, weights, kernels.dequantize(blocks.data, kind, shape))
-            if shift is not None:
-                with self.lock:
-                    whole = self.shifts.setdefault(bias, np.zeros(tensor.n_rows, np.float32))
-                    whole[start:stop] = shift
-        return bytearray(blocks.tobytes())
+        with self._lock:
+            self.shifts.setdefault(bias, np.zeros(length, np.float32))[piece.start : piece.stop] = shift
 
 
-def _write_tensors(
-    plan: Plan, part: Part, threads: int, progress: Callable[[int], None] | None, syncing: _Syncing
-) -> None:
-    worker = _Worker(plan, part, progress, syncing)
-    pieces = list(_pieces(plan))
-    # A bias takes up what feedback shifted in its matrix: such biases come when all matrices are done.
-    fed = {a.tensor.name.removesuffix("weight") + "bias" for a in plan.assignments if a.method == "feedback"}
+def _layer_inputs(plan: Plan) -> LayerInputs | None:
+    if plan.calibration is None:
+        return None
+    # Its numpy costs a plain quantization more than that itself takes.
+    from whisq.quantization.layer_inputs import LayerInputs
+
+    return LayerInputs(plan.calibration)
+
+
+def _write_tensors(worker: _Worker, threads: int, piece_weights: int) -> None:
+    pieces = list(_pieces(worker.plan, piece_weights))
+    # A bias takes up what rounding takes from the mean output of its layer: it comes when all matrices are done.
+    shifting = {a.tensor.spec.bias for a in worker.plan.assignments if a.method.shifts_bias}
     for work in (
-        [piece for piece in pieces if piece[0].tensor.name not in fed],
-        [piece for piece in pieces if piece[0].tensor.name in fed],
+        [piece for piece in pieces if piece.assignment.tensor.name not in shifting],
+        [piece for piece in pieces if piece.assignment.tensor.name in shifting],
     ):
         _do_all(worker, work, threads)
-    _refuse_bad(plan, worker)
+    _refuse_unfit(worker)
 
 
-def _do_all(worker: _Worker, work: list[tuple[Assignment, int, int, int]], threads: int) -> None:
+def _pieces(plan: Plan, piece_weights: int) -> Iterator[_Piece]:
+    for assignment, offset in zip(plan.assignments, plan.layout.data_offsets, strict=True):
+        tensor = assignment.tensor
+        step = max(1, piece_weights // tensor.n_columns)
+        for start in range(0, tensor.n_rows, step):
+            yield _Piece(assignment, offset, start, min(start + step, tensor.n_rows))
+
+
+def _do_all(worker: _Worker, work: list[_Piece], threads: int) -> None:
     """Do all pieces, this thread among the others, so that Ctrl-C and errors stop them within milliseconds."""
     left = deque(work)
     errors: list[BaseException] = []
@@ -279,7 +216,7 @@ def _do_all(worker: _Worker, work: list[tuple[Assignment, int, int, int]], threa
                     piece = left.popleft()
                 except IndexError:
                     return
-                worker.do(*piece)
+                worker.do(piece)
         except BaseException as error:
             worker.stopped = True
             errors.append(error)
@@ -294,41 +231,16 @@ def _do_all(worker: _Worker, work: list[tuple[Assignment, int, int, int]], threa
     except BaseException as error:
         worker.stopped = True
         errors.insert(0, error)
-        _join(others)
+        join_all(others)
     if errors:
         raise errors[0]
 
 
-def _join(threads: list[threading.Thread]) -> None:
-    """Wait for threads whatever comes: they write to a descriptor that is closed afterwards."""
-    while any(thread.is_alive() for thread in threads):
-        with contextlib.suppress(KeyboardInterrupt):
-            for thread in threads:
-                if thread.is_alive():
-                    thread.join()
-
-
-def _refuse_bad(plan: Plan, worker: _Worker) -> None:
-    if worker.bad:
-        order = [a.tensor.name for a in plan.assignments if a.tensor.name in worker.bad]
-        listed = "\n".join(f"  {name}: {worker.bad[name]}" for name in order)
+def _refuse_unfit(worker: _Worker) -> None:
+    if worker.unfit:
+        order = [a.tensor.name for a in worker.plan.assignments if a.tensor.name in worker.unfit]
+        listed = "\n".join(f"  {name}: {UnfitWeightsError(worker.unfit[name])}" for name in order)
         raise WeightError(
-            f"{plan.model.path}: {len(order)} tensors hold weights that cannot be kept:\n{listed}",
-            hint="the source is damaged or was trained to divergence"
-            if any(bad.nan or bad.infinite for bad in worker.bad.values())
-            else "keep the tensor in f32 (--keep-f32, or a rule =f32), or rescale the model",
+            f"{worker.model.path}: {len(order)} tensors hold weights that cannot be kept:\n{listed}",
+            hint=hint_for(worker.unfit.values()),
         )
-
-
-def _shifted(bias: memoryview, shift: NDArray[np.float32]) -> bytearray:
-    import numpy as np
-
-    return bytearray((np.frombuffer(bias, "<f4") + shift).astype("<f4").tobytes())
-
-
-def _pieces(plan: Plan) -> Iterator[tuple[Assignment, int, int, int]]:
-    for assignment, offset in zip(plan.assignments, plan.layout.data_offsets, strict=True):
-        tensor = assignment.tensor
-        step = max(1, _CHUNK_WEIGHTS // tensor.n_columns)
-        for start in range(0, tensor.n_rows, step):
-            yield assignment, offset, start, min(start + step, tensor.n_rows)

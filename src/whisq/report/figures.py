@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from whisq.evaluation.results import Evaluation, ModelResult, Summary, TensorError
-from whisq.report.wording import interval, mebibytes, number, percent, points, verdict_word
-from whisq.types import TYPES
-from whisq.whisper import MATRIX_ROLES
+from whisq.evaluation.results import Evaluation, ModelResult, Summary
+from whisq.report.wording import interval, megabytes, number, percent, points, verdict_word
 
 Figure = dict[str, Any]
 
@@ -29,7 +27,7 @@ _SYMBOLS = (
 )
 _VERDICT_SYMBOLS = {"worse": "triangle-right", "better": "triangle-left"}
 _N_COLOURS = 8
-_INK, _MUTED, _GRID = "var(--ink)", "var(--muted)", "var(--line)"
+INK, _MUTED, _GRID = "var(--ink)", "var(--muted)", "var(--line)"
 _CLOSE = 0.012
 """Part of the axis within which two sizes would hide each other's interval."""
 
@@ -46,12 +44,12 @@ def layout_of(**extra: Any) -> Figure:
     layout: Figure = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": _INK, "family": "system-ui, sans-serif", "size": 13},
+        "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
         "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
         "hoverlabel": {
             "bgcolor": "var(--paper)",
             "bordercolor": _MUTED,
-            "font": {"color": _INK},
+            "font": {"color": INK},
             "align": "left",
         },
         "xaxis": dict(axis),
@@ -64,7 +62,7 @@ def layout_of(**extra: Any) -> Figure:
 
 def colour_of(index: int) -> str:
     """Return the CSS variable of a model's colour; the reference has the ink's."""
-    return _INK if index == 0 else f"var(--series-{(index - 1) % _N_COLOURS + 1})"
+    return INK if index == 0 else f"var(--series-{(index - 1) % _N_COLOURS + 1})"
 
 
 def _ran(evaluation: Evaluation) -> list[tuple[int, ModelResult, Summary]]:
@@ -91,7 +89,7 @@ def spread(values: list[float], least: float) -> list[float]:
 def size_figure(evaluation: Evaluation) -> Figure:
     """Return size against word error rate with 95 % intervals, one marker a model."""
     ran = _ran(evaluation)
-    sizes = [model.size_bytes / (1 << 20) for _, model, _ in ran]
+    sizes = [model.size_bytes / 1e6 for _, model, _ in ran]
     span = max(sizes) - min(sizes) or max(sizes)
     traces = []
     for place, (index, model, summary) in zip(spread(sizes, _CLOSE * span), ran, strict=True):
@@ -118,7 +116,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
                     "symbol": _SYMBOLS[index % len(_SYMBOLS)],
                 },
                 "hovertemplate": (
-                    f"<b>{model.label}</b><br>{mebibytes(model.size_bytes)} MiB, "
+                    f"<b>{model.label}</b><br>{megabytes(model.size_bytes)} MB, "
                     f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of "
                     f"words wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
                 ),
@@ -127,7 +125,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
     return {
         "data": traces,
         "layout": layout_of(
-            xaxis={"title": {"text": "size, MiB"}},
+            xaxis={"title": {"text": "size, MB"}},
             yaxis={"title": {"text": "word error rate, %"}, "rangemode": "tozero"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
             height=420,
@@ -180,7 +178,7 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
                     "yref": "paper",
                     "y0": 0,
                     "y1": 1,
-                    "line": {"color": _INK, "width": 1},
+                    "line": {"color": INK, "width": 1},
                 }
             ],
             showlegend=False,
@@ -209,18 +207,18 @@ def speed_figure(evaluation: Evaluation) -> Figure:
             "hovertemplate": f"<b>%{{y}}</b><br>%{{text}} {unit}<extra></extra>",
         }
 
-    memory = [None if model.peak_bytes is None else model.peak_bytes / (1 << 20) for _, model, _ in rows]
+    memory = [None if model.peak_bytes is None else model.peak_bytes / 1e6 for _, model, _ in rows]
     figure = layout_of(
         xaxis={"title": {"text": "seconds of work for a second of audio"}, "rangemode": "tozero"},
         yaxis={"showgrid": False, "type": "category"},
         showlegend=False,
         height=2 * (70 + 30 * len(rows)),
     )
-    figure["xaxis2"] = {**figure["xaxis"], "title": {"text": "peak memory, MiB"}, "anchor": "y2"}
+    figure["xaxis2"] = {**figure["xaxis"], "title": {"text": "peak memory, MB"}, "anchor": "y2"}
     figure["yaxis2"] = {**figure["yaxis"], "anchor": "x2", "domain": [0, 0.4]}
     figure["yaxis"]["domain"] = [0.58, 1]
     speed = bars([summary.real_time_factor for _, _, summary in rows], "", 3, "s of work a second")
-    return {"data": [speed, bars(memory, "2", 0, "MiB")], "layout": figure}
+    return {"data": [speed, bars(memory, "2", 0, "MB")], "layout": figure}
 
 
 def inside_figure(evaluation: Evaluation) -> Figure | None:
@@ -273,91 +271,3 @@ def _log_step(rows: list[tuple[int, ModelResult, Summary]]) -> float | str:
     """Return plotly's step between ticks: decades, or 1, 2 and 5 in each where there are not two."""
     values = [value for _, _, s in rows if s.divergence for value in (s.divergence.low, s.divergence_p99) if value]
     return 1 if max(values, default=1.0) > 100 * min(values, default=1.0) else "D2"
-
-
-def _grid(tensors: tuple[TensorError, ...]) -> tuple[list[str], list[str], list[list[TensorError | None]]]:
-    """Return block names from the audio on, the roles in use, and the tensor in each cell."""
-    cells = {(t.stack, t.layer, t.role): t for t in tensors if t.layer is not None and t.role in MATRIX_ROLES}
-    blocks = sorted({key[:2] for key in cells}, key=lambda key: (key[0] != "encoder", key[1]))
-    roles = [role for role in MATRIX_ROLES if any(key[2] == role for key in cells)]
-    grid = [[cells.get((*block, role)) for role in roles] for block in blocks]
-    return [f"{stack} {layer}" for stack, layer in blocks], list(roles), grid
-
-
-def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
-    """Return the map of one model, blocks × roles, coloured by type and by error; None without tensors."""
-    blocks, roles, grid = _grid(tensors)
-    if not blocks:
-        return None
-    hover = [[_tensor_hover(cell) if cell else "" for cell in row] for row in grid]
-    short = [role.replace("cross_attn.", "cross ").replace("attn.", "self ").replace("mlp.", "mlp ") for role in roles]
-    common = {
-        "type": "heatmap",
-        "x": short,
-        "y": blocks,
-        "hovertext": hover,
-        "hoverinfo": "text",
-        "textfont": {"color": "var(--on-cell)"},
-        "xgap": 2,
-        "ygap": 2,
-    }
-    layout = layout_of(
-        xaxis={"side": "top", "tickangle": -45, "showgrid": False},
-        yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
-        height=150 + 30 * len(blocks),
-    )
-    return {
-        "type": {"data": [common | _by_type(grid)], "layout": layout},
-        "error": {"data": [common | _by_error(grid)], "layout": layout},
-    }
-
-
-def _tensor_hover(tensor: TensorError) -> str:
-    snr = "no difference" if tensor.snr_db is None else f"{number(tensor.snr_db)} dB signal to noise"
-    return (
-        f"<b>{tensor.name}</b><br>{tensor.type}, {mebibytes(tensor.size_bytes, 2)} MiB<br>{snr}, "
-        f"{percent(tensor.relative_error, 2)} % relative error"
-    )
-
-
-def _by_type(grid: list[list[TensorError | None]]) -> Figure:
-    used = {cell.type for row in grid for cell in row if cell}
-    kinds = sorted(used, key=lambda name: (TYPES[name].bits_per_weight, name))
-    scale = []
-    for place, kind in enumerate(kinds):
-        colour = f"var(--type-{_tone(kind)})"
-        scale += [[place / len(kinds), colour], [(place + 1) / len(kinds), colour]]
-    return {
-        "z": [[kinds.index(cell.type) if cell else None for cell in row] for row in grid],
-        "text": [[cell.type if cell else "" for cell in row] for row in grid],
-        "texttemplate": "%{text}",
-        "zmin": -0.5,
-        "zmax": len(kinds) - 0.5,
-        "colorscale": scale,
-        "showscale": False,
-    }
-
-
-def _tone(kind: str) -> int:
-    """Return which of the eight tones, 1 for the fewest bits, a type is shown in."""
-    bits = TYPES[kind].bits_per_weight
-    return next((tone for tone, most in enumerate((3, 4, 4.5, 5, 6, 7, 9), 1) if bits <= most), 8)
-
-
-def _by_error(grid: list[list[TensorError | None]]) -> Figure:
-    finite = [cell.snr_db for row in grid for cell in row if cell and cell.snr_db is not None]
-    equal = max(finite, default=0.0)
-    values = [[(equal if cell.snr_db is None else cell.snr_db) if cell else None for cell in row] for row in grid]
-    texts = [[("=" if cell.snr_db is None else number(cell.snr_db)) if cell else "" for cell in row] for row in grid]
-    return {
-        "z": values,
-        "text": texts,
-        "texttemplate": "%{text}",
-        "colorscale": [[0, "var(--heat-1)"], [0.5, "var(--heat-2)"], [1, "var(--heat-3)"]],
-        "colorbar": {
-            "title": {"text": "dB"},
-            "thickness": 10,
-            "outlinewidth": 0,
-            "tickfont": {"color": _INK},
-        },
-    }

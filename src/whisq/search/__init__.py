@@ -1,24 +1,25 @@
 """Find the mix of types that costs least for a size: measure each matrix once, then solve for any budget."""
 
-from whisq.search.allocate import Choice, allocate, fastest
+from whisq.search.allocate import Choice, fastest
 from whisq.search.goal import Goal, Searched, Space
-from whisq.search.measure import Settings, measure
-from whisq.search.run import curve, search
+from whisq.search.measure import SearchSettings
+from whisq.search.run import curve, measure_space, refuse_unreachable, search, solve
 from whisq.search.sensitivity import Mix, Sensitivity, read_sensitivity, write_sensitivity
 
 __all__ = [
     "Choice",
     "Goal",
     "Mix",
+    "SearchSettings",
     "Searched",
     "Sensitivity",
-    "Settings",
     "Space",
-    "allocate",
     "curve",
     "fastest",
-    "measure",
+    "measure_space",
     "read_sensitivity",
+    "refuse_unreachable",
     "search",
+    "solve",
     "write_sensitivity",
 ]

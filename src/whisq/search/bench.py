@@ -9,10 +9,12 @@ import numpy as np
 
 from whisq import kernels
 from whisq.calibration import Calibration, Probes, input_of
-from whisq.calibration.inputs import ENCODER_OUTPUT
+from whisq.calibration.inputs import is_taken_about_its_mean
 from whisq.errors import CalibrationError
 from whisq.model import Model
-from whisq.quantization.rounding import Method, Rounder, method_for
+from whisq.quantization.layer_inputs import LayerInputs
+from whisq.quantization.method import Method, Rounded, Weights
+from whisq.quantization.rounding import exchanged, parse_method, rounded
 from whisq.search.probing import Prober
 from whisq.types import TensorType
 
@@ -24,17 +26,15 @@ if TYPE_CHECKING:
 SAMPLED_ROWS = 128
 """Rows of a matrix of which the output error is computed: they are rounded one by one, and much alike."""
 THREADS = 2
-
-
 MOST_KEPT = 300_000_000
-"""Weights of the largest model whose roundings are kept: in all types they take seven bytes a weight."""
+"""Weights of the largest model whose roundings are kept: in all types they take seven bytes per weight."""
 
 
 class Bench:
     """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks, up to ``MOST_KEPT``."""
 
     def __init__(
-        self, model: Model, calibration: Calibration, method: Method, probes: int, device: str, *, keep: bool
+        self, model: Model, calibration: Calibration, method: Method | str, probes: int, device: str, *, keep: bool
     ) -> None:
         found = calibration.load_probes()
         if found is None or len(found) == 0:
@@ -45,17 +45,17 @@ class Bench:
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
         self.prober = Prober(model, self.probes, device)
-        self._model, self._calibration, self._method = model, calibration, method
+        self._model, self._calibration, self._method = model, calibration, parse_method(method)
         self._keep = keep and model.n_weights <= MOST_KEPT
-        self._rounder = Rounder(calibration, most_kept=4)
-        self._blocks: dict[tuple[str, str], tuple[NDArray[np.uint8], Tensors]] = {}
+        self._inputs = LayerInputs(calibration, most_kept=4)
+        self._kept: dict[tuple[str, str], Rounded] = {}
 
     def divergence(self, mix: Mapping[str, TensorType]) -> float:
-        """Return the divergence in nats a token with these matrices in these types, all others as they are."""
+        """Return the divergence in nats per token with these matrices in these types, all others as they are."""
         weights: Tensors = {}
         for name, kind in mix.items():
             if kind.is_quantized:
-                weights |= self._rounded(name, kind)
+                weights |= self._exchanged(name, kind)
         return self.prober.divergence(weights) if weights else 0.0
 
     def predicted(self, name: str, kind: TensorType, fisher: NDArray[np.float64]) -> float:
@@ -69,43 +69,35 @@ class Bench:
         weights = self._model.array(name)
         step = max(1, len(weights) // SAMPLED_ROWS)
         rows, matters = np.ascontiguousarray(weights[::step]), fisher[::step]
-        method = method_for(name, kind, self._method, self._calibration).method
+        spec = self._model[name].spec
+        method = self._method.decide(spec, kind, self._calibration).method
         if self._keep:
-            change = rows - self._rounded(name, kind)[name][::step]
+            change = rows - self._exchanged(name, kind)[name][::step]
         else:
-            blocks = self._rounder.round(name, rows, kind, method, threads=THREADS)
-            change = rows - kernels.dequantize(blocks.data, kind, rows.shape)
+            found = method.round(spec, Weights.of(rows), kind, self._inputs, THREADS)
+            change = rows - kernels.dequantize(found.blocks, kind, rows.shape)
         source = input_of(name)
         if source is None or source not in self._calibration.counts:
             each = np.square(change).sum(1, dtype=np.float64)
         else:
-            moments = self._rounder.moments(name)
+            moments = self._inputs.moments(name)
             if moments.second_moment is None:
                 each = np.square(change) @ moments.squares.astype(np.float64)
             else:
                 each = np.einsum("rc,rc->r", change @ moments.second_moment, change, dtype=np.float64)
-            shifted = f"{name.removesuffix('weight')}bias" in self._model or name.endswith(".key.weight")
-            if method == "feedback" and source != ENCODER_OUTPUT and shifted and moments.mean is not None:
+            if method.shifts_bias and is_taken_about_its_mean(source) and moments.mean is not None:
                 each = np.maximum(each - np.square(change @ moments.mean, dtype=np.float64), 0)
         total = matters.sum()
         mean = float(each @ matters / total) if total > 0 else float(each.mean())
         return 0.5 * float(fisher.sum()) * mean
 
-    def _rounded(self, name: str, kind: TensorType) -> Tensors:
+    def _exchanged(self, name: str, kind: TensorType) -> Tensors:
         """Return a matrix after rounding, and its bias where that takes up a shift."""
-        weights = self._model.array(name)
-        if (name, kind.name) in self._blocks:
-            blocks, others = self._blocks[name, kind.name]
-            return {name: kernels.dequantize(blocks, kind, weights.shape), **others}
-        method = method_for(name, kind, self._method, self._calibration).method
-        blocks = np.asarray(self._rounder.round(name, weights, kind, method, threads=THREADS), np.uint8)
-        decoded = kernels.dequantize(blocks, kind, weights.shape)
-        others = {}
-        bias = name.removesuffix("weight") + "bias"
-        if method == "feedback" and bias in self._model:
-            shift = self._rounder.bias_shift(name, weights, decoded)
-            if shift is not None:
-                others[bias] = self._model.array(bias) + shift
-        if self._keep:
-            self._blocks[name, kind.name] = blocks, others
-        return {name: decoded, **others}
+        tensor = self._model[name]
+        found = self._kept.get((name, kind.name))
+        if found is None:
+            method = self._method.decide(tensor.spec, kind, self._calibration).method
+            found = rounded(self._model, tensor, kind, method, self._inputs, THREADS)
+            if self._keep:
+                self._kept[name, kind.name] = found
+        return exchanged(self._model, tensor, kind, found)

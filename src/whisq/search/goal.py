@@ -3,55 +3,86 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whisq.errors import PlanError
+from whisq.formats.layout import ContainerName
 from whisq.model import Model, TensorRef
+from whisq.quantization.plan import make_plan
 from whisq.recipe.recipe import Recipe
+from whisq.recipe.toml import load_recipe, preset_names
 from whisq.runtimes.registry import by_preference, parse_runtime
 from whisq.search.sensitivity import Mix, Sensitivity
-from whisq.types import F16, TYPES, TensorType, parse_type
+from whisq.types import F16, TYPES, TensorType, fallback_for, parse_type
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One of: bytes of the file, bits per weight over all tensors, divergence in nats a token. Upper bounds all."""
+    """One of: bytes of a file in ``container``, its bits per weight, divergence in nats per token.
+
+    Each is an upper bound.
+    """
 
     size_bytes: int | None = None
     bits: float | None = None
     divergence: float | None = None
+    container: ContainerName = "bin"
 
     def __post_init__(self) -> None:
-        """Raise ``PlanError`` for what is no bound."""
-        for name, bound in (("size", self.size_bytes), ("bits", self.bits), ("divergence", self.divergence)):
-            if bound is not None and not 0 < bound < math.inf:
-                raise PlanError(f"a {name} of {bound} is no goal", hint="give a number above 0")
+        """Raise ``PlanError`` unless exactly one bound is given, above 0."""
+        bounds = {"size": self.size_bytes, "bits": self.bits, "divergence": self.divergence}
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        if len(given) != 1:
+            raise PlanError("one goal is needed", hint="give a size, bits per weight, or a divergence")
+        for name, bound in given.items():
+            if not 0 < bound < math.inf:
+                raise PlanError(f"{name} must be above 0, not {bound}", hint="give a number above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class UsualMix:
+    """One type throughout, or a preset: what a searched mix stands beside.
+
+    ``kind`` is "uniform" or "preset", ``types`` are those of the matrices that take part, ``size_bytes`` is that of the
+    whole ``.bin``.
+    """
+
+    name: str
+    kind: str
+    types: Mapping[str, TensorType]
+    size_bytes: int
 
 
 @dataclass(frozen=True)
 class Space:
-    """The matrices that take part, and the types that each may take."""
+    """The matrices that take part, the types that each may take, and what all of it takes in bytes."""
 
     tensors: tuple[TensorRef, ...]
     types: Mapping[str, tuple[TensorType, ...]]
-    protect: tuple[str, ...] = ()
-    unprotect: tuple[str, ...] = ()
-    asked: tuple[TensorType, ...] = ()
+    protect: tuple[str, ...]
+    unprotect: tuple[str, ...]
+    asked: tuple[TensorType, ...]
     """The types that were asked for by name, if any."""
+    n_weights: int
+    """Weights of the whole model."""
+    file_bytes: int
+    """Bytes of a ``.bin`` but for the matrices that take part."""
+    usual: tuple[UsualMix, ...]
 
     @classmethod
     def of(
         cls, model: Model, names: Sequence[str], target: str, protect: Sequence[str], unprotect: Sequence[str]
     ) -> Space:
-        """Return the space of a model: all matrices that no one protects, all types that fit and the target loads.
+        """Return the space of a model: all unprotected matrices, all types that fit and the target loads.
 
-        Raises ``PlanError`` for a target that loads no mixes, and for types that it does not load.
+        Raises ``PlanError`` for a target that loads no mixes, for types that it does not load, and for a model that is
+        quantized already.
         """
         runtime = parse_runtime(target)
         if not runtime.loads_mixes:
             mixing = " or ".join(other.name for other in by_preference() if other.loads_mixes)
-            raise PlanError(f"'{target}' is no runtime that loads mixes of types", hint=f"use {mixing}")
+            raise PlanError(f"runtime '{target}' cannot load mixed types", hint=f"use {mixing}")
         loads = runtime.types
         asked = [parse_type(name) for name in names] or [t for t in TYPES.values() if t.is_quantized and t in loads]
         refused = [kind.name for kind in asked if kind not in loads]
@@ -61,7 +92,53 @@ class Space:
         tensors = tuple(t for t in model.tensors if t.spec.is_matrix and not recipe.protects(t.spec))
         blocks = [kind for kind in asked if kind.is_quantized]
         types = {t.name: (*(kind for kind in blocks if kind.fits(t.n_columns)), F16) for t in tensors}
-        return cls(tensors, types, tuple(protect), tuple(unprotect), tuple(blocks) if names else ())
+        plan = make_plan(model, recipe)
+        taking_part = sum(bytes_of(tensor, F16) for tensor in tensors)
+        file_bytes = plan.size_bytes - taking_part
+        usual = (*_uniform_mixes(tensors, types, file_bytes), *_presets(model, tensors))
+        return cls(
+            tensors, types, tuple(protect), tuple(unprotect), tuple(blocks) if names else (),
+            model.n_weights, file_bytes, usual,
+        )  # fmt: skip
+
+    def size_of(self, mix: Mapping[str, TensorType]) -> int:
+        """Return the bytes of a ``.bin`` with these types of all matrices that take part."""
+        return self.file_bytes + sum(bytes_of(tensor, mix[tensor.name]) for tensor in self.tensors)
+
+    def smallest(self) -> dict[str, TensorType]:
+        """Return the mix of the fewest bytes."""
+        return {t.name: min(self.types[t.name], key=lambda kind: kind.row_bytes(t.n_columns)) for t in self.tensors}
+
+    def limit_of(self, goal: Goal) -> int | None:
+        """Return the bytes of the file that a goal allows, None where it does not say."""
+        if goal.bits is not None:
+            return int(goal.bits * self.n_weights / 8)
+        return goal.size_bytes
+
+    def budget_of(self, limit_bytes: int) -> int:
+        """Return the bytes that a file of so many leaves to the matrices that take part."""
+        return limit_bytes - self.file_bytes
+
+
+def bytes_of(tensor: TensorRef, kind: TensorType) -> int:
+    """Return the bytes of a tensor in a type."""
+    return tensor.n_rows * kind.row_bytes(tensor.n_columns)
+
+
+def _uniform_mixes(
+    tensors: Sequence[TensorRef], types: Mapping[str, Sequence[TensorType]], file_bytes: int
+) -> Iterator[UsualMix]:
+    """Give every block type throughout; rows that it does not fit have what a plan falls back to."""
+    for kind in {kind: None for t in tensors for kind in types[t.name] if kind.is_quantized}:
+        mix = {t.name: kind if kind.fits(t.n_columns) else fallback_for(kind, t.n_columns) for t in tensors}
+        yield UsualMix(kind.name, "uniform", mix, file_bytes + sum(bytes_of(t, mix[t.name]) for t in tensors))
+
+
+def _presets(model: Model, tensors: Sequence[TensorRef]) -> Iterator[UsualMix]:
+    for name in preset_names():
+        plan = make_plan(model, load_recipe(name))
+        assigned = {assignment.tensor.name: assignment.type for assignment in plan.assignments}
+        yield UsualMix(name, "preset", {t.name: assigned[t.name] for t in tensors}, plan.size_bytes)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from whisq.model import Model
 from whisq.progress import Progress
-from whisq.quantization.plan import make_plan
 from whisq.recipe.recipe import Recipe, Rule
-from whisq.recipe.toml import load_recipe, preset_names
 from whisq.search.allocate import Choice
 from whisq.search.bench import Bench
 from whisq.search.goal import Goal, Space
@@ -29,19 +26,22 @@ def recipe_of(
         Rule(re.escape(name), parse_type(choice.type), "search", _reason(choice, choices[name], sensitivity.scale))
         for name, choice in chosen.items()
     )
-    wanted = (
-        f"{goal.size_bytes} bytes" if goal.size_bytes is not None
-        else f"{goal.bits} bits per weight" if goal.bits is not None
-        else f"{goal.divergence} nats a token"
-    )  # fmt: skip
     how = sensitivity.provenance
-    described = f"searched for at most {wanted}; measured with {how.get('method')} on {how.get('tokens')} tokens"
+    described = f"searched for at most {_wanted(goal)}; measured with {how.get('method')} on {how.get('tokens')} tokens"
     return Recipe(F16, rules, space.protect, space.unprotect, name="searched", description=described)
+
+
+def _wanted(goal: Goal) -> str:
+    if goal.size_bytes is not None:
+        return f"{goal.size_bytes} bytes"
+    if goal.bits is not None:
+        return f"{goal.bits} bits per weight"
+    return f"{goal.divergence} nats per token"
 
 
 def _reason(choice: Choice, options: Sequence[Choice], scale: float) -> str:
     smaller = [o for o in options if o.size_bytes < choice.size_bytes and o.harm > choice.harm]
-    said = f"costs {scale * choice.harm:.2e} nats a token"
+    said = f"costs {scale * choice.harm:.2e} nats per token"
     if smaller:
         next_one = max(smaller, key=lambda o: o.size_bytes)
         said += f"; {next_one.type} would cost {scale * next_one.harm:.2e}"
@@ -58,21 +58,17 @@ def measured_divergence(bench: Bench | None, types: Mapping[str, TensorType]) ->
     return bench.divergence(types) if bench is not None else None
 
 
-def usual_mixes(
-    model: Model, space: Space, sensitivity: Sensitivity, bench: Bench | None, progress: Progress
-) -> list[Mix]:
+def usual_mixes(space: Space, sensitivity: Sensitivity, bench: Bench | None, progress: Progress) -> list[Mix]:
     """Return every uniform type and preset whose types' harms are known, with the same matrices taking part."""
     known = {(mix.name, mix.size_bytes): mix.measured for mix in sensitivity.curve}
-    uniform = {kind: None for t in space.tensors for kind in space.types[t.name] if kind.is_quantized}
-    named = [(kind.name, "uniform", Recipe(kind, protect=space.protect, unprotect=space.unprotect)) for kind in uniform]
-    named += [(name, "preset", load_recipe(name)) for name in preset_names()]
     found = []
-    for number, (name, kind_of_mix, recipe) in enumerate(named):
-        plan = make_plan(model, recipe)
-        types = {t.name: plan[t.name].type for t in space.tensors}
-        if all(kind is F16 or kind.name in sensitivity.harms[n] for n, kind in types.items()):
-            measured = measured_divergence(bench, types) if bench else known.get((name, plan.size_bytes))
-            found.append(Mix(name, kind_of_mix, plan.size_bytes, sensitivity.predicted(type_names(types)), measured))
+    for number, usual in enumerate(space.usual):
+        if all(kind is F16 or kind.name in sensitivity.harms[name] for name, kind in usual.types.items()):
+            predicted = sensitivity.predicted(type_names(usual.types))
+            measured = known.get((usual.name, usual.size_bytes))
+            if bench:
+                measured = measured_divergence(bench, usual.types)
+            found.append(Mix(usual.name, usual.kind, usual.size_bytes, predicted, measured))
         if bench:
-            progress("measuring the usual mixes", number + 1, len(named))
+            progress("measuring the usual mixes", number + 1, len(space.usual))
     return sorted(found, key=lambda mix: (mix.size_bytes, mix.name))

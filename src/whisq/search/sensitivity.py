@@ -14,7 +14,7 @@ from whisq.writing import write_text
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A choice of types with its file's size, and its divergence in nats a token, expected and measured.
+    """A choice of types with its file's size, and its divergence in nats per token, expected and measured.
 
     ``kind`` is "searched", "uniform" or "preset".
     """
@@ -33,7 +33,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Divergence in nats a token by matrix and type, each with all other matrices as they were.
+    """Divergence in nats per token by matrix and type, each with all other matrices as they were.
 
     ``measured`` names the types of each matrix for which it is that of a run; the others follow from these by the
     ratio of the Hessian-weighted output errors. ``checks`` are pairs (predicted, measured) of single matrices,
@@ -76,7 +76,7 @@ def read_sensitivity(path: str | Path) -> Sensitivity:
             raise ValueError("another version")
         seconds, provenance = document["seconds"], document["provenance"]
         if not isinstance(provenance, dict):
-            raise TypeError("its provenance is no object")
+            raise TypeError("its provenance is not an object")
         return Sensitivity(
             {name: {t: float(h) for t, h in harms.items()} for name, harms in document["harms"].items()},
             float(document["scale"]),
@@ -91,4 +91,6 @@ def read_sensitivity(path: str | Path) -> Sensitivity:
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CalibrationError(f"{path}: is no sensitivity: {error}", hint="measure again, without --reuse") from None
+        raise CalibrationError(
+            f"{path}: is not a sensitivity file: {error}", hint="measure again, without --reuse"
+        ) from None

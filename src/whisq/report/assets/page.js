@@ -68,16 +68,17 @@
   });
   addEventListener("afterprint", () => setTheme(before ?? root.dataset.theme));
 
-  // Tensors: name, type, from, weights, MiB, dB, relative error.
-  const columns = ["tensor", "type", "from", "weights", "MiB", "SNR, dB", "error, %"];
-  const decibels = (value) => (value === null ? "no difference" : value.toFixed(1));
-  const cells = (row) => [row[0], row[1], row[2], row[3].toLocaleString("en"), row[4].toFixed(2), decibels(row[5]),
-    row[6].toFixed(3)];
+  // Tensors: name, type, from, weights, MB, dB, relative error; of the last two null is infinite.
+  const columns = ["tensor", "type", "from", "weights", "MB", "SNR, dB", "error, %"];
+  const equal = (row) => row[6] === 0;
+  const decibels = (row) => (equal(row) ? "no difference" : row[5] === null ? "−∞" : row[5].toFixed(1));
+  const cells = (row) => [row[0], row[1], row[2], row[3].toLocaleString("en"), row[4].toFixed(2), decibels(row),
+    row[6] === null ? "∞" : row[6].toFixed(3)];
   const drawTensors = () => {
     const table = byId("tensor-table");
     if (!table) return;
     const { column, down } = state.sort;
-    const key = (row) => row[column] ?? Infinity;
+    const key = (row) => row[column] ?? (column === 5 && !equal(row) ? -Infinity : Infinity);
     const rows = [...data.tensors[state.candidate]].sort((a, b) => {
       const order = typeof key(a) === "string" ? key(a).localeCompare(key(b), "en", { numeric: true }) : key(a) - key(b);
       return (Number.isNaN(order) ? 0 : order) * (down ? -1 : 1);
@@ -113,7 +114,7 @@
     table.replaceChildren(element("caption", { class: "sr" }, "The map as a table"), element("thead", {}, head), body);
     const outside = data.tensors[state.candidate].filter((row) => !row[0].includes(".blocks."));
     byId("map-outside").textContent = "Outside the blocks: " + outside.map((row) =>
-      `${row[0]} is ${row[1]} (${row[5] === null ? "as in the reference" : `${decibels(row[5])} dB`})`).join(", ") + ".";
+      `${row[0]} is ${row[1]} (${equal(row) ? "as in the reference" : `${decibels(row)} dB`})`).join(", ") + ".";
   };
 
   // Transcripts.

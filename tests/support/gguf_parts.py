@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from format_builders import copy_model, tiny_weights, write_bin
 
+from tests.support.containers import copy_model, write_bin
+from tests.support.models import tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.gguf_container import read_container

@@ -1,117 +1,28 @@
 """Writers of the containers that whisq reads, by hand, so that a test can break any byte of them.
 
-``Weights`` is a whole model in memory; ``write_*`` put it on disk as each project does. No torch, no transformers.
+``write_*`` put a model in memory (``models``) on disk as each project does. No torch, no transformers, and none of
+whisq's own writers but in ``copy_model``.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from tests.support.models import NARROW, Hole, Weights, values_of
 from whisq.formats import layout_of
 from whisq.formats.byte_pairs import printable
 from whisq.formats.layout import Output
-from whisq.formats.mel import mel_filters
 from whisq.model import Model, Tokenizer
-from whisq.whisper import Dimensions, expected_tensors, name_in_dialect
-
-TINY = Dimensions(
-    n_vocab=300, n_audio_ctx=6, n_audio_state=32, n_audio_head=1, n_audio_layer=2,
-    n_text_ctx=8, n_text_state=32, n_text_head=1, n_text_layer=1, n_mels=2,
-)  # fmt: skip
-"""Large enough to have every kind of tensor, small enough to truncate at every byte."""
-
-_MERGED = [b" t", b"he", b" the", b"in", b"er", b" a", b"\xc3\xa9"]
-_SPECIAL = [
-    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|fr|>", "<|translate|>", "<|transcribe|>",
-    "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
-]  # fmt: skip
-
-# name: (encoder layers, decoder layers, width, heads, vocabulary, mels)
-RELEASED = {
-    "tiny.en": (4, 4, 384, 6, 51864, 80),
-    "tiny": (4, 4, 384, 6, 51865, 80),
-    "base.en": (6, 6, 512, 8, 51864, 80),
-    "base": (6, 6, 512, 8, 51865, 80),
-    "small.en": (12, 12, 768, 12, 51864, 80),
-    "small": (12, 12, 768, 12, 51865, 80),
-    "medium.en": (24, 24, 1024, 16, 51864, 80),
-    "medium": (24, 24, 1024, 16, 51865, 80),
-    "large-v1": (32, 32, 1280, 20, 51865, 80),
-    "large-v2": (32, 32, 1280, 20, 51865, 80),
-    "large-v3": (32, 32, 1280, 20, 51866, 128),
-    "large-v3-turbo": (32, 4, 1280, 20, 51866, 128),
-    "distil-small.en": (12, 4, 768, 12, 51864, 80),
-    "distil-medium.en": (24, 2, 1024, 16, 51864, 80),
-    "distil-large-v2": (32, 2, 1280, 20, 51865, 80),
-    "distil-large-v3": (32, 2, 1280, 20, 51866, 128),
-}
-
-
-def released(name: str) -> Dimensions:
-    """Return a released model's dimensions."""
-    encoder, decoder, width, heads, vocabulary, mels = RELEASED[name]
-    return Dimensions(vocabulary, 1500, width, heads, encoder, 448, width, heads, decoder, mels)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A model in memory: arrays by canonical name, f16 or f32."""
-
-    dims: Dimensions
-    tokenizer: Tokenizer
-    arrays: dict[str, np.ndarray]
-    filters: bytes
-
-    def as_type(self, kind: type) -> Weights:
-        """Return the model with all arrays of one type."""
-        return replace(self, arrays={name: array.astype(kind) for name, array in self.arrays.items()})
-
-
-def hollow_weights(dims: Dimensions) -> Weights:
-    """Return a model of any size that takes no room: f16 matrices and f32 vectors, all of them holes."""
-    wide = {name: spec.is_matrix or spec.role == "conv" for name, spec in expected_tensors(dims).items()}
-    arrays: dict[str, Any] = {
-        name: Hole(spec.shape, np.float16 if wide[name] else np.float32)
-        for name, spec in expected_tensors(dims).items()
-    }
-    return Weights(dims, replace(tiny_tokenizer(), special={}), arrays, mel_filters(dims.n_mels))
-
-
-def tiny_tokenizer() -> Tokenizer:
-    """Return a vocabulary of bytes, a few merges, and Whisper's special tokens."""
-    order = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    order += [value for value in range(256) if value not in set(order)]
-    tokens = [bytes([value]) for value in order] + _MERGED
-    special = {text: len(tokens) + number for number, text in enumerate(_SPECIAL)}
-    merges = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "Ã ©")
-    return Tokenizer((*tokens, b"<|endoftext|>"), merges, special)
-
-
-def tiny_weights(dims: Dimensions = TINY, seed: int = 4) -> Weights:
-    """Return a random model whose matrices are f16 and the rest f32, all exact in f16."""
-    random = np.random.default_rng(seed)
-    arrays = {}
-    for name, spec in expected_tensors(dims).items():
-        array = random.standard_normal(spec.shape).astype(np.float16)
-        arrays[name] = array if spec.is_matrix or spec.role == "conv" else array.astype(np.float32)
-    return Weights(dims, tiny_tokenizer(), arrays, mel_filters(dims.n_mels))
-
-
-def weights_of(model: Model) -> Weights:
-    """Return a model's f16 and f32 tensors in memory."""
-    kinds = {"f32": np.float32, "f16": np.float16}
-    arrays = {t.name: np.frombuffer(bytes(model.rows(t)), kinds[t.type.name]).reshape(t.shape) for t in model.tensors}
-    return Weights(model.dims, model.tokenizer, arrays, model.mel_filters)
+from whisq.whisper import Dimensions, TensorSpec, expected_tensors, name_in_dialect
 
 
 def copy_model(model: Model, path: Path, container: str, provenance: dict[str, Any] | None = None) -> Path:
@@ -137,22 +48,6 @@ def put(stream: BinaryIO, array: Any) -> None:
         stream.write(np.ascontiguousarray(array).tobytes())
 
 
-class Hole:
-    """An array of zeros of which a file system keeps the size only: models of any size in kilobytes."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self.shape, self.dtype, self.ndim, self.size = tuple(shape), np.dtype(dtype), len(shape), math.prod(shape)
-        self.itemsize = self.dtype.itemsize
-        self.nbytes = self.size * self.itemsize
-        self.strides = tuple(self.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
-
-    def __array_function__(self, function: Any, types: Any, arguments: Any, keywords: Any) -> Any:
-        if function is np.concatenate:
-            parts = arguments[0]
-            return Hole((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), parts[0].dtype)
-        return self if function is np.zeros_like else NotImplemented
-
-
 # --- whisper.cpp .bin
 
 _BIN_FIELDS = (
@@ -161,22 +56,59 @@ _BIN_FIELDS = (
 )  # fmt: skip
 
 
-def bin_head(dims: Dimensions, tokens: tuple[bytes, ...], filters: bytes, ftype: int = 1) -> bytes:
+def bin_head(
+    dims: Dimensions,
+    tokens: Sequence[bytes] = (b"a", b"", b"\xff\xfe"),
+    filters: bytes | None = None,
+    ftype: int = 1,
+) -> bytes:
     """Return all of a ``.bin`` that comes before its tensors."""
+    if filters is None:
+        filters = np.linspace(0, 1, dims.n_mels * 201, dtype="<f4").tobytes()
     head = struct.pack("<I11i", 0x67676D6C, *(getattr(dims, name) for name in _BIN_FIELDS), ftype)
     head += struct.pack("<2i", dims.n_mels, 201) + filters
     return head + struct.pack("<i", len(tokens)) + b"".join(struct.pack("<I", len(t)) + t for t in tokens)
 
 
+def _tensor_head(spec: TensorSpec, kind: int) -> bytes:
+    sizes = (1, *spec.shape) if spec.role == "conv_bias" else tuple(reversed(spec.shape))
+    return struct.pack(f"<3i{len(sizes)}i", len(sizes), len(spec.name), kind, *sizes) + spec.name.encode()
+
+
+def tensor_record(spec: TensorSpec, values: np.ndarray, kind: int | None = None) -> bytes:
+    """Return one tensor as a ``.bin`` holds it; ``kind`` 0 is f32, 1 is f16, None is what an f16 file has."""
+    if kind is None:
+        kind = 1 if spec.is_matrix or spec.role == "conv" else 0
+    return _tensor_head(spec, kind) + values.astype("<f4" if kind == 0 else "<f2").tobytes()
+
+
+def model_bytes(dims: Dimensions = NARROW, kind: int = 1, change: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """Return a whole ``.bin`` whose tensors are ``values_of`` their names, but for those in ``change``.
+
+    ``kind`` 1 is the usual f16 file, 0 is f32 throughout.
+    """
+    records = []
+    for spec in expected_tensors(dims).values():
+        values = (change or {}).get(spec.name, values_of(spec))
+        records.append(tensor_record(spec, values, 0 if kind == 0 else None))
+    return bin_head(dims, ftype=kind) + b"".join(records)
+
+
+def write_model(
+    path: Path, dims: Dimensions = NARROW, kind: int = 1, change: Mapping[str, np.ndarray] | None = None
+) -> Path:
+    """Write what ``model_bytes`` returns, and return its path."""
+    path.write_bytes(model_bytes(dims, kind, change))
+    return path
+
+
 def write_bin(path: Path, weights: Weights) -> Path:
-    """Write whisper.cpp's file."""
+    """Write whisper.cpp's file of any weights."""
     specs = expected_tensors(weights.dims)
     with path.open("wb") as stream:
         stream.write(bin_head(weights.dims, weights.tokenizer.tokens, weights.filters))
         for name, array in weights.arrays.items():
-            sizes = (1, *array.shape) if specs[name].role == "conv_bias" else tuple(reversed(array.shape))
-            kind = 1 if array.dtype == np.float16 else 0
-            stream.write(struct.pack(f"<3i{len(sizes)}i", len(sizes), len(name), kind, *sizes) + name.encode())
+            stream.write(_tensor_head(specs[name], 1 if array.dtype == np.float16 else 0))
             put(stream, array)
     return path
 
@@ -344,25 +276,50 @@ def write_openai(path: Path, weights: Weights) -> Path:
 # --- CTranslate2
 
 
+def ctranslate2_string(value: str) -> bytes:
+    """Return a string as CTranslate2 stores it."""
+    raw = value.encode() + b"\0"
+    return struct.pack("<H", len(raw)) + raw
+
+
+_CTRANSLATE2_TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "uint16": 5}
+
+
+def _ctranslate2_variable_head(name: str, values: Any) -> bytes:
+    shape = struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape)
+    return ctranslate2_string(name) + shape + struct.pack("<BI", _CTRANSLATE2_TYPES[values.dtype.name], values.nbytes)
+
+
+def ctranslate2_variable(name: str, values: np.ndarray) -> bytes:
+    """Return a variable as CTranslate2 stores it; u16 arrays are bf16."""
+    return _ctranslate2_variable_head(name, values) + values.tobytes()
+
+
+def ctranslate2_bytes(variables: Mapping[str, np.ndarray], spec: str = "WhisperSpec", version: int = 6) -> bytes:
+    """Return a ``model.bin`` of any variables."""
+    head = struct.pack("<I", version) + ctranslate2_string(spec) + struct.pack("<2I", 3, len(variables))
+    records = (ctranslate2_variable(name, values) for name, values in variables.items())
+    return head + b"".join(records) + struct.pack("<I", 0)
+
+
 def write_ctranslate2(folder: Path, weights: Weights) -> Path:
     """Write a folder as faster-whisper has it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(weights.tokenizer)))
-    variables = dict(_ctranslate2_variables(weights))
-    kinds = {"float32": 0, "float16": 4, "int16": 2}
-
-    def text(value: str) -> bytes:
-        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
-
+    variables = ctranslate2_variables(weights)
     with (folder / "model.bin").open("wb") as stream:
-        stream.write(struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<2I", 3, len(variables)))
+        stream.write(ctranslate2_bytes({})[:-8] + struct.pack("<I", len(variables)))
         for name, array in variables.items():
-            stream.write(text(name) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape))
-            stream.write(struct.pack("<BI", kinds[str(array.dtype)], array.nbytes))
+            stream.write(_ctranslate2_variable_head(name, array))
             put(stream, array)
         stream.write(struct.pack("<I", 0))
     return folder
+
+
+def ctranslate2_variables(weights: Weights) -> dict[str, np.ndarray]:
+    """Return a model's weights under CTranslate2's names, fused as it fuses them."""
+    return dict(_ctranslate2_variables(weights))
 
 
 def _ctranslate2_variables(weights: Weights) -> Iterator[tuple[str, np.ndarray]]:

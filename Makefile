@@ -1,0 +1,56 @@
+# What a contributor runs, in an active virtual environment; .ci/run calls the same targets. CONTRIBUTING.md says when.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python
+TESTS ?=
+export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.PHONY: help install install-torch check format test test-all test-torch bench docs warnings sanitize
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## whisq as you edit it, and every tool but torch; again after a change of native/
+	$(PYTHON) -m pip install -q -e '.[dev]'
+
+install-torch: ## torch and transformers, for calibrate, search and optimize
+	$(PYTHON) -m pip install -q -e '.[dev,calibrate]'
+
+check: ## lint, format, types, import contract, C++ format
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-logo
+	clang-format --dry-run --Werror native/*.cpp native/*.h
+
+format: ## what `check` would complain of, mended where a tool can
+	ruff check --fix .
+	ruff format .
+	clang-format -i native/*.cpp native/*.h
+
+test: ## the fast tests; TESTS=tests/formats for some of them
+	$(PYTHON) -m pytest -q -m "not slow" $(TESTS)
+
+test-all: ## everything but torch, where that is not installed
+	$(PYTHON) -m pytest $(TESTS)
+
+test-torch: ## what needs torch, and only that
+	$(PYTHON) -m pytest -m torch $(TESTS)
+
+bench: ## a tenth of the kernels' benchmark; benchmarks/README.md lists the others
+	$(PYTHON) benchmarks/kernels.py --quick --only-speed
+
+docs: ## every example of README.md and docs/, and every link between pages
+	$(PYTHON) -m pytest -q tests/test_readme.py tests/test_docs.py
+
+warnings: ## the core with both compilers, warnings as errors
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	for compiler in g++ clang++; do \
+	    echo "native/ with $$compiler, warnings as errors"; \
+	    cmake -S . -B "$$work/$$compiler" -G Ninja -DCMAKE_CXX_COMPILER="$$compiler" -DWHISQ_WERROR=ON > /dev/null; \
+	    cmake --build "$$work/$$compiler" > "$$work/log" 2>&1 || { cat "$$work/log"; exit 1; }; \
+	done
+
+sanitize: ## the kernels' tests under the address and undefined-behaviour sanitizers, in an environment of their own
+	.ci/sanitize

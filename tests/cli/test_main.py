@@ -1,0 +1,104 @@
+"""What all commands share: names in any dialect, exit codes, help, a start that imports little."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import whisq
+from tests.support.command_line import command, run
+from tests.support.containers import WRITERS, write_torch
+from tests.support.models import tiny_weights
+from whisq.cli import main
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (r"decoder\.blocks\.0\.cross_attn\.query\.weight", None),
+        (r"dec\.blocks\.0\.cross_attn\.q\.weight", "transcribe.cpp"),
+        (r"model\.decoder\.layers\.0\.encoder_attn\.q_proj\.weight", "huggingface"),
+    ],
+)
+def test_a_rule_in_any_dialect_on_any_container(capsys, model: Path, tmp_path: Path, pattern: str, said) -> None:
+    words = ["--tensor-type", f"{pattern}=q4_0", model, tmp_path / "out.bin", "q8_0"]
+    code, out, err = run(capsys, "quantize", *words)
+    assert code == 0
+    assert "matches no tensor" not in err
+    (line,) = [line for line in out.splitlines() if "decoder.blocks.0.cross_attn.query.weight - " in line]
+    assert "matched pattern -> q4_0" in line
+    assert (f"(as {pattern.replace(chr(92), '')})" in line) == (said is not None)
+    code, out, err = run(capsys, "compare", model, tmp_path / "out.bin", "--match", pattern)
+    assert code == 0
+    assert "f16 -> q4_0" in out
+    assert (f"was taken as {said} names" in err) == (said is not None)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["compare", "model.bin"], ["convert"]])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("absent.gguf", "absent.gguf: no such file or directory"),
+        ("empty", "it is empty"),
+        ("folder", "the folder holds notes.txt"),
+        ("text.gguf", "it begins with the bytes 68 65 6c 6c"),
+        ("weights.pt", "found epoch"),
+    ],
+)
+def test_what_is_no_model(capsys, tmp_path: Path, monkeypatch, command: list[str], name: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    WRITERS["bin"](tmp_path, tiny_weights())
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
+    (tmp_path / "text.gguf").write_text("hello")
+    write_torch(tmp_path / "weights.pt", {"epoch": 3})
+    words = [*command, name] if command != ["convert"] else ["convert", name, "out.gguf"]
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert "hint: " in err
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_our_own_mistakes_are_exit_2(capsys, source, tmp_path, monkeypatch):
+    def broken(*arguments, **more):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("whisq.quantization.plan.make_plan", broken)
+    code, _, err = run(capsys, "quantize", source, tmp_path / "out.bin", "q4_0")
+    assert code == 2
+    assert "this is a bug in whisq" in err
+
+
+def test_help_and_version(capsys):
+    for words in (["--help"], ["quantize", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+    assert "whisq 0." in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "whisq", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"whisq {whisq.__version__}\n"
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = "import sys\nfrom whisq.cli import COMMANDS, main\n"
+    code += "for words in (['--version'], ['--help'], *([command, '--help'] for command in COMMANDS)):\n"
+    code += "    try: main(words)\n    except SystemExit: pass\n"
+    code += "    loaded = [m for m in ('numpy', 'rich', 'gguf', 'torch', 'scipy') if m in sys.modules]\n"
+    code += "    assert not loaded, (words, loaded)\n"
+    code += "print(len(COMMANDS), 'commands')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.splitlines()[-1].split()[0]) >= 10
+
+
+def test_colour_only_on_a_terminal(source, tmp_path):
+    done = subprocess.run(command("quantize", source, tmp_path, "q4_0"), capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: ")

@@ -1,0 +1,24 @@
+"""``whisq report``: the page and the tables again, from results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.evaluations import made_evaluation
+from whisq.cli import main
+from whisq.evaluation import to_json
+from whisq.report.page import render_report
+from whisq.report.tables import markdown_text
+
+
+def test_report_command_makes_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = made_evaluation()
+    results = tmp_path / "results.json"
+    results.write_text(to_json(made), encoding="utf-8")
+    assert main(["report", str(results)]) == 0
+    assert (tmp_path / "results.html").read_text(encoding="utf-8") == render_report(made)
+    assert main(["report", str(results), str(tmp_path / "tables.md")]) == 0
+    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == markdown_text(made)
+    assert "results.html" in capsys.readouterr().out

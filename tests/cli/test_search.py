@@ -1,0 +1,47 @@
+"""``whisq search``: what it writes, prints, and measures again or not."""
+
+import re
+from importlib import import_module
+
+import pytest
+
+import whisq
+from whisq.cli import main
+from whisq.search.sensitivity import read_sensitivity
+
+
+@pytest.mark.parametrize("how", ["one", "few"])
+def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
+    tiny_en_bin,
+    tiny_en_calibration,
+    tmp_path,
+    capsys,
+    monkeypatch,
+    how,
+) -> None:
+    monkeypatch.setattr(import_module("whisq.search.measure"), "N_MIXES", {"one": 3, "few": 3})
+    file, recipe = tmp_path / "s.json", tmp_path / "mix.toml"
+    common = [
+        str(tiny_en_bin),
+        "--calibration",
+        str(tiny_en_calibration.path),
+        "--protect",
+        r"encoder\.blocks\.[012].*",
+    ]
+    made = ["--types", "q4_0,q8_0", "--method", "ggml", "--size", "65MB", "--measure", how]
+    assert main(["search", *common, *made, "-o", str(recipe), "--sensitivity", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"predicted and measured totals correlate \d\.\d{3}", said)
+    assert re.search(r"of 1?\d matrices, predicted and measured correlate -?\d\.\d{3}", said)
+    known = read_sensitivity(file)
+    n_matrices = len(known.harms)
+    assert known.n_measured == (n_matrices + 12 if how == "one" else 12)
+    assert known.correlation > 0.5
+    with whisq.open_model(tiny_en_bin) as model:
+        size = whisq.make_plan(model, whisq.load_recipe(str(recipe))).size_bytes
+    assert 0.995 * 65_000_000 <= size <= 65_000_000
+    again = ["--types", "q4_0,q8_0", "--size", "60MB", "--reuse", str(file), "-o", str(tmp_path / "b.toml")]
+    assert main(["search", *common, *again]) == 0
+    capsys.readouterr()
+    assert main(["search", *common, *again, "--method", "feedback"]) == 1
+    assert "was measured with --method ggml, not feedback" in capsys.readouterr().err

@@ -106,9 +106,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
     assert not (tmp_path / "a.calib").exists()
     first = []
     calibrate(
-        tiny_en_bin, data, tmp_path / "a.calib", settings=settings,
+        tiny_en_bin,
+        data,
+        tmp_path / "a.calib",
+        settings=settings,
         progress=lambda label, done, total: first.append((label, done)),
-    )  # fmt: skip
+    )
     resumed = read_calibration(tmp_path / "a.calib")
     for name in made.counts:
         assert np.array_equal(resumed.moments(name).second_moment, made.moments(name).second_moment), name
@@ -167,7 +170,10 @@ def test_a_language_that_the_vocabulary_lacks_is_refused_before_the_work(data: P
     told = []
     with pytest.raises(DataError, match="no language 'it'"):
         calibrate(
-            folder, data, tmp_path / "a.calib", settings=Settings(cache=None, language="it"),
+            folder,
+            data,
+            tmp_path / "a.calib",
+            settings=Settings(cache=None, language="it"),
             progress=lambda label, done, total: told.append(label),
-        )  # fmt: skip
+        )
     assert "calibrating" not in told

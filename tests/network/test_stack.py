@@ -252,9 +252,14 @@ def test_a_model_that_lacks_tensors_is_refused(tiny_en_bin: Path) -> None:
         lost = ("encoder.blocks.1.mlp.0.bias", "encoder.blocks.1.attn.out.weight")
         rest = tuple(tensor for tensor in model.tensors if tensor.name not in lost)
         torso = Model(
-            path=model.path, format=model.format, dims=model.dims, tokenizer=model.tokenizer,
-            mel_filters=model.mel_filters, tensors=rest, files=model.files,
-        )  # fmt: skip
+            path=model.path,
+            format=model.format,
+            dims=model.dims,
+            tokenizer=model.tokenizer,
+            mel_filters=model.mel_filters,
+            tensors=rest,
+            files=model.files,
+        )
         with pytest.raises(FormatError, match=r"1\.attn\.out\.weight, encoder\.blocks\.1\.mlp\.0\.bias"):
             load_network(torso, TorchOperations())
 

@@ -91,9 +91,14 @@ def calibrate(
         )
     special = special_tokens(opened)
     clips = load_clips(
-        data, limit=chosen.limit, seed=chosen.seed, language=chosen.language, skip_bad=chosen.skip_bad,
-        need_text=False, on_clip=lambda done, total: progress("checking clips", done, total),
-    )  # fmt: skip
+        data,
+        limit=chosen.limit,
+        seed=chosen.seed,
+        language=chosen.language,
+        skip_bad=chosen.skip_bad,
+        need_text=False,
+        on_clip=lambda done, total: progress("checking clips", done, total),
+    )
     unfit = [clip.id for clip in clips.clips if clip.language not in (None, "en") and not special.languages]
     if unfit:
         raise DataError(
@@ -173,9 +178,15 @@ class _Collector:
     """Takes all windows through all layers; ``counts`` says afterwards how many vectors each input had."""
 
     def __init__(
-        self, model: Model, special: SpecialTokens, windows: Sequence[Window], settings: Settings,
-        checkpoint: Checkpoint, operations: Operations, progress: Progress,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        special: SpecialTokens,
+        windows: Sequence[Window],
+        settings: Settings,
+        checkpoint: Checkpoint,
+        operations: Operations,
+        progress: Progress,
+    ) -> None:
         self.model, self.special, self.windows, self.checkpoint = model, special, windows, checkpoint
         self.settings, self.operations = settings, operations
         self.counts: dict[str, int] = {}

@@ -83,9 +83,14 @@ def quantize_rows(
         return Tally(
             *_core.quantize(
                 _usable_isa(isa) if isa else active_isa(),
-                source, source_type.ggml_type, destination, type.ggml_type, n_columns, importance,
+                source,
+                source_type.ggml_type,
+                destination,
+                type.ggml_type,
+                n_columns,
+                importance,
             )
-        )  # fmt: skip
+        )
     except (ValueError, BufferError) as error:
         raise KernelError(f"{source_type} -> {type}, rows of {n_columns}: {error}") from None
 

@@ -55,9 +55,14 @@ class Decoder:
         return [stack.keys_values(block, "cross_attn", encoded, observer) for block in self.blocks]
 
     def run(
-        self, hidden: Array, cross: Sequence[KeysValues], start: int = 0, seen: list[Array] | None = None,
-        observer: Observer = UNOBSERVED, cache: Cache | None = None,
-    ) -> Array:  # fmt: skip
+        self,
+        hidden: Array,
+        cross: Sequence[KeysValues],
+        start: int = 0,
+        seen: list[Array] | None = None,
+        observer: Observer = UNOBSERVED,
+        cache: Cache | None = None,
+    ) -> Array:
         """Return the states after the last block, for what the block ``start`` sees.
 
         What each block sees, and then what is returned, is added to ``seen``.

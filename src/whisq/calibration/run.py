@@ -29,7 +29,6 @@ from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import SpecialTokens, special_tokens
-from whisq.hashing import source_sha256
 from whisq.model import Model
 from whisq.network import stack
 from whisq.network.mel import HOP_SAMPLES, log_mel
@@ -105,7 +104,7 @@ def calibrate(
             f"{opened.path}: English-only, but {len(unfit)} clips are not English ({unfit[0]} first)",
             hint="leave them out of the data",
         )
-    sha256 = source_sha256(opened)
+    sha256 = opened.sha256
     key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 1}
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)

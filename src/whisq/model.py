@@ -127,7 +127,7 @@ class Model:
         self,
         *,
         path: Path,
-        format: FormatName,  # noqa: A002 - the field's own word for it
+        format: FormatName,
         dims: Dimensions,
         tokenizer: Tokenizer,
         mel_filters: bytes,
@@ -236,6 +236,14 @@ class Model:
             halves = values.astype("<f2")
         halves[np.isnan(halves)] = np.nan
         return halves.tobytes()
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight of the files that hold the weights, all they hold included.
+
+        One definition, of files, plans and results alike: 8 × bytes of the file ÷ weights of all tensors.
+        """
+        return 8 * self.size_bytes / self.n_weights
 
     def rows(self, tensor: TensorRef, start: int = 0, stop: int | None = None) -> memoryview:
         """Return the bytes of rows ``start:stop`` in ``tensor.type``, without a copy where the file has them.

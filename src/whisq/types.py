@@ -55,7 +55,7 @@ class TensorType:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits for one weight, scales included."""
+        """Stored bits per weight, scales included."""
         return 8 * self.block_bytes / self.block_size
 
     def fits(self, n_columns: int) -> bool:

@@ -72,7 +72,10 @@ def test_an_interrupted_command_says_what_was_kept(capsys, resumes, said) -> Non
     assert capsys.readouterr().err == f"interrupted: {said}\n"
 
 
-@pytest.mark.parametrize(("text", "expected"), [("45MB", 45 << 20), ("1.5 gb", 3 << 29), ("7", 7), ("2kB", 2048)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("45MB", 45_000_000), ("1.5 gb", 1_500_000_000), ("7", 7), ("2kB", 2000), ("55MiB", 55 << 20), ("1 KiB", 1024)],
+)
 def test_sizes(text, expected) -> None:
     assert size_bytes(text) == expected
 

@@ -17,7 +17,7 @@ def test_the_command_says_sizes_divergences_and_a_verdict(
     assert main([str(word) for word in [*words, "--probes", 1]]) == 0
     captured = capsys.readouterr()
     assert "from an earlier run: model.calib" in captured.err
-    assert f"{optimized.output.stat().st_size / (1 << 20):.2f}" in captured.out
+    assert f"{optimized.output.stat().st_size / 1e6:.2f}" in captured.out
     assert "than uniform q4_0: diverges" in captured.out
     assert "WER %" in captured.out
 

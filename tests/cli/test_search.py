@@ -39,7 +39,7 @@ def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
     assert known.correlation > 0.5
     with whisq.open_model(tiny_en_bin) as model:
         size = whisq.make_plan(model, whisq.load_recipe(str(recipe))).size_bytes
-    assert 0.995 * (65 << 20) <= size <= 65 << 20
+    assert 0.995 * 65_000_000 <= size <= 65_000_000
     again = ["--types", "q4_0,q8_0", "--size", "60MB", "--reuse", str(file), "-o", str(tmp_path / "b.toml")]
     assert main(["search", *common, *again]) == 0
     capsys.readouterr()

@@ -207,7 +207,7 @@ def test_a_space_knows_the_bytes_of_every_mix(model) -> None:
         if mix.kind == "uniform":
             assert mix.size_bytes == space.size_of(mix.types)
             goal = Goal(bits=plans[mix.name].bits_per_weight * (1 + 1e-12))
-            assert space.budget_of(goal) == mix.size_bytes - space.file_bytes
+            assert space.limit_of(goal) == mix.size_bytes
     assert min(mix.size_bytes for mix in space.usual) >= space.size_of(space.smallest())
 
 

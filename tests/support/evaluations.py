@@ -65,8 +65,8 @@ def made_model(label: str, types: dict[str, str], said: list[str], harm: float, 
         runtime_version="0.4.1",
         failure="",
         load_s=0.2,
-        peak_bytes=200 << 20,
-        baseline_bytes=30 << 20,
+        peak_bytes=200 * 10**6,
+        baseline_bytes=30 * 10**6,
         utterances=tuple(utterances),
         inside=tuple(inside) if label != "reference" else (),
         tensors=tuple(tensors) if label != "reference" else (),
@@ -86,10 +86,19 @@ def made_evaluation() -> Evaluation:
         made_model("harmed", {"encoder": "q4_0", "decoder": "q5_0"}, said, 0.3, 3),
         ModelResult(
             **{name: getattr(failed, name) for name in ModelResult.__slots__}
-            | {"utterances": (), "inside": (), "tensors": (), "failure": "transcribe.cpp: it does not take q2_K",
-               "runtime": None, "runtime_version": None, "load_s": None, "peak_bytes": None, "baseline_bytes": None}
+            | {
+                "utterances": (),
+                "inside": (),
+                "tensors": (),
+                "failure": "transcribe.cpp: it does not take q2_K",
+                "runtime": None,
+                "runtime_version": None,
+                "load_s": None,
+                "peak_bytes": None,
+                "baseline_bytes": None,
+            }
         ),
-    )  # fmt: skip
+    )
     settings = {"seed": 0, "threads": 2, "jobs": 1, "decoding": "greedy"}
     made_with = {"whisq": "0", "packages": {"jiwer": "4"}, "python": "3", "platform": "Linux", "cpu": "a CPU",
                  "created": "2026-01-01T00:00:00+00:00"}  # fmt: skip
@@ -99,9 +108,9 @@ def made_evaluation() -> Evaluation:
 def made_curve() -> tuple[Mix, ...]:
     """Return a search's curve with measured and unmeasured mixes."""
     return (
-        Mix("q4_0", "uniform", 50 << 20, 0.02, 0.021),
-        Mix("mix of q4_0's size", "searched", 50 << 20, 0.01, 0.012),
-        Mix("compact", "preset", 53 << 20, 0.015, None),
-        Mix("q8_0", "uniform", 70 << 20, 0.0002, 0.0003),
-        Mix("mix of q8_0's size", "searched", 70 << 20, 0.0001, 0.0001),
+        Mix("q4_0", "uniform", 50 * 10**6, 0.02, 0.021),
+        Mix("mix of q4_0's size", "searched", 50 * 10**6, 0.01, 0.012),
+        Mix("compact", "preset", 53 * 10**6, 0.015, None),
+        Mix("q8_0", "uniform", 70 * 10**6, 0.0002, 0.0003),
+        Mix("mix of q8_0's size", "searched", 70 * 10**6, 0.0001, 0.0001),
     )

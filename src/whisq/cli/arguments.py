@@ -6,8 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|MiB|GB|GiB)?", re.IGNORECASE)
-_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def count(text: str) -> int:
@@ -25,7 +25,7 @@ def thread_count(text: str) -> int:
 
 
 def size_bytes(text: str) -> int:
-    """Return the bytes that ``45MB`` means, as argparse wants it; MB is 2^20, as MiB."""
+    """Return the bytes that ``45MB`` means, as argparse wants it: MB is 10⁶ bytes, MiB 2²⁰."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 45MB")
@@ -49,25 +49,32 @@ def cache_folder(args: argparse.Namespace) -> Path | None:
 def add_goal(parser: argparse.ArgumentParser) -> None:
     """Declare what is searched for: a size, bits per weight, or a divergence."""
     goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
-    goal.add_argument("--size", type=size_bytes, help="limit the file to SIZE, such as 80MB (MB = 2^20)")
-    goal.add_argument("--bits", type=float, metavar="N", help="limit the bits per weight over all tensors to N")
+    goal.add_argument("--size", type=size_bytes, help="limit the file to SIZE, such as 80MB (10^6 bytes each)")
+    goal.add_argument("--bits", type=float, metavar="N", help="limit the file to N bits per weight")
     goal.add_argument(
-        "--divergence", type=float, metavar="NATS",
+        "--divergence",
+        type=float,
+        metavar="NATS",
         help="limit the expected divergence per token to NATS, in the smallest file",
-    )  # fmt: skip
+    )
 
 
 def add_space(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Declare what a search may choose from; returns the group, for what else belongs there."""
     space = parser.add_argument_group("search space")
     space.add_argument(
-        "--types", type=type_names, default=(), metavar="TYPE,…",
+        "--types",
+        type=type_names,
+        default=(),
+        metavar="TYPE,…",
         help="choose among these types (default: all that the target loads)",
-    )  # fmt: skip
+    )
     space.add_argument(
-        "--target", metavar="RUNTIME", default="transcribe.cpp",
+        "--target",
+        metavar="RUNTIME",
+        default="transcribe.cpp",
         help="choose what this runtime loads (default: transcribe.cpp)",
-    )  # fmt: skip
+    )
     space.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="also include PATTERN")
     space.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="exclude PATTERN")
     return space

@@ -42,10 +42,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _bits_per_weight(model: Model) -> float:
-    return 8 * sum(tensor.size_bytes for tensor in model.tensors) / model.n_weights
-
-
 def _lines(model: Model) -> Iterator[str]:
     from whisq.formats.gguf_metadata import variant_of
     from whisq.runtimes.registry import is_readable
@@ -55,7 +51,7 @@ def _lines(model: Model) -> Iterator[str]:
     yield f"{model.path}: {variant_of(model)} as {model.format}"
     yield (
         f"size: {megabytes(model.size_bytes):.2f} MB ({model.size_bytes} bytes){files}, {model.n_weights} weights,"
-        f" {_bits_per_weight(model):.2f} bits per weight"
+        f" {model.bits_per_weight:.2f} bits per weight"
     )
     yield (
         f"encoder: {dims.n_audio_layer} layers, width {dims.n_audio_state}, {dims.n_audio_head} heads,"
@@ -178,7 +174,7 @@ def _as_json(model: Model, *, with_tensors: bool) -> dict[str, Any]:
         "variant": variant_of(model),
         "size_bytes": model.size_bytes,
         "n_weights": model.n_weights,
-        "bits_per_weight": _bits_per_weight(model),
+        "bits_per_weight": model.bits_per_weight,
         "dimensions": asdict(model.dims),
         "vocabulary": {
             "listed": len(model.tokenizer.tokens),

@@ -48,7 +48,7 @@ def _line(a: Assignment, width: int) -> str:
 def summary_lines(plan: Plan, output: str, duration_s: float | None) -> Iterator[str]:
     """Yield the summary; ``duration_s`` is None for a dry run."""
     before, after = plan.model.size_bytes, plan.size_bytes
-    source_bits = 8 * sum(a.size_before for a in plan.assignments) / plan.model.n_weights
+    source_bits = plan.model.bits_per_weight
     yield ""
     yield (
         f"size: {megabytes(before):.2f} MB -> {megabytes(after):.2f} MB ({after} bytes, {after / before:.1%}),"

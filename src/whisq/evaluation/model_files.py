@@ -43,7 +43,7 @@ class ModelFile:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the whole file for one weight."""
+        """Bits of the whole file per weight."""
         return 8 * self.size_bytes / self.n_weights
 
 

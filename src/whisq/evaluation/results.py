@@ -124,7 +124,7 @@ class ModelResult:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the whole file for one weight."""
+        """Bits of the whole file per weight."""
         return 8 * self.size_bytes / self.n_weights
 
     def total(self, count: str) -> int:

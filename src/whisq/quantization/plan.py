@@ -123,8 +123,8 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of tensor data per weight, over the whole model."""
-        return 8 * sum(a.size_after for a in self.assignments) / self.model.n_weights
+        """Bits of the whole file per weight."""
+        return 8 * self.size_bytes / self.model.n_weights
 
     def __getitem__(self, name: str) -> Assignment:
         """Return the assignment of the tensor with a canonical name; raises ``KeyError``."""
@@ -176,9 +176,17 @@ def make_plan(
     ]
     findings = findings_of(recipe, model.dims, finished, model.size_bytes, arrangement.size_bytes)
     return Plan(
-        model, recipe, container, tuple(assignments), arrangement, verdict_list, tuple(findings), provenance or {},
-        calibration, rounding,
-    )  # fmt: skip
+        model,
+        recipe,
+        container,
+        tuple(assignments),
+        arrangement,
+        verdict_list,
+        tuple(findings),
+        provenance or {},
+        calibration,
+        rounding,
+    )
 
 
 def _with_method(a: Assignment, method: Method, calibration: Calibration | None) -> Assignment:

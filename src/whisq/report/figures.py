@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
-from whisq.report.wording import interval, mebibytes, number, percent, points, verdict_word
+from whisq.report.wording import interval, megabytes, number, percent, points, verdict_word
 
 Figure = dict[str, Any]
 
@@ -87,9 +87,9 @@ def spread(values: list[float], least: float) -> list[float]:
 
 
 def size_figure(evaluation: Evaluation) -> Figure:
-    """Return size against word error rate with 95 % intervals, one marker a model."""
+    """Return size against word error rate with 95 % intervals, one marker per model."""
     ran = _ran(evaluation)
-    sizes = [model.size_bytes / (1 << 20) for _, model, _ in ran]
+    sizes = [model.size_bytes / 1e6 for _, model, _ in ran]
     span = max(sizes) - min(sizes) or max(sizes)
     traces = []
     for place, (index, model, summary) in zip(spread(sizes, _CLOSE * span), ran, strict=True):
@@ -116,7 +116,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
                     "symbol": _SYMBOLS[index % len(_SYMBOLS)],
                 },
                 "hovertemplate": (
-                    f"<b>{model.label}</b><br>{mebibytes(model.size_bytes)} MiB, "
+                    f"<b>{model.label}</b><br>{megabytes(model.size_bytes)} MB, "
                     f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of "
                     f"words wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
                 ),
@@ -125,7 +125,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
     return {
         "data": traces,
         "layout": layout_of(
-            xaxis={"title": {"text": "size, MiB"}},
+            xaxis={"title": {"text": "size, MB"}},
             yaxis={"title": {"text": "word error rate, %"}, "rangemode": "tozero"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
             height=420,
@@ -207,18 +207,18 @@ def speed_figure(evaluation: Evaluation) -> Figure:
             "hovertemplate": f"<b>%{{y}}</b><br>%{{text}} {unit}<extra></extra>",
         }
 
-    memory = [None if model.peak_bytes is None else model.peak_bytes / (1 << 20) for _, model, _ in rows]
+    memory = [None if model.peak_bytes is None else model.peak_bytes / 1e6 for _, model, _ in rows]
     figure = layout_of(
         xaxis={"title": {"text": "seconds of work for a second of audio"}, "rangemode": "tozero"},
         yaxis={"showgrid": False, "type": "category"},
         showlegend=False,
         height=2 * (70 + 30 * len(rows)),
     )
-    figure["xaxis2"] = {**figure["xaxis"], "title": {"text": "peak memory, MiB"}, "anchor": "y2"}
+    figure["xaxis2"] = {**figure["xaxis"], "title": {"text": "peak memory, MB"}, "anchor": "y2"}
     figure["yaxis2"] = {**figure["yaxis"], "anchor": "x2", "domain": [0, 0.4]}
     figure["yaxis"]["domain"] = [0.58, 1]
     speed = bars([summary.real_time_factor for _, _, summary in rows], "", 3, "s of work a second")
-    return {"data": [speed, bars(memory, "2", 0, "MiB")], "layout": figure}
+    return {"data": [speed, bars(memory, "2", 0, "MB")], "layout": figure}
 
 
 def inside_figure(evaluation: Evaluation) -> Figure | None:

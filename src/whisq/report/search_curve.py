@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whisq.report.figures import Figure, layout_of
 from whisq.report.tables import Table
-from whisq.report.wording import mebibytes
+from whisq.report.wording import megabytes
 
 if TYPE_CHECKING:
     from whisq.search import Mix
@@ -30,7 +30,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
                     "type": "scatter",
                     "mode": mode,
                     "name": title,
-                    "x": [mix.size_bytes / (1 << 20) for mix in mixes],
+                    "x": [mix.size_bytes / 1e6 for mix in mixes],
                     "y": [mix.harm for mix in mixes],
                     "marker": {"size": 11, "color": colour, "symbol": symbol},
                     "line": {"color": colour, "width": 2},
@@ -43,7 +43,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
     return {
         "data": traces,
         "layout": layout_of(
-            xaxis={"title": {"text": "size, MiB"}},
+            xaxis={"title": {"text": "size, MB"}},
             yaxis={"type": "log", "title": {"text": "divergence, nats per token"}, "exponentformat": "power"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
             height=420,
@@ -53,7 +53,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
 
 def _hover(mix: Mix) -> str:
     measured = "not measured" if mix.measured is None else f"measured {mix.measured:.3g} nats"
-    return f"<b>{mix.name}</b><br>{mebibytes(mix.size_bytes, 2)} MiB<br>{measured}, expected {mix.predicted:.3g}"
+    return f"<b>{mix.name}</b><br>{megabytes(mix.size_bytes, 2)} MB<br>{measured}, expected {mix.predicted:.3g}"
 
 
 def curve_table(curve: Sequence[Mix]) -> Table:
@@ -62,10 +62,10 @@ def curve_table(curve: Sequence[Mix]) -> Table:
         (
             mix.name,
             mix.kind,
-            mebibytes(mix.size_bytes, 2),
+            megabytes(mix.size_bytes, 2),
             f"{mix.predicted:.3g}",
             "not measured" if mix.measured is None else f"{mix.measured:.3g}",
         )
         for mix in sorted(curve, key=lambda mix: (mix.size_bytes, mix.name))
     ]
-    return Table(("mix", "kind", "MiB", "expected, nats", "measured, nats"), tuple(rows))
+    return Table(("mix", "kind", "MB", "expected, nats", "measured, nats"), tuple(rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.report.wording import (
     interval,
-    mebibytes,
+    megabytes,
     number,
     percent,
     points,
@@ -32,11 +32,21 @@ def _rows(evaluation: Evaluation) -> list[tuple[ModelResult, Summary | None]]:
 def accuracy_table(evaluation: Evaluation) -> Table:
     """Return sizes, error rates and their parts, in per cent of the words said."""
     columns = (
-        "model", "MiB", "bits/weight", "WER %", "95 %", "sub", "del", "ins", "loops", "CER %", "same text %",
-    )  # fmt: skip
+        "model",
+        "MB",
+        "bits/weight",
+        "WER %",
+        "95 %",
+        "sub",
+        "del",
+        "ins",
+        "loops",
+        "CER %",
+        "same text %",
+    )
     rows = []
     for model, summary in _rows(evaluation):
-        row = [model.label, mebibytes(model.size_bytes), number(model.bits_per_weight, 2)]
+        row = [model.label, megabytes(model.size_bytes), number(model.bits_per_weight, 2)]
         if summary is None:
             row += ["not run", *["–"] * 7]
         else:
@@ -74,15 +84,15 @@ def difference_table(evaluation: Evaluation) -> Table:
 
 def speed_table(evaluation: Evaluation) -> Table:
     """Return load time, real-time factor (seconds of work for a second of audio) and peak memory."""
-    columns = ("model", "runtime", "load, s", "real-time factor", "peak memory, MiB", "of it before loading")
+    columns = ("model", "runtime", "load, s", "real-time factor", "peak memory, MB", "of it before loading")
     rows = [
         (
             model.label,
             f"{model.runtime} {model.runtime_version}" if model.runtime else "none",
             number(model.load_s, 2),
             number(summary.real_time_factor if summary else None, 3),
-            mebibytes(model.peak_bytes, 0),
-            mebibytes(model.baseline_bytes, 0),
+            megabytes(model.peak_bytes, 0),
+            megabytes(model.baseline_bytes, 0),
         )
         for model, summary in _rows(evaluation)
     ]

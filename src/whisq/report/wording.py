@@ -37,9 +37,9 @@ def interval(found: Interval, digits: int = 1) -> str:
     return f"{percent(found.low, digits)} to {percent(found.high, digits)}"
 
 
-def mebibytes(size_bytes: float | None, digits: int = 1) -> str:
-    """Return bytes as MiB."""
-    return number(None if size_bytes is None else size_bytes / (1 << 20), digits)
+def megabytes(size_bytes: float | None, digits: int = 1) -> str:
+    """Return bytes as MB of 10⁶."""
+    return number(None if size_bytes is None else size_bytes / 1e6, digits)
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from whisq.types import F16, TYPES, TensorType, fallback_for, parse_type
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One of: bytes of a file in ``container``, bits per weight over all tensors, divergence in nats per token.
+    """One of: bytes of a file in ``container``, its bits per weight, divergence in nats per token.
 
     Each is an upper bound.
     """
@@ -68,8 +68,6 @@ class Space:
     """Weights of the whole model."""
     file_bytes: int
     """Bytes of a ``.bin`` but for the matrices that take part."""
-    data_bytes: int
-    """Bytes of all tensors but the matrices that take part."""
     usual: tuple[UsualMix, ...]
 
     @classmethod
@@ -97,12 +95,17 @@ class Space:
         plan = make_plan(model, recipe)
         taking_part = sum(bytes_of(tensor, F16) for tensor in tensors)
         file_bytes = plan.size_bytes - taking_part
-        data_bytes = sum(a.size_after for a in plan.assignments) - taking_part
         usual = (*_uniform_mixes(tensors, types, file_bytes), *_presets(model, tensors))
         return cls(
-            tensors, types, tuple(protect), tuple(unprotect), tuple(blocks) if names else (),
-            model.n_weights, file_bytes, data_bytes, usual,
-        )  # fmt: skip
+            tensors,
+            types,
+            tuple(protect),
+            tuple(unprotect),
+            tuple(blocks) if names else (),
+            model.n_weights,
+            file_bytes,
+            usual,
+        )
 
     def size_of(self, mix: Mapping[str, TensorType]) -> int:
         """Return the bytes of a ``.bin`` with these types of all matrices that take part."""
@@ -112,13 +115,15 @@ class Space:
         """Return the mix of the fewest bytes."""
         return {t.name: min(self.types[t.name], key=lambda kind: kind.row_bytes(t.n_columns)) for t in self.tensors}
 
-    def budget_of(self, goal: Goal) -> int | None:
-        """Return the bytes that a goal leaves to the matrices that take part, None where it does not say."""
-        if goal.size_bytes is not None:
-            return goal.size_bytes - self.file_bytes
+    def limit_of(self, goal: Goal) -> int | None:
+        """Return the bytes of the file that a goal allows, None where it does not say."""
         if goal.bits is not None:
-            return int(goal.bits * self.n_weights / 8) - self.data_bytes
-        return None
+            return int(goal.bits * self.n_weights / 8)
+        return goal.size_bytes
+
+    def budget_of(self, limit_bytes: int) -> int:
+        """Return the bytes that a file of so many leaves to the matrices that take part."""
+        return limit_bytes - self.file_bytes
 
 
 def bytes_of(tensor: TensorRef, kind: TensorType) -> int:

@@ -44,9 +44,9 @@ def search(
 
 def refuse_unreachable(goal: Goal, space: Space) -> None:
     """Raise ``PlanError`` for a size that even the smallest types do not reach."""
-    budget = space.budget_of(goal)
-    if budget is not None:
-        refuse_small_budget(space.size_of(space.smallest()) - space.file_bytes, budget)
+    limit_bytes = space.limit_of(goal)
+    if limit_bytes is not None:
+        refuse_small_budget(space.size_of(space.smallest()) - space.file_bytes, space.budget_of(limit_bytes))
 
 
 def measure_space(
@@ -84,8 +84,8 @@ def solve(
     if prefer_fast:
         choices = _timed(choices, sensitivity)
 
-    def mix_for(aim: Goal) -> dict[str, Choice]:
-        best = _reach(aim, choices, space, sensitivity)
+    def mix_for(limit_bytes: int | None) -> dict[str, Choice]:
+        best = _reach(goal, limit_bytes, choices, space, sensitivity)
         return _faster(best, choices, goal, sensitivity) if prefer_fast else best
 
     def size_of(chosen: Mapping[str, Choice]) -> int:
@@ -94,7 +94,7 @@ def solve(
         recipe = recipe_of(chosen, choices, space, goal, sensitivity)
         return _planned_size(model, calibration, goal.container, recipe, sensitivity)
 
-    chosen, size = _reach_in_container(goal, mix_for, size_of)
+    chosen, size = _reach_in_container(space.limit_of(goal), mix_for, size_of)
     recipe = recipe_of(chosen, choices, space, goal, sensitivity)
     types = _types_of(chosen)
     predicted = sensitivity.predicted(type_names(types))
@@ -163,20 +163,22 @@ def _measured_space(space: Space, sensitivity: Sensitivity) -> Space:
 
 
 def _reach_in_container(
-    goal: Goal, mix_for: Callable[[Goal], dict[str, Choice]], size_of: Callable[[Mapping[str, Choice]], int]
+    limit_bytes: int | None,
+    mix_for: Callable[[int | None], dict[str, Choice]],
+    size_of: Callable[[Mapping[str, Choice]], int],
 ) -> tuple[dict[str, Choice], int]:
-    """Return the mix for a goal, and its file's size in the goal's container.
+    """Return the mix for a limit of the file's bytes, and its file's size in the goal's container.
 
     A GGUF also says how it was made, and what that takes is known only with the recipe: where it takes the file beyond
-    the size asked for, the next mix is of that much less.
+    the limit, the next mix is of that much less.
     """
-    aim = goal
+    aim = limit_bytes
     while True:
         chosen = mix_for(aim)
         size = size_of(chosen)
-        if goal.size_bytes is None or aim.size_bytes is None or size <= goal.size_bytes:
+        if limit_bytes is None or aim is None or size <= limit_bytes:
             return chosen, size
-        aim = replace(aim, size_bytes=aim.size_bytes - (size - goal.size_bytes))
+        aim -= size - limit_bytes
 
 
 def _planned_size(
@@ -199,12 +201,15 @@ def _faster(
 
 
 def _reach(
-    goal: Goal, choices: Mapping[str, Sequence[Choice]], space: Space, sensitivity: Sensitivity
+    goal: Goal,
+    limit_bytes: int | None,
+    choices: Mapping[str, Sequence[Choice]],
+    space: Space,
+    sensitivity: Sensitivity,
 ) -> dict[str, Choice]:
-    """Return the mix that harms least within a goal's bytes, or the smallest within its divergence."""
-    budget = space.budget_of(goal)
-    if budget is not None:
-        return allocate(choices, budget)
+    """Return the mix that harms least within a file's bytes, or the smallest within the goal's divergence."""
+    if limit_bytes is not None:
+        return allocate(choices, space.budget_of(limit_bytes))
     return _smallest_within(goal.divergence or 0.0, choices, sensitivity)
 
 

@@ -68,8 +68,8 @@
   });
   addEventListener("afterprint", () => setTheme(before ?? root.dataset.theme));
 
-  // Tensors: name, type, from, weights, MiB, dB, relative error; of the last two null is infinite.
-  const columns = ["tensor", "type", "from", "weights", "MiB", "SNR, dB", "error, %"];
+  // Tensors: name, type, from, weights, MB, dB, relative error; of the last two null is infinite.
+  const columns = ["tensor", "type", "from", "weights", "MB", "SNR, dB", "error, %"];
   const equal = (row) => row[6] === 0;
   const decibels = (row) => (equal(row) ? "no difference" : row[5] === null ? "−∞" : row[5].toFixed(1));
   const cells = (row) => [row[0], row[1], row[2], row[3].toLocaleString("en"), row[4].toFixed(2), decibels(row),

@@ -11,7 +11,7 @@ from tests.support.containers import write_huggingface
 from tests.support.models import TINY, tiny_weights
 from tests.support.transformers_whisper import load_transformers
 from whisq.calibration import Calibration, inputs_of, read_calibration
-from whisq.calibration.run import Settings, calibrate
+from whisq.calibration.run import CalibrationSettings, calibrate
 from whisq.calibration.texts import transcript_ids, windows_of
 from whisq.clips.datasets import load_clips
 from whisq.demo import SENTENCE
@@ -81,7 +81,9 @@ def test_several_languages_and_audio_in_windows(base_bin: Path, tmp_path: Path) 
     soundfile.write(tmp_path / "long.wav", long, 16000)
     rows = ["path,text,language", f"short.wav,{SENTENCE},en", f"other.wav,{SENTENCE},de", "long.wav,,en"]
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
-    found = calibrate(base_bin, tmp_path / "clips.csv", tmp_path / "base.calib", settings=Settings(cache=None))
+    found = calibrate(
+        base_bin, tmp_path / "clips.csv", tmp_path / "base.calib", settings=CalibrationSettings(cache=None)
+    )
     short = len(sound) / 16000
     assert found.audio["clips"] == 3
     assert found.audio["windows"] == 4
@@ -100,7 +102,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
         if label == "calibrating" and done >= 6:
             raise Stop
 
-    settings = Settings(cache=tmp_path / "cache")
+    settings = CalibrationSettings(cache=tmp_path / "cache")
     with pytest.raises(Stop):
         calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=settings, progress=stop_in_the_decoder)
     assert not (tmp_path / "a.calib").exists()
@@ -119,7 +121,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
 
 
 def test_the_models_own_text_is_used_where_there_is_no_transcript_to_use(tiny_en_bin, data, tmp_path: Path) -> None:
-    own = calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, own_text=True))
+    own = calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=CalibrationSettings(cache=None, own_text=True))
     assert own.audio["own_text"]
     assert 8 < own.audio["tokens"] < 60
 
@@ -129,12 +131,12 @@ def test_a_quantized_model_is_refused(tiny_en_bin: Path, data: Path, tmp_path: P
         plan = whisq.make_plan(model, whisq.Recipe(whisq.parse_type("q8_0")))
         whisq.quantize(plan, tmp_path / "q.bin")
     with pytest.raises(CalibrationError, match="is quantized"):
-        calibrate(tmp_path / "q.bin", data, tmp_path / "a.calib", settings=Settings(cache=None))
+        calibrate(tmp_path / "q.bin", data, tmp_path / "a.calib", settings=CalibrationSettings(cache=None))
 
 
 def test_another_language_is_refused_by_an_english_only_model(tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="English-only"):
-        calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, language="de"))
+        calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=CalibrationSettings(cache=None, language="de"))
 
 
 def test_a_fine_tune_is_calibrated_with_the_tokens_that_its_tokenizer_names(data: Path, tmp_path: Path) -> None:
@@ -150,9 +152,9 @@ def test_a_fine_tune_is_calibrated_with_the_tokens_that_its_tokenizer_names(data
         ids = transcript_ids(model.tokenizer, special_tokens(model), windows[0], 1)
         prompt = [special[name] for name in ("startoftranscript", "de", "transcribe", "notimestamps")]
         assert ids == [*prompt, *text, special["endoftext"]]
-        found = calibrate(model, tmp_path / "clips.csv", tmp_path / "a.calib", settings=Settings(cache=None))
+        found = calibrate(model, tmp_path / "clips.csv", tmp_path / "a.calib", settings=CalibrationSettings(cache=None))
         own = calibrate(
-            model, tmp_path / "clips.csv", tmp_path / "b.calib", settings=Settings(cache=None, own_text=True)
+            model, tmp_path / "clips.csv", tmp_path / "b.calib", settings=CalibrationSettings(cache=None, own_text=True)
         )
     # The first decoder layer sees a token's embedding and its place, normed, whatever the audio is.
     first = found.moments("decoder.blocks.0.attn.query")
@@ -173,7 +175,7 @@ def test_a_language_that_the_vocabulary_lacks_is_refused_before_the_work(data: P
             folder,
             data,
             tmp_path / "a.calib",
-            settings=Settings(cache=None, language="it"),
+            settings=CalibrationSettings(cache=None, language="it"),
             progress=lambda label, done, total: told.append(label),
         )
     assert "calibrating" not in told

@@ -27,7 +27,7 @@ def tiny_en_calibration(
     torch, tiny_en_bin: Path, sentence_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Calibration:
     """What ``calibrate`` returned."""
-    from whisq.calibration.run import Settings, calibrate
+    from whisq.calibration.run import CalibrationSettings, calibrate
 
     path = tmp_path_factory.mktemp("calibration") / "tiny.calib"
-    return calibrate(tiny_en_bin, sentence_folder, path, settings=Settings(cache=None))
+    return calibrate(tiny_en_bin, sentence_folder, path, settings=CalibrationSettings(cache=None))

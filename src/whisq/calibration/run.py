@@ -51,7 +51,7 @@ PADDING_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class CalibrationSettings:
     """How to calibrate. ``cache`` is where an interrupted run is kept, None for nowhere.
 
     ``own_text`` has the decoder see the model's own text even where the data has a transcript.
@@ -72,7 +72,7 @@ def calibrate(
     data: str | Path | ClipSet,
     output: str | Path,
     *,
-    settings: Settings | None = None,
+    settings: CalibrationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Calibration:
     """Write the calibration of a model on audio, and return it.
@@ -80,7 +80,7 @@ def calibrate(
     Raises ``DataError`` for data that cannot be used, ``CalibrationError`` for a model that is quantized (its own
     errors would be calibrated in), ``MissingExtraError`` without torch.
     """
-    chosen = settings or Settings()
+    chosen = settings or CalibrationSettings()
     operations = TorchOperations(chosen.device, chosen.threads)
     opened = model if isinstance(model, Model) else open_model(str(model))
     if any(tensor.type.is_quantized for tensor in opened.tensors):
@@ -123,7 +123,13 @@ def calibrate(
 
 
 def _audio(
-    model: Model, sha256: str, windows: Sequence[Window], source: str, data_sha256: str, n_clips: int, chosen: Settings
+    model: Model,
+    sha256: str,
+    windows: Sequence[Window],
+    source: str,
+    data_sha256: str,
+    n_clips: int,
+    chosen: CalibrationSettings,
 ) -> dict[str, Any]:
     languages: dict[str, float] = {}
     for window in windows:
@@ -181,7 +187,7 @@ class _Collector:
         model: Model,
         special: SpecialTokens,
         windows: Sequence[Window],
-        settings: Settings,
+        settings: CalibrationSettings,
         checkpoint: Checkpoint,
         operations: Operations,
         progress: Progress,

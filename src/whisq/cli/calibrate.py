@@ -99,9 +99,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
-    from whisq.calibration.run import Settings, calibrate
+    from whisq.calibration.run import CalibrationSettings, calibrate
 
-    settings = Settings(
+    settings = CalibrationSettings(
         args.limit,
         args.seed,
         args.language,

@@ -154,11 +154,10 @@ class _Work:
         return self.steps.folder / name
 
     def calibrate(self, clips: ClipSet) -> Calibration:
-        from whisq.calibration.run import Settings as CollectSettings
-        from whisq.calibration.run import calibrate
+        from whisq.calibration.run import CalibrationSettings, calibrate
 
         path = self._file("model.calib")
-        settings = CollectSettings(seed=self.settings.seed, device=self.settings.device, cache=self._file("cache"))
+        settings = CalibrationSettings(seed=self.settings.seed, device=self.settings.device, cache=self._file("cache"))
         self.steps.make(
             path,
             {"model": self.model.sha256, "clips": clips.sha256},

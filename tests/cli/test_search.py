@@ -1,7 +1,6 @@
 """``whisq search``: what it writes, prints, and measures again or not."""
 
 import re
-from importlib import import_module
 
 import pytest
 
@@ -19,7 +18,7 @@ def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
     monkeypatch,
     how,
 ) -> None:
-    monkeypatch.setattr(import_module("whisq.search.measure"), "N_MIXES", {"one": 3, "few": 3})
+    monkeypatch.setattr("whisq.search.measure.N_MIXES", {"one": 3, "few": 3})
     file, recipe = tmp_path / "s.json", tmp_path / "mix.toml"
     common = [
         str(tiny_en_bin),

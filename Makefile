@@ -14,7 +14,7 @@ help: ## show this list
 install: ## whisq as you edit it, and every tool but torch; again after a change of native/
 	$(PYTHON) -m pip install -q -e '.[dev]'
 
-install-torch: ## torch and transformers, for calibrate, search and optimize
+install-torch: ## torch, for calibrate, search and optimize
 	$(PYTHON) -m pip install -q -e '.[dev,calibrate]'
 
 check: ## lint, format, types, import contract, C++ format

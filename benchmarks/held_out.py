@@ -16,43 +16,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import whisq
 from whisq.calibration import Calibration, read_calibration
 from whisq.clips.datasets import load_clips
 from whisq.model import Model
+from whisq.network.divergence import divergences
 from whisq.network.mel import log_mel, windows
-from whisq.network.model import Network, load_torch_whisper
-from whisq.network.tokens import prompt_tokens
+from whisq.network.model import Network, load_network
+from whisq.network.operations import Operations
+from whisq.network.torch_operations import TorchOperations
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.rounding import exchanged, parse_method, rounded
 from whisq.types import F16, parse_type
-from whisq.whisper import name_in_dialect
 
 RESAMPLES = 4000
 
 
 @dataclass
-class Heard:
-    """One window: its log-mel, the tokens that f16 writes, where the text begins, and f16's log-probabilities."""
+class Reference:
+    """One window: its log-mel, the tokens that f16 writes, where the text begins, and f16's logits from there on."""
 
-    mel: torch.Tensor
+    mel: np.ndarray
     ids: list[int]
     start: int
-    truth: torch.Tensor
+    logits: np.ndarray
 
 
-def reference(model: Model, network: Network, clips: str) -> Iterator[Heard]:
+def logits_of(network: Network, operations: Operations, mel: np.ndarray, ids: list[int], start: int) -> np.ndarray:
+    """Return a model's logits for what follows each token from ``start`` on."""
+    encoded = network.encoder.encode(operations.array(mel))
+    return operations.numpy(network.decoder.logits(encoded, ids)[start:])
+
+
+def references(model: Model, network: Network, operations: Operations, clips: str) -> Iterator[Reference]:
     """Yield what the model itself makes of every window."""
     for clip in load_clips(clips).clips:
-        prompt = prompt_tokens(model.dims, clip.language)
+        prompt = network.decoder.special.prompt(clip.language)
         for piece in windows(clip.samples()):
             mel = log_mel(piece, model)
-            encoded = network.encode(mel)
-            ids = network.write(encoded, prompt)
+            ids = network.decoder.write(network.encoder.encode(operations.array(mel)), prompt)
             start = len(prompt) - 1
-            yield Heard(mel, ids, start, network.log_probabilities(encoded, ids[:-1])[start:].float())
+            yield Reference(mel, ids, start, logits_of(network, operations, mel, ids[:-1], start))
 
 
 def changed_by(model: Model, calibration: Calibration, what: str, method_name: str) -> dict[str, np.ndarray]:
@@ -68,21 +73,15 @@ def changed_by(model: Model, calibration: Calibration, what: str, method_name: s
     return changed
 
 
-def divergences(network: Network, heard: list[Heard], changed: dict[str, np.ndarray]) -> np.ndarray:
+def divergence_sums(
+    network: Network, operations: Operations, windows: list[Reference], changed: dict[str, np.ndarray]
+) -> np.ndarray:
     """Return the divergence summed over each window's tokens, with these tensors exchanged."""
-    parameters, before = dict(network.network.named_parameters()), {}
-    for name, array in changed.items():
-        key = name_in_dialect(name, "huggingface")
-        before[key] = parameters[key].data
-        parameters[key].data = torch.from_numpy(np.ascontiguousarray(array))
-    sums = []
-    for window in heard:
-        encoded = network.encode(window.mel)
-        found = network.log_probabilities(encoded, window.ids[:-1])[window.start :].float()
-        each = (window.truth.double().exp() * (window.truth.double() - found)).sum(-1).clamp(min=0)
-        sums.append(float(each.sum()))
-    for key, tensor in before.items():
-        parameters[key].data = tensor
+    patched, sums = network.with_tensors(changed), []
+    for window in windows:
+        logits = logits_of(patched, operations, window.mel, window.ids[:-1], window.start)
+        both = (operations.array(values) for values in (window.logits, logits))
+        sums.append(float(divergences(*both, operations).sum()))
     return np.array(sums)
 
 
@@ -103,15 +102,17 @@ def main() -> None:
     arguments = parser.parse_args()
     calibration = read_calibration(arguments.calibration).check_factors()
     known: dict[str, np.ndarray] = {}
-    with whisq.open_model(arguments.model) as model, torch.inference_mode():
+    operations = TorchOperations()
+    with whisq.open_model(arguments.model) as model, operations.no_gradients():
         if any(t.spec.is_matrix and t.type is not F16 for t in model.tensors):
             raise SystemExit(f"{arguments.model}: is not f16: the original is what others are compared with")
-        network = Network(model, load_torch_whisper(model))
-        heard = list(reference(model, network, arguments.clips))
-        tokens = sum(len(window.truth) for window in heard)
-        print(f"{len(heard)} windows, {tokens} tokens; nats per token, and the ratio to each job before")
+        network = load_network(model, operations)
+        told = list(references(model, network, operations, arguments.clips))
+        tokens = sum(len(window.logits) for window in told)
+        print(f"{len(told)} windows, {tokens} tokens; nats per token, and the ratio to each job before")
         for job in arguments.jobs:
-            found = divergences(network, heard, changed_by(model, calibration, *job.rsplit(":", 1)))
+            changed = changed_by(model, calibration, *job.rsplit(":", 1))
+            found = divergence_sums(network, operations, told, changed)
             beside = "  ".join(f"/ {name} {ratio(found, other)}" for name, other in known.items())
             print(f"{job:<28} {found.sum() / tokens:.5f}  {beside}", flush=True)
             known[job] = found

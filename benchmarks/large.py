@@ -43,9 +43,15 @@ def make(path: Path) -> None:
         tensors.append(TensorRef(spec, spec.name, kind, Location(0, 0, size)))
     tokens = Tokenizer(tuple(struct.pack("<H", number) for number in range(50257)))
     model = Model(
-        path=path, format="bin", dims=LARGE_V3, tokenizer=tokens, mel_filters=mel_filters(128), tensors=tuple(tensors),
-        files=(), metadata={},
-    )  # fmt: skip
+        path=path,
+        format="bin",
+        dims=LARGE_V3,
+        tokenizer=tokens,
+        mel_filters=mel_filters(128),
+        tensors=tuple(tensors),
+        files=(),
+        metadata={},
+    )
     arranged = layout_of("bin", model, [Output(tensor, tensor.type) for tensor in tensors])
     with path.open("wb") as stream:
         stream.truncate(arranged.size_bytes)

@@ -13,9 +13,15 @@ from pathlib import Path
 import peers
 
 WAYS = (
-    ("huggingface", "bin"), ("huggingface", "gguf"), ("openai", "bin"), ("openai", "gguf"), ("ctranslate2", "bin"),
-    ("ctranslate2", "gguf"), ("bin", "gguf"), ("gguf", "bin"),
-)  # fmt: skip
+    ("huggingface", "bin"),
+    ("huggingface", "gguf"),
+    ("openai", "bin"),
+    ("openai", "gguf"),
+    ("ctranslate2", "bin"),
+    ("ctranslate2", "gguf"),
+    ("bin", "gguf"),
+    ("gguf", "bin"),
+)
 
 
 def main() -> None:

@@ -17,9 +17,17 @@ def test_numbers_are_ggufs(kind):
 
 @pytest.mark.parametrize(
     ("ftype", "name"),
-    [(0, "ALL_F32"), (1, "MOSTLY_F16"), (2, "MOSTLY_Q4_0"), (3, "MOSTLY_Q4_1"), (7, "MOSTLY_Q8_0"), (8, "MOSTLY_Q5_0"),
-     (9, "MOSTLY_Q5_1"), (10, "MOSTLY_Q2_K")],
-)  # fmt: skip
+    [
+        (0, "ALL_F32"),
+        (1, "MOSTLY_F16"),
+        (2, "MOSTLY_Q4_0"),
+        (3, "MOSTLY_Q4_1"),
+        (7, "MOSTLY_Q8_0"),
+        (8, "MOSTLY_Q5_0"),
+        (9, "MOSTLY_Q5_1"),
+        (10, "MOSTLY_Q2_K"),
+    ],
+)
 def test_ftypes_that_both_number_alike(ftype, name):
     assert parse_type(ftype).ggml_ftype == gguf.LlamaFileType[name].value
 
@@ -53,10 +61,24 @@ def test_fallbacks_fit_and_are_at_least_as_precise():
 
 @pytest.mark.parametrize(
     ("asked", "found"),
-    [("f32", "f16"), ("f16", "f16"), ("bf16", "f16"), ("q4_0", "q4_0"), ("q4_1", "q4_1"), ("q5_0", "q5_0"),
-     ("q5_1", "q5_1"), ("q8_0", "q8_0"), ("q2_K", "q4_0"), ("q3_K", "q4_0"), ("q4_K", "q5_0"), ("q5_K", "q8_0"),
-     ("q6_K", "q8_0"), ("iq4_nl", "iq4_nl"), ("iq4_xs", "iq4_nl")],
-)  # fmt: skip
+    [
+        ("f32", "f16"),
+        ("f16", "f16"),
+        ("bf16", "f16"),
+        ("q4_0", "q4_0"),
+        ("q4_1", "q4_1"),
+        ("q5_0", "q5_0"),
+        ("q5_1", "q5_1"),
+        ("q8_0", "q8_0"),
+        ("q2_K", "q4_0"),
+        ("q3_K", "q4_0"),
+        ("q4_K", "q5_0"),
+        ("q5_K", "q8_0"),
+        ("q6_K", "q8_0"),
+        ("iq4_nl", "iq4_nl"),
+        ("iq4_xs", "iq4_nl"),
+    ],
+)
 def test_fallbacks_by_hand(asked, found):
     # A new type must not change them: rows of 384 fit blocks of 32 alone, rows of 100 no blocks.
     assert fallback_for(TYPES[asked], 384).name == found

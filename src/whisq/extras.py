@@ -33,10 +33,5 @@ def require_audio() -> None:
 
 
 def require_torch() -> None:
-    """Raise ``MissingExtraError`` unless torch and transformers can be imported."""
-    missing = [name for name in ("torch", "transformers") if not is_installed(name)]
-    if missing:
-        raise MissingExtraError(
-            f"{' and '.join(missing)} needed for measures inside the model, not installed",
-            hint=install_hint("calibrate"),
-        )
+    """Raise ``MissingExtraError`` unless torch can be imported."""
+    require_packages("torch", purpose="running the model's own layers", extra="calibrate")

@@ -5,15 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from whisq.model import Model
-
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content in hex; raises ``OSError``."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def source_sha256(model: Model) -> str:
-    """Return ``model.sha256``."""
-    return model.sha256

@@ -127,7 +127,7 @@ class Model:
         self,
         *,
         path: Path,
-        format: FormatName,  # noqa: A002 - the field's own word for it
+        format: FormatName,
         dims: Dimensions,
         tokenizer: Tokenizer,
         mel_filters: bytes,

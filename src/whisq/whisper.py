@@ -25,10 +25,17 @@ Dialect = Literal["canonical", "transcribe.cpp", "huggingface"]
 
 ATTENTION_PARTS = ("query", "key", "value", "out")
 MATRIX_ROLES: tuple[Role, ...] = (
-    "attn.query", "attn.key", "attn.value", "attn.out",
-    "cross_attn.query", "cross_attn.key", "cross_attn.value", "cross_attn.out",
-    "mlp.0", "mlp.2",
-)  # fmt: skip
+    "attn.query",
+    "attn.key",
+    "attn.value",
+    "attn.out",
+    "cross_attn.query",
+    "cross_attn.key",
+    "cross_attn.value",
+    "cross_attn.out",
+    "mlp.0",
+    "mlp.2",
+)
 """Roles of the weight matrices inside the blocks, in the order people list them."""
 _WITHOUT_BIAS: tuple[Role, ...] = ("attn.key", "cross_attn.key")
 

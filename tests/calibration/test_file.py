@@ -188,11 +188,22 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"counts": 3}, {"counts": {"a": "x"}}, {"counts": {"a": -1}}, {"counts": {"a": 1 << 70}}, {"idle": 5},
-        {"languages": []}, {"languages": {"en": "x"}}, {"dims": 1}, {"data": 7}, {"seconds": "x"}, {"tokens": None},
-        {"singular": None}, {"singular": ["a"]}, {"singular": {"a": 1}},
+        {"counts": 3},
+        {"counts": {"a": "x"}},
+        {"counts": {"a": -1}},
+        {"counts": {"a": 1 << 70}},
+        {"idle": 5},
+        {"languages": []},
+        {"languages": {"en": "x"}},
+        {"dims": 1},
+        {"data": 7},
+        {"seconds": "x"},
+        {"tokens": None},
+        {"singular": None},
+        {"singular": ["a"]},
+        {"singular": {"a": 1}},
     ],
-)  # fmt: skip
+)
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:
     write(tmp_path / "a.calib", NARROW)
     with_metadata(tmp_path / "a.calib", json.dumps({"counts": {}}))

@@ -1,20 +1,33 @@
 """Calibrating a real model: the same sums as hooks in the whole network see, resumed and merged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import whisq
+from tests.support.containers import write_huggingface
+from tests.support.models import TINY, tiny_weights
+from tests.support.transformers_whisper import load_transformers
 from whisq.calibration import Calibration, inputs_of, read_calibration
 from whisq.calibration.run import Settings, calibrate
+from whisq.calibration.texts import transcript_ids, windows_of
+from whisq.clips.datasets import load_clips
 from whisq.demo import SENTENCE
 from whisq.errors import CalibrationError, DataError
+from whisq.formats.special_tokens import special_tokens
 from whisq.network.mel import log_mel, windows
-from whisq.network.model import load_torch_whisper
-from whisq.network.tokens import prompt_tokens
+from whisq.network.tokens import encode_text
+
+SPECIAL = ("startoftranscript", "de", "transcribe", "notimestamps", "endoftext")
 
 pytestmark = pytest.mark.usefixtures("torch")
+
+
+def weights_of(path: Path, name: str) -> np.ndarray:
+    with whisq.open_model(path) as model:
+        return model.array(name)
 
 
 @pytest.fixture
@@ -36,19 +49,16 @@ def test_all_inputs_are_covered(made, tiny_en_bin: Path) -> None:
 
 
 def test_moments_are_what_the_whole_network_sees(torch, made, tiny_en_bin: Path, data: Path) -> None:
-    from whisq.clips.datasets import load_clips
-    from whisq.network.tokens import encode_text, special_tokens
-
     with whisq.open_model(tiny_en_bin) as model, torch.inference_mode():
-        network = load_torch_whisper(model)
+        network = load_transformers(model)
         seen = {}
         layer = network.model.decoder.layers[2]
         for module, name in ((layer.fc2, "mlp.2"), (layer.encoder_attn.out_proj, "cross_attn.out")):
             module.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0][0].double().numpy()))
         clip = load_clips(data).clips[0]
-        mel = log_mel(windows(clip.samples())[0], model)
-        end = special_tokens(model.dims)["endoftext"]
-        ids = [*prompt_tokens(model.dims), *encode_text(" " + SENTENCE, model.tokenizer), end]
+        mel = torch.from_numpy(log_mel(windows(clip.samples())[0], model))
+        special = special_tokens(model)
+        ids = [*special.prompt(), *encode_text(" " + SENTENCE, model.tokenizer), special.end]
         encoded = network.model.encoder(mel).last_hidden_state
         network.model.decoder(input_ids=torch.tensor([ids[:-1]]), encoder_hidden_states=encoded)
     for name, x in seen.items():
@@ -96,9 +106,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
     assert not (tmp_path / "a.calib").exists()
     first = []
     calibrate(
-        tiny_en_bin, data, tmp_path / "a.calib", settings=settings,
+        tiny_en_bin,
+        data,
+        tmp_path / "a.calib",
+        settings=settings,
         progress=lambda label, done, total: first.append((label, done)),
-    )  # fmt: skip
+    )
     resumed = read_calibration(tmp_path / "a.calib")
     for name in made.counts:
         assert np.array_equal(resumed.moments(name).second_moment, made.moments(name).second_moment), name
@@ -122,3 +135,45 @@ def test_a_quantized_model_is_refused(tiny_en_bin: Path, data: Path, tmp_path: P
 def test_another_language_is_refused_by_an_english_only_model(tiny_en_bin: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="English-only"):
         calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=Settings(cache=None, language="de"))
+
+
+def test_a_fine_tune_is_calibrated_with_the_tokens_that_its_tokenizer_names(data: Path, tmp_path: Path) -> None:
+    """Counted from the vocabulary's size this one's tokens would lie outside of it, and it would know no German."""
+    dims = replace(TINY, n_audio_ctx=1500, n_text_ctx=64)
+    folder = write_huggingface(tmp_path / "hf", tiny_weights(dims))
+    (tmp_path / "one.wav").write_bytes((data / "one.wav").read_bytes())
+    (tmp_path / "clips.csv").write_text("path,text,language\none.wav,the tea,de\n")
+    with whisq.open_model(folder) as model:
+        special = {name: model.tokenizer.special[f"<|{name}|>"] for name in SPECIAL}
+        text = encode_text(" the tea", model.tokenizer)
+        windows = windows_of(load_clips(tmp_path / "clips.csv").clips)
+        ids = transcript_ids(model.tokenizer, special_tokens(model), windows[0], 1)
+        prompt = [special[name] for name in ("startoftranscript", "de", "transcribe", "notimestamps")]
+        assert ids == [*prompt, *text, special["endoftext"]]
+        found = calibrate(model, tmp_path / "clips.csv", tmp_path / "a.calib", settings=Settings(cache=None))
+        own = calibrate(
+            model, tmp_path / "clips.csv", tmp_path / "b.calib", settings=Settings(cache=None, own_text=True)
+        )
+    # The first decoder layer sees a token's embedding and its place, normed, whatever the audio is.
+    first = found.moments("decoder.blocks.0.attn.query")
+    assert first.n_rows == len(ids) - 1
+    embedding, places = (weights_of(folder, f"decoder.{n}") for n in ("token_embedding.weight", "positional_embedding"))
+    hidden = embedding[ids[:-1]] + places[: len(ids) - 1]
+    scaled = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(hidden.var(-1, keepdims=True) + 1e-5)
+    weight, bias = (weights_of(folder, f"decoder.blocks.0.attn_ln.{part}") for part in ("weight", "bias"))
+    np.testing.assert_allclose(first.mean, (scaled * weight + bias).mean(0), rtol=1e-4, atol=1e-5)
+    assert 5 <= own.audio["tokens"] <= 64
+
+
+def test_a_language_that_the_vocabulary_lacks_is_refused_before_the_work(data: Path, tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path / "hf", tiny_weights(replace(TINY, n_audio_ctx=1500, n_text_ctx=64)))
+    told = []
+    with pytest.raises(DataError, match="no language 'it'"):
+        calibrate(
+            folder,
+            data,
+            tmp_path / "a.calib",
+            settings=Settings(cache=None, language="it"),
+            progress=lambda label, done, total: told.append(label),
+        )
+    assert "calibrating" not in told

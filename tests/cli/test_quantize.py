@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -243,3 +244,11 @@ def test_quantize_of_a_bin_does_without_numpy(source, tmp_path):
     code += "print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_misfit_is_said_with_the_block_size_of_its_own_type(capsys, tmp_path):
+    # Rows of 48 fit no blocks at all: it is 32 that they are not a multiple of.
+    odd = replace(NARROW, n_audio_state=48, n_text_state=48)
+    source = write_model(tmp_path / "odd.bin", odd)
+    assert main(["quantize", str(source), str(tmp_path / "out.bin"), "q4_0"]) == 0
+    assert "rows of 48 are not a multiple of 32" in capsys.readouterr().out

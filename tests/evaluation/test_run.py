@@ -140,9 +140,12 @@ def test_progress_ends_at_its_total(
 ) -> None:
     seen: dict[str, list[tuple[float, float]]] = {}
     whisq.evaluate(
-        tiny_en_bin, [], clips, settings=measured[1],
+        tiny_en_bin,
+        [],
+        clips,
+        settings=measured[1],
         progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
-    )  # fmt: skip
+    )
     assert list(seen) == ["reading models", "checking clips", "transcribing"]
     for steps in seen.values():
         assert steps[-1][0] == pytest.approx(steps[-1][1])

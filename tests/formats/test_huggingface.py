@@ -229,11 +229,17 @@ def test_tokenizer_of_a_larger_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": None}, {"model": {"vocab": []}}, {"model": {"vocab": {"a": [0]}}}, {"model": {"vocab": {"a": 1}}},
-        {"added_tokens": 3}, {"added_tokens": [{"content": ["x"], "id": 3}]}, {"added_tokens": [{"id": 3}]},
-        {"added_tokens": [{"content": "x", "id": float("inf")}]}, {"added_tokens": [{"content": "\ud800", "id": 9}]},
+        {"model": None},
+        {"model": {"vocab": []}},
+        {"model": {"vocab": {"a": [0]}}},
+        {"model": {"vocab": {"a": 1}}},
+        {"added_tokens": 3},
+        {"added_tokens": [{"content": ["x"], "id": 3}]},
+        {"added_tokens": [{"id": 3}]},
+        {"added_tokens": [{"content": "x", "id": float("inf")}]},
+        {"added_tokens": [{"content": "\ud800", "id": 9}]},
     ],
-)  # fmt: skip
+)
 def test_tokenizer_that_cannot_be(folder: Path, changes: dict[str, Any]) -> None:
     changed_json(folder / "tokenizer.json", **changes)
     assert "tokenizer.json" in refused(folder)

@@ -41,9 +41,12 @@ def special_of(path: Path) -> SpecialTokens:
 
 @pytest.mark.parametrize(
     ("n_vocab", "german", "english"),
-    [(51864, None, [50257, 50362]), (51865, [50258, 50261, 50359, 50363], [50258, 50259, 50359, 50363]),
-     (51866, [50258, 50261, 50360, 50364], [50258, 50259, 50360, 50364])],
-)  # fmt: skip
+    [
+        (51864, None, [50257, 50362]),
+        (51865, [50258, 50261, 50359, 50363], [50258, 50259, 50359, 50363]),
+        (51866, [50258, 50261, 50360, 50364], [50258, 50259, 50360, 50364]),
+    ],
+)
 def test_whispers_own_vocabularies_are_counted(
     n_vocab: int, german: list[int] | None, english: list[int], tmp_path: Path
 ) -> None:

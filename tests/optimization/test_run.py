@@ -48,16 +48,23 @@ def test_the_same_again_makes_nothing_and_another_size_measures_nothing(
 ) -> None:
     seen = []
     again = optimize(
-        tiny_en_bin, optimized.output, speakers, size_bytes=optimized_size, settings=settings(),
+        tiny_en_bin,
+        optimized.output,
+        speakers,
+        size_bytes=optimized_size,
+        settings=settings(),
         progress=lambda label, done, total: seen.append(label),
-    )  # fmt: skip
+    )
     assert {"model.calib", "sensitivity.json", "recipe.toml", "mix.bin", "uniform-q4_0.bin"} <= set(again.reused)
     assert not {"calibrating", "measuring matrices", "writing mix.bin"} & set(seen)
     assert again.evaluation.models == optimized.evaluation.models
     other = optimize(
-        tiny_en_bin, optimized.output.with_name("larger.bin"), speakers, bits=20.0,
+        tiny_en_bin,
+        optimized.output.with_name("larger.bin"),
+        speakers,
+        bits=20.0,
         settings=settings(folder=optimized.folder),
-    )  # fmt: skip
+    )
     assert {"model.calib", "sensitivity.json"} <= set(other.reused)
     assert "recipe.toml" not in other.reused
 

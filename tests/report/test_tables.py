@@ -120,8 +120,12 @@ def test_figures_are_plotlys(made: Evaluation) -> None:
     graph_objects = pytest.importorskip("plotly.graph_objects")
     maps = map_figures(made.models[2].tensors)
     for figure in (
-        size_figure(made), difference_figure(made), speed_figure(made), inside_figure(made), *maps.values(),
-    ):  # fmt: skip
+        size_figure(made),
+        difference_figure(made),
+        speed_figure(made),
+        inside_figure(made),
+        *maps.values(),
+    ):
         plain = {"data": _plain(figure["data"]), "layout": _plain(figure["layout"])}
         graph_objects.Figure(plain)
 

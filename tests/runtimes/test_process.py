@@ -56,9 +56,8 @@ def test_the_end_of_the_process_is_told(echo: str) -> None:
             worker.ask("environment", name="PATH")
 
 
-def test_whisper_cpp_aborts_on_f32_as_we_say(tiny_en_f32_bin: Path, speech_wav: Path) -> None:
+def test_whisper_cpp_aborts_on_f32_as_we_say(whisper_cpp: object, tiny_en_f32_bin: Path, speech_wav: Path) -> None:
     """Why ``whisper_cpp._f32_convs`` objects to f32 files; where this fails, whisper.cpp has learned them."""
-    pytest.importorskip("pywhispercpp", reason="the runtime pywhispercpp (test extra) is not installed")
     pytest.importorskip("soxr", reason="needs the extra 'evaluate'")
     with WorkerProcess("whisq.runtimes.worker") as worker:
         worker.ask("load", runtime="whisper.cpp", path=str(tiny_en_f32_bin), threads=2, fallback=False)

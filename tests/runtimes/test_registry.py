@@ -28,7 +28,7 @@ from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.runtimes.whisper_cpp import WHISPER_CPP, WHISPER_CPP_PR3605
 from whisq.runtimes.worker import Worker
 from whisq.search import Space
-from whisq.types import F16, F32, TYPES, TensorType
+from whisq.types import F16, F32, TYPES
 
 LIFT = (r"decoder\.token_embedding\.weight",)
 
@@ -92,7 +92,7 @@ def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
 
 
 def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
-    later = TensorType("q9_9", 99, 99, 32, 17, 20.0)
+    later = replace(TYPES["q4_0"], name="q9_9", ggml_type=99)
     with_it = [(spec, later) for spec in whisq.whisper.expected_tensors(WIDE).values()]
     for runtime in registry.RUNTIMES:
         assert later not in runtime.types

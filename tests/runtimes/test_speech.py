@@ -1,4 +1,4 @@
-"""The point of it all: real weights, quantized, transcribe the sentence in real runtimes."""
+"""The point of it all: real weights, quantized, transcribe the sentence in real runtimes, as the registry says."""
 
 import re
 import subprocess
@@ -76,7 +76,16 @@ def in_pywhispercpp(path):
 
 
 @pytest.mark.parametrize(
-    ("size", "name"), [("tiny_en", "q5_0"), ("tiny_en", "q8_0"), ("base", "q4_K"), ("base", "q6_K"), ("base", "iq4_nl")]
+    ("size", "name"),
+    [
+        ("tiny_en", "q5_0"),
+        ("tiny_en", "q8_0"),
+        ("tiny_en", "mxfp4"),
+        ("tiny_en", "bf16"),
+        ("base", "q4_K"),
+        ("base", "q6_K"),
+        ("base", "iq4_nl"),
+    ],
 )
 def test_uniform_files_transcribe_in_whisper_cpp(whisper_cpp, request, tmp_path, size, name):
     source = request.getfixturevalue(f"{size}_bin")

@@ -141,9 +141,16 @@ def test_a_model_of_realistic_size_is_filled_to_half_a_percent() -> None:
 
 def test_sensitivity_survives_its_file(tmp_path) -> None:
     made = Sensitivity(
-        {"a": {"q4_0": 0.1, "f16": 0.0}}, 0.9, 0.99, ((0.1, 0.2),), {"method": "feedback"}, {"a": ("q4_0",)},
-        ((0.3, 0.4),), (Mix("q4_0", "uniform", 5, 0.1, None),), {"q4_0": 1.5},
-    )  # fmt: skip
+        {"a": {"q4_0": 0.1, "f16": 0.0}},
+        0.9,
+        0.99,
+        ((0.1, 0.2),),
+        {"method": "feedback"},
+        {"a": ("q4_0",)},
+        ((0.3, 0.4),),
+        (Mix("q4_0", "uniform", 5, 0.1, None),),
+        {"q4_0": 1.5},
+    )
     write_sensitivity(tmp_path / "s.json", made)
     assert read_sensitivity(tmp_path / "s.json") == made
     assert made.predicted({"a": "q4_0"}) == pytest.approx(0.09)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import whisq
+from tests.support.transformers_whisper import load_transformers
 from whisq.errors import PlanError
 from whisq.search.measure import parse_how
 from whisq.types import F16, TYPES
@@ -47,7 +48,6 @@ class TestOnTinyEn:
         import torch
 
         from whisq import kernels
-        from whisq.network.model import load_torch_whisper
         from whisq.whisper import name_in_dialect
 
         found = bench.divergence(dict.fromkeys(names, Q4))
@@ -61,11 +61,11 @@ class TestOnTinyEn:
                 out = layer(hidden, None)
                 hidden = out[0] if isinstance(out, tuple) else out
             encoded = network.model.encoder.layer_norm(hidden)
-            logits = network(decoder_input_ids=bench.prober._ids, encoder_outputs=(encoded,)).logits
-            return torch.log_softmax(logits, -1)[bench.prober._wanted]
+            logits = network(decoder_input_ids=torch.from_numpy(bench.prober.ids), encoder_outputs=(encoded,)).logits
+            return torch.log_softmax(logits, -1)[bench.prober.is_text]
 
         with whisq.open_model(tiny_en_bin) as model, torch.no_grad():
-            network = load_torch_whisper(model)
+            network = load_transformers(model)
             truth = log_probabilities(network)
             parameters = dict(network.named_parameters())
             for name in names:
@@ -90,21 +90,21 @@ class TestOnTinyEn:
         """White noise on one output, independent at every time: the divergence is half its variance times fisher."""
         import torch
 
+        from whisq.network.stack import Observer
+
+        class Disturbs(Observer):
+            def output(self, layer, y):
+                return y + size * torch.randn(y.shape, generator=generator) if f"{layer}.weight" == name else y
+
         names = ["decoder.blocks.1.mlp.2.weight", "encoder.blocks.1.mlp.2.weight"]
         fisher = bench.prober.fisher(names, samples=16)
         for name in names:
-            module = bench.prober._module(name)
             generator = torch.Generator().manual_seed(0)
             # Small: at ten times this, the encoder's divergence grows faster than the square.
             size = (2 * 0.001 / fisher[name].sum()) ** 0.5
-
-            def disturb(_, __, output, generator=generator, size=size):
-                return output + size * torch.randn(output.shape, generator=generator)
-
-            handle = module.register_forward_hook(disturb)
-            weights = {name: bench._model.array(name)}
-            found = np.mean([bench.prober.divergence(weights) for _ in range(6)])
-            handle.remove()
+            with whisq.open_model(tiny_en_bin) as model:
+                weights = {name: model.array(name)}
+            found = np.mean([bench.prober.divergence(weights, Disturbs()) for _ in range(6)])
             assert 0.5 < found / 0.001 < 2, name
 
 

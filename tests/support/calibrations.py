@@ -35,9 +35,13 @@ _written: dict[str, bytes] = {}
 
 
 def write(
-    path: Path, of: Dimensions = WIDE, leave_out: Collection[str] = (), idle: Collection[str] = (), seed: int = 0,
+    path: Path,
+    of: Dimensions = WIDE,
+    leave_out: Collection[str] = (),
+    idle: Collection[str] = (),
+    seed: int = 0,
     **audio: Any,
-) -> dict[str, Moments]:  # fmt: skip
+) -> dict[str, Moments]:
     """Write a calibration of random inputs, and return their moments by input.
 
     ``leave_out`` are inputs without moments, ``idle`` those that are all zero; ``audio`` goes into its document. What

@@ -51,9 +51,17 @@ def put(stream: BinaryIO, array: Any) -> None:
 # --- whisper.cpp .bin
 
 _BIN_FIELDS = (
-    "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
-    "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
-)  # fmt: skip
+    "n_vocab",
+    "n_audio_ctx",
+    "n_audio_state",
+    "n_audio_head",
+    "n_audio_layer",
+    "n_text_ctx",
+    "n_text_state",
+    "n_text_head",
+    "n_text_layer",
+    "n_mels",
+)
 
 
 def bin_head(

@@ -86,10 +86,19 @@ def made_evaluation() -> Evaluation:
         made_model("harmed", {"encoder": "q4_0", "decoder": "q5_0"}, said, 0.3, 3),
         ModelResult(
             **{name: getattr(failed, name) for name in ModelResult.__slots__}
-            | {"utterances": (), "inside": (), "tensors": (), "failure": "transcribe.cpp: it does not take q2_K",
-               "runtime": None, "runtime_version": None, "load_s": None, "peak_bytes": None, "baseline_bytes": None}
+            | {
+                "utterances": (),
+                "inside": (),
+                "tensors": (),
+                "failure": "transcribe.cpp: it does not take q2_K",
+                "runtime": None,
+                "runtime_version": None,
+                "load_s": None,
+                "peak_bytes": None,
+                "baseline_bytes": None,
+            }
         ),
-    )  # fmt: skip
+    )
     settings = {"seed": 0, "threads": 2, "jobs": 1, "decoding": "greedy"}
     made_with = {"whisq": "0", "packages": {"jiwer": "4"}, "python": "3", "platform": "Linux", "cpu": "a CPU",
                  "created": "2026-01-01T00:00:00+00:00"}  # fmt: skip

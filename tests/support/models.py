@@ -14,21 +14,45 @@ from whisq.model import Model, Tokenizer
 from whisq.whisper import Dimensions, TensorSpec, expected_tensors
 
 TINY = Dimensions(
-    n_vocab=300, n_audio_ctx=6, n_audio_state=32, n_audio_head=1, n_audio_layer=2,
-    n_text_ctx=8, n_text_state=32, n_text_head=1, n_text_layer=1, n_mels=2,
-)  # fmt: skip
+    n_vocab=300,
+    n_audio_ctx=6,
+    n_audio_state=32,
+    n_audio_head=1,
+    n_audio_layer=2,
+    n_text_ctx=8,
+    n_text_state=32,
+    n_text_head=1,
+    n_text_layer=1,
+    n_mels=2,
+)
 """Large enough to have every kind of tensor, small enough to truncate at every byte."""
 
 NARROW = Dimensions(
-    n_vocab=16, n_audio_ctx=6, n_audio_state=64, n_audio_head=1, n_audio_layer=3,
-    n_text_ctx=5, n_text_state=64, n_text_head=1, n_text_layer=3, n_mels=4,
-)  # fmt: skip
+    n_vocab=16,
+    n_audio_ctx=6,
+    n_audio_state=64,
+    n_audio_head=1,
+    n_audio_layer=3,
+    n_text_ctx=5,
+    n_text_state=64,
+    n_text_head=1,
+    n_text_layer=3,
+    n_mels=4,
+)
 """64-wide rows: blocks of 32 fit, K types do not (mlp.2's rows of 256 excepted)."""
 
 WIDE = Dimensions(
-    n_vocab=8, n_audio_ctx=4, n_audio_state=256, n_audio_head=4, n_audio_layer=1,
-    n_text_ctx=4, n_text_state=256, n_text_head=4, n_text_layer=1, n_mels=2,
-)  # fmt: skip
+    n_vocab=8,
+    n_audio_ctx=4,
+    n_audio_state=256,
+    n_audio_head=4,
+    n_audio_layer=1,
+    n_text_ctx=4,
+    n_text_state=256,
+    n_text_head=4,
+    n_text_layer=1,
+    n_mels=2,
+)
 """256-wide rows: every type fits."""
 
 _MERGED = [b" t", b"he", b" the", b"in", b"er", b" a", b"\xc3\xa9"]

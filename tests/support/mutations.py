@@ -11,9 +11,31 @@ from typing import Any
 
 _NUMBERS = (0, 1, 2, 3, 255, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, 1 << 62, (1 << 63) - 1)
 _ODD_VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1, 3, 1 << 31, 1 << 70, 0.5, 1e308, "", "x", "\ud800", "<|en|>", [], [0], [[]], {}, {"a": 1},
-    [None, "x"], "../x", "F16", "F64", [1 << 40, 1 << 40],
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1,
+    3,
+    1 << 31,
+    1 << 70,
+    0.5,
+    1e308,
+    "",
+    "x",
+    "\ud800",
+    "<|en|>",
+    [],
+    [0],
+    [[]],
+    {},
+    {"a": 1},
+    [None, "x"],
+    "../x",
+    "F16",
+    "F64",
+    [1 << 40, 1 << 40],
+)
 _STRUCTURE = re.compile(rb"(en|de)coder|(enc|dec)\.|general\.|stt\.|tokenizer\.|torch|PK[\x01\x03\x05]", re.DOTALL)
 
 
@@ -60,8 +82,14 @@ def _splice(data: bytearray, at: int, random_: random.Random) -> None:
 
 
 _CHANGES: tuple[Callable[[bytearray, int, random.Random], None], ...] = (
-    _flip, _flip, _number, _number, _truncate, _cut, _splice,
-)  # fmt: skip
+    _flip,
+    _flip,
+    _number,
+    _number,
+    _truncate,
+    _cut,
+    _splice,
+)
 
 
 def odd_json(text: str, random_: random.Random) -> str:

@@ -37,9 +37,12 @@ _LISTS = ("idle", "dims", "data", "probe_languages")
 
 
 def write_calibration(
-    path: Path, audio: Mapping[str, Any], moments: Sequence[tuple[str, int, int]],
-    load: Callable[[str], Moments], probes: Probes | None,
-) -> None:  # fmt: skip
+    path: Path,
+    audio: Mapping[str, Any],
+    moments: Sequence[tuple[str, int, int]],
+    load: Callable[[str], Moments],
+    probes: Probes | None,
+) -> None:
     """Write a calibration; ``moments`` lists name, width and count of each input, ``load`` is called one by one.
 
     Whether feedback can use an input's moments is found out here, once, so that a plan need only look it up.

@@ -1,7 +1,7 @@
 """Calibrate: every clip through the encoder, its text through the decoder, layer by layer.
 
 All windows pass one layer before the next is loaded, so that memory holds the windows' hidden states, one layer
-and one layer's sums, whatever the model's size. What is finished is kept in the cache: an interrupted run goes on
+and one layer's sums, whatever the model's size. What is finished is kept in the cache: an interrupted run resumes
 with the layer it was in.
 """
 
@@ -19,34 +19,31 @@ import numpy as np
 
 from whisq.calibration import Calibration, Moments, Probes, read_calibration, write_calibration
 from whisq.calibration.calibration import dims_of
-from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, inputs_of
+from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, input_of, inputs_of
 from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
-from whisq.calibration.spill import Kept
+from whisq.calibration.spill import Checkpoint
 from whisq.calibration.sums import Sums
 from whisq.calibration.texts import Window, own_texts, transcript_ids, windows_of
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
-from whisq.extras import require_torch
 from whisq.formats import open_model
-from whisq.hashing import source_sha256
+from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.model import Model
-from whisq.network.layers import (
-    causal_mask,
-    decoder_start,
-    encoder_start,
-    load_layer,
-    normed,
-    watched_attention,
-    watched_inputs,
-)
+from whisq.network import stack
 from whisq.network.mel import HOP_SAMPLES, log_mel
+from whisq.network.model import load_decoder
+from whisq.network.stack import Layer, Observer, read_embedding, read_layer
+from whisq.network.torch_operations import TorchOperations
 from whisq.progress import Progress, no_progress
 from whisq.version import __version__
 from whisq.writing import default_cache_folder
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
+
+    from whisq.network.operations import Array, Operations
+    from whisq.whisper import Stack
 
 PADDING_SHARE = 0.25
 """Weight of the silence up to 30 s against that of the audio. The decoder attends to it (35 % on tiny.en): of none,
@@ -81,43 +78,47 @@ def calibrate(
     """Write the calibration of a model on audio, and return it.
 
     Raises ``DataError`` for data that cannot be used, ``CalibrationError`` for a model that is quantized (its own
-    errors would be calibrated in), ``MissingExtraError`` without torch and transformers.
+    errors would be calibrated in), ``MissingExtraError`` without torch.
     """
-    require_torch()
-    import torch
-
     chosen = settings or Settings()
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
+    operations = TorchOperations(chosen.device, chosen.threads)
     opened = model if isinstance(model, Model) else open_model(str(model))
     if any(tensor.type.is_quantized for tensor in opened.tensors):
         raise CalibrationError(
             f"{opened.path}: is quantized: a calibration is made with the f16 or f32 model",
             hint="calibrate the original once, then use the result for all its quantizations",
         )
+    special = special_tokens(opened)
     clips = load_clips(
-        data, limit=chosen.limit, seed=chosen.seed, language=chosen.language, skip_bad=chosen.skip_bad,
-        need_text=False, on_clip=lambda done, total: progress("checking clips", done, total),
-    )  # fmt: skip
-    unfit = [clip.id for clip in clips.clips if clip.language not in (None, "en") and not opened.dims.is_multilingual]
+        data,
+        limit=chosen.limit,
+        seed=chosen.seed,
+        language=chosen.language,
+        skip_bad=chosen.skip_bad,
+        need_text=False,
+        on_clip=lambda done, total: progress("checking clips", done, total),
+    )
+    unfit = [clip.id for clip in clips.clips if clip.language not in (None, "en") and not special.languages]
     if unfit:
         raise DataError(
             f"{opened.path}: English-only, but {len(unfit)} clips are not English ({unfit[0]} first)",
             hint="leave them out of the data",
         )
-    sha256 = source_sha256(opened)
+    sha256 = opened.sha256
     key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 1}
-    kept = Kept(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest())
-    with torch.inference_mode():
-        windows = windows_of(clips.clips)
-        collector = _Collector(opened, windows, chosen, kept, progress)
+    checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
+    windows = windows_of(clips.clips)
+    for language in {window.language for window in windows}:
+        special.prompt(language)  # raises, before the work, for one that the vocabulary lacks
+    with operations.no_gradients():
+        collector = _Collector(opened, special, windows, chosen, checkpoint, operations, progress)
         collector.run()
     audio = _audio(opened, sha256, windows, clips.source, clips.sha256, len(clips.clips), chosen)
     path = Path(output)
     widths = inputs_of(opened.dims)
     listed = [(name, widths[name], count) for name, count in collector.counts.items()]
-    write_calibration(path, audio, listed, kept.load, _probes(opened, windows))
-    kept.remove()
+    write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows))
+    checkpoint.remove()
     return read_calibration(path)
 
 
@@ -149,18 +150,44 @@ def _probes(model: Model, windows: Sequence[Window]) -> Probes:
     long_enough = [w for w in windows if 100 * w.seconds >= PROBE_FRAMES / 2] or list(windows)
     chosen = np.unique(np.linspace(0, len(long_enough) - 1, min(MOST_PROBES, len(long_enough))).round().astype(int))
     picked = [long_enough[index] for index in chosen]
-    mels = [log_mel(w.samples()[: PROBE_FRAMES * HOP_SAMPLES], model)[0, :, :PROBE_FRAMES].numpy() for w in picked]
+    mels = [log_mel(w.samples()[: PROBE_FRAMES * HOP_SAMPLES], model)[0, :, :PROBE_FRAMES] for w in picked]
     return Probes(np.stack(mels).astype(np.float16), tuple(w.language or "" for w in picked))
+
+
+class _Sees(Observer):
+    """Adds up the inputs of one layer over windows, and the attention that the encoder's frames receive in it."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self.sums: dict[str, Sums] = {}
+        self.received: list[Array] = []
+        self.frame_weights: Array = None
+
+    def input(self, name: str, x: Array) -> None:
+        # The encoder's output belongs to all decoder layers: it is added up at the end.
+        if name == input_of(f"{name}.weight") and name != ENCODER_OUTPUT:
+            self.sums.setdefault(name, Sums(self._operations)).add(x[0], self.frame_weights)
+
+    def attention(self, name: str, queries: Array, keys: Array) -> None:
+        if name.endswith(".cross_attn"):
+            self.received.append(self._operations.attention_weights(queries, keys)[0].mean(0).sum(0))
 
 
 class _Collector:
     """Takes all windows through all layers; ``counts`` says afterwards how many vectors each input had."""
 
     def __init__(
-        self, model: Model, windows: Sequence[Window], settings: Settings, kept: Kept, progress: Progress
+        self,
+        model: Model,
+        special: SpecialTokens,
+        windows: Sequence[Window],
+        settings: Settings,
+        checkpoint: Checkpoint,
+        operations: Operations,
+        progress: Progress,
     ) -> None:
-        self.model, self.windows, self.kept = model, windows, kept
-        self.settings, self.device = settings, settings.device
+        self.model, self.special, self.windows, self.checkpoint = model, special, windows, checkpoint
+        self.settings, self.operations = settings, operations
         self.counts: dict[str, int] = {}
         self._progress = progress
         dims = model.dims
@@ -169,114 +196,106 @@ class _Collector:
 
     def run(self) -> None:
         """Collect, from where an earlier run stopped."""
-        dims = self.model.dims
-        hidden: list[torch.Tensor] = []
-        done = self.kept.stage
+        dims, states = self.model.dims, self.checkpoint.states
+        hidden: list[Array] = []
+        done = self.checkpoint.stage
         for layer in range(dims.n_audio_layer):
             if layer >= done:
-                hidden = hidden or (self.kept.hidden(self.device) if done else self._start_encoder())
+                hidden = hidden or (states.load(done) if done else self._start_encoder())
                 hidden = self._layer("encoder", layer, hidden, None)
                 if layer + 1 == dims.n_audio_layer:
                     hidden = self._end_encoder(hidden)
-                self.kept.finish(layer + 1, hidden)
-                self.kept.forget_states(layer)
+                self.checkpoint.finish(layer + 1, hidden)
+                states.forget(layer)
             self._advance(len(self.windows) if layer < done else 0)
-        encoded = hidden or self.kept.encoded(dims.n_audio_layer, self.device)
+        encoded = hidden or states.load(dims.n_audio_layer)
         self._write_texts(encoded)
         hidden = []
         for layer in range(dims.n_text_layer):
             stage = dims.n_audio_layer + layer
             if stage >= done:
-                hidden = hidden or (
-                    self.kept.hidden(self.device) if done > dims.n_audio_layer else self._start_decoder()
-                )
+                hidden = hidden or (states.load(done) if done > dims.n_audio_layer else self._start_decoder())
                 hidden = self._layer("decoder", layer, hidden, encoded)
                 if layer + 1 == dims.n_text_layer:
                     self._end_decoder(hidden, encoded)
-                self.kept.finish(stage + 1, hidden)
+                self.checkpoint.finish(stage + 1, hidden)
                 if layer:
-                    self.kept.forget_states(stage)
+                    states.forget(stage)
             self._advance(len(self.windows) if stage < done else 0)
-        self.counts = self.kept.counts(inputs_of(dims))
+        self.counts = self.checkpoint.counts(inputs_of(dims))
 
     def _advance(self, windows: int) -> None:
         self._done += windows
         self._progress("calibrating", self._done, self._total)
 
-    def _start_encoder(self) -> list[torch.Tensor]:
-        found = []
-        for window in self.windows:
-            mel = log_mel(window.samples(), self.model, device=self.device)
-            found.append(encoder_start(self.model, mel))
-        return found
+    def _outside(self, half: Stack, *parts: str) -> Layer:
+        return read_layer(self.model, half, None, self.operations, parts)
 
-    def _end_encoder(self, hidden: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [normed(self.model, "encoder.ln_post", states) for states in hidden]
+    def _start_encoder(self) -> list[Array]:
+        convolutions = [f"conv{number}.{part}" for number in (1, 2) for part in ("weight", "bias")]
+        encoder = self._outside("encoder", "positional_embedding", *convolutions)
+        mels = (log_mel(window.samples(), self.model) for window in self.windows)
+        return [stack.stem(encoder, self.operations.array(mel)) for mel in mels]
 
-    def _write_texts(self, encoded: list[torch.Tensor]) -> None:
+    def _end_encoder(self, hidden: list[Array]) -> list[Array]:
+        encoder = self._outside("encoder", "ln_post.weight", "ln_post.bias")
+        return [stack.encoder_end(encoder, states) for states in hidden]
+
+    def _write_texts(self, encoded: list[Array]) -> None:
         if not self.settings.own_text:
             pieces = Counter(window.clip.id for window in self.windows)
             for window in self.windows:
-                window.ids = transcript_ids(self.model, window, pieces[window.clip.id])
+                n_pieces = pieces[window.clip.id]
+                window.ids = transcript_ids(self.model.tokenizer, self.special, window, n_pieces)
         wanted = [window for window in self.windows if not window.ids]
-        missing = [window for window in wanted if not self.kept.text(window.key)]
+        missing = [window for window in wanted if not self.checkpoint.text(window.key)]
         if missing:
             states = {window.key: states for window, states in zip(self.windows, encoded, strict=True)}
-            texts = own_texts(self.model, missing, states, self.device, self._progress)
-            self.kept.put_texts(texts)
+            decoder = load_decoder(self.model, self.operations)
+            self.checkpoint.put_texts(own_texts(decoder, missing, states, self._progress))
         for window in wanted:
-            window.ids = self.kept.text(window.key)
+            window.ids = self.checkpoint.text(window.key)
 
-    def _start_decoder(self) -> list[torch.Tensor]:
-        return [decoder_start(self.model, window.ids[:-1], self.device) for window in self.windows]
+    def _start_decoder(self) -> list[Array]:
+        decoder = read_embedding(self.model, self.operations)
+        return [stack.embed(decoder, np.array([window.ids[:-1]])) for window in self.windows]
 
-    def _end_decoder(self, hidden: list[torch.Tensor], encoded: list[torch.Tensor]) -> None:
-        sums = Sums()
+    def _end_decoder(self, hidden: list[Array], encoded: list[Array]) -> None:
+        sums = Sums(self.operations)
         # A key or value matters as much as the decoder attends to its frame.
-        for states, attended in zip(encoded, self.kept.attention(self.model.dims.n_text_layer), strict=True):
-            sums.add(states[0], attended.to(self.device))
-        self.kept.put(ENCODER_OUTPUT, sums.moments())
-        sums = Sums()
+        received = self.checkpoint.states.attention(self.model.dims.n_text_layer)
+        for states, attended in zip(encoded, received, strict=True):
+            sums.add(states[0], attended)
+        self.checkpoint.put(ENCODER_OUTPUT, sums.moments())
+        sums = Sums(self.operations)
+        decoder = self._outside("decoder", "ln.weight", "ln.bias")
         for states in hidden:
-            sums.add(normed(self.model, "decoder.ln", states)[0])
-        self.kept.put(EMBEDDING_INPUT, sums.moments())
+            sums.add(stack.decoder_end(decoder, states)[0])
+        self.checkpoint.put(EMBEDDING_INPUT, sums.moments())
 
-    def _layer(
-        self, stack: Any, layer: int, hidden: list[torch.Tensor], encoded: list[torch.Tensor] | None
-    ) -> list[torch.Tensor]:
-        module = load_layer(self.model, stack, layer, self.device)
-        sums: dict[str, Sums] = {}
-        result, attended = [], []
+    def _layer(self, half: Stack, number: int, hidden: list[Array], encoded: list[Array] | None) -> list[Array]:
+        layer = read_layer(self.model, half, number, self.operations)
+        sees = _Sees(self.operations)
+        result = []
         for index, (states, window) in enumerate(zip(hidden, self.windows, strict=True)):
-            frames = _frame_weights(window, states) if encoded is None else None
-
-            def see(name: str, x: torch.Tensor, frames: torch.Tensor | None = frames) -> None:
-                sums.setdefault(name, Sums()).add(x[0], frames)
-
-            with watched_inputs(module, stack, layer, see):
-                if encoded is None:
-                    out = module(states, None)
-                else:
-                    mask = causal_mask(states.shape[1], self.device)
-                    with watched_attention(module) as received:
-                        out = module(states, mask, encoded[index], use_cache=False)
-                    attended.append(received())
-            # Some releases of transformers return a tuple.
-            result.append(out[0] if isinstance(out, tuple) else out)
+            if encoded is None:
+                sees.frame_weights = self.operations.array(_frame_weights(window, states.shape[1]))
+                result.append(stack.encoder_block(layer, states, sees))
+            else:
+                cross = stack.keys_values(layer, "cross_attn", encoded[index], sees)
+                result.append(stack.decoder_block(layer, states, cross, sees))
             self._advance(1)
-        if attended:
-            self.kept.put_attention(layer, attended)
-        for name, found in sums.items():
-            self.kept.put(name, _checked(found.moments(), name, self.model))
+        if encoded is not None:
+            self.checkpoint.states.put_attention(number, sees.received)
+        for name, found in sees.sums.items():
+            self.checkpoint.put(name, _checked(found.moments(), name, self.model))
         return result
 
 
-def _frame_weights(window: Window, states: torch.Tensor) -> torch.Tensor:
+def _frame_weights(window: Window, n_frames: int) -> NDArray[np.float32]:
     """Return the weight of each frame: 1 over the audio, together ``PADDING_SHARE`` of that in the silence."""
-    import torch
-
-    weights = torch.ones(states.shape[1], device=states.device)
-    silent = states.shape[1] - window.frames
+    weights = np.ones(n_frames, np.float32)
+    silent = n_frames - window.frames
     if silent > 0:
         weights[window.frames :] = PADDING_SHARE * window.frames / silent
     return weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,77 @@ from whisq.errors import OutputError
 from whisq.writing import whole, write_text
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
+    from whisq.network.operations import Array, Operations
 
-class Kept:
-    """Moments by input, the number of finished layers, and all windows' hidden states after the last of them.
 
-    A layer counts as finished only when its moments and states are on disk: ``stage`` is written last.
+class HiddenStates:
+    """All windows' hidden states after a layer, and the attention that their frames received, in files of a folder.
+
+    Without a folder only the attention is kept, in memory.
     """
 
-    def __init__(self, cache: Path | None, key: str) -> None:
+    def __init__(self, folder: Path | None, operations: Operations) -> None:
+        self._folder = folder
+        self._operations = operations
+        self._attention: dict[int, Sequence[Array]] = {}
+
+    def put(self, stage: int, hidden: Sequence[Array]) -> None:
+        """Keep the states after a stage."""
+        if self._folder is not None:
+            self._save(self._folder / f"hidden-{stage}.npz", hidden)
+
+    def load(self, stage: int) -> list[Array]:
+        """Return the states after a stage; they must have been kept in a folder."""
+        if self._folder is None:
+            raise ValueError("nothing was kept")
+        return self._load(self._folder / f"hidden-{stage}.npz")
+
+    def forget(self, stage: int) -> None:
+        """Delete the states after a stage: they will not be needed again."""
+        if self._folder is not None:
+            (self._folder / f"hidden-{stage}.npz").unlink(missing_ok=True)
+
+    def put_attention(self, layer: int, received: Sequence[Array]) -> None:
+        """Keep the attention that each window's frames received in one decoder layer."""
+        if self._folder is None:
+            self._attention[layer] = received
+        else:
+            self._save(self._folder / f"attention-{layer}.npz", received)
+
+    def attention(self, n_layers: int) -> list[Array]:
+        """Return the attention that each window's frames received in all decoder layers together."""
+        total: list[Array] = []
+        for layer in range(n_layers):
+            if self._folder is None:
+                received = list(self._attention[layer])
+            else:
+                received = self._load(self._folder / f"attention-{layer}.npz")
+            total = [a + b for a, b in zip(total, received, strict=True)] if total else received
+        return total
+
+    def _save(self, path: Path, arrays: Sequence[Array]) -> None:
+        _save(path, **{f"arr_{number}": self._operations.numpy(array) for number, array in enumerate(arrays)})
+
+    def _load(self, path: Path) -> list[Array]:
+        with np.load(path) as file:
+            return [self._operations.array(file[name]) for name in file.files]
+
+
+class Checkpoint:
+    """How far a calibration is: moments by input, texts by window, and ``stage``, the number of finished layers.
+
+    A layer is finished when its moments and states are on disk: ``stage`` is written last. ``states`` are beside it.
+    Raises ``OutputError`` for a cache that cannot be used.
+    """
+
+    def __init__(self, cache: Path | None, key: str, operations: Operations) -> None:
         self._folder = cache / "calibrate" / key if cache is not None else None
         self._memory: dict[str, Moments] = {}
         self._texts: dict[str, list[int]] = {}
-        self._attention: dict[int, list[torch.Tensor]] = {}
         self.stage = 0
+        self.states = HiddenStates(self._folder, operations)
         if self._folder is None:
             return
         try:
@@ -47,6 +102,13 @@ class Kept:
                 f"{self._folder}: the cache cannot be used: {error}",
                 hint="name another folder with --cache, or none with --no-cache",
             ) from None
+
+    def finish(self, stage: int, hidden: Sequence[Array]) -> None:
+        """Keep the states after a layer whose moments were put, and say that it is finished."""
+        self.states.put(stage, hidden)
+        self.stage = stage
+        if self._folder is not None:
+            write_text(self._folder / "state.json", json.dumps({"stage": stage}))
 
     def put(self, name: str, moments: Moments) -> None:
         """Keep the moments of one input."""
@@ -79,53 +141,6 @@ class Kept:
                     found[name] = int(file["n"])
         return found
 
-    def finish(self, stage: int, hidden: list[torch.Tensor]) -> None:
-        """Keep the states after a finished layer."""
-        self.stage = stage
-        if self._folder is None:
-            return
-        _save_all(self._folder / f"hidden-{stage}.npz", [states.cpu().numpy() for states in hidden])
-        write_text(self._folder / "state.json", json.dumps({"stage": stage}))
-
-    def hidden(self, device: str) -> list[torch.Tensor]:
-        """Return the states after the last finished layer."""
-        return self.encoded(self.stage, device)
-
-    def encoded(self, stage: int, device: str) -> list[torch.Tensor]:
-        """Return the states after a given stage."""
-        import torch
-
-        if self._folder is None:
-            raise ValueError("nothing was kept")
-        with np.load(self._folder / f"hidden-{stage}.npz") as file:
-            return [torch.from_numpy(file[name]).to(device) for name in file.files]
-
-    def forget_states(self, stage: int) -> None:
-        """Delete the states after a stage that will not be needed again."""
-        if self._folder is not None:
-            (self._folder / f"hidden-{stage}.npz").unlink(missing_ok=True)
-
-    def put_attention(self, layer: int, received: list[torch.Tensor]) -> None:
-        """Keep the attention that each window's frames received in one decoder layer."""
-        if self._folder is None:
-            self._attention[layer] = received
-        else:
-            _save_all(self._folder / f"attention-{layer}.npz", [window.cpu().numpy() for window in received])
-
-    def attention(self, n_layers: int) -> list[torch.Tensor]:
-        """Return the attention that each window's frames received in all decoder layers together."""
-        import torch
-
-        total: list[torch.Tensor] = []
-        for layer in range(n_layers):
-            if self._folder is None:
-                received = self._attention[layer]
-            else:
-                with np.load(self._folder / f"attention-{layer}.npz") as file:
-                    received = [torch.from_numpy(file[name]) for name in file.files]
-            total = [a + b for a, b in zip(total, received, strict=True)] if total else received
-        return total
-
     def text(self, key: str) -> list[int]:
         """Return the tokens that the model wrote for a window, empty when it has not yet."""
         return self._texts.get(key, [])
@@ -145,7 +160,3 @@ class Kept:
 def _save(path: Path, **arrays: NDArray[Any]) -> None:
     with whole(path) as part, part.path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
-
-
-def _save_all(path: Path, arrays: list[NDArray[Any]]) -> None:
-    _save(path, **{f"arr_{number}": array for number, array in enumerate(arrays)})

@@ -1,4 +1,4 @@
-"""The windows of 30 s that a model hears, and the tokens its decoder is shown for each."""
+"""The windows of 30 s that a model is given, and the tokens its decoder is shown for each."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from whisq.clips.audio import Samples
+from whisq.clips.audio import SAMPLE_RATE, Samples
 from whisq.clips.clip import Clip
-from whisq.network.mel import FRAME_SAMPLES, SAMPLE_RATE, windows
-from whisq.network.model import Network, load_torch_whisper
-from whisq.network.tokens import encode_text, prompt_tokens, special_tokens
+from whisq.network.mel import FRAME_SAMPLES, windows
+from whisq.network.tokens import LONGEST_TEXT, encode_text
 
 if TYPE_CHECKING:
-    import torch
-
-    from whisq.model import Model
-
-LONGEST_IDS = 224
-"""Tokens shown for one window at most: half the text context, as OpenAI's own decoding has it."""
+    from whisq.formats.special_tokens import SpecialTokens
+    from whisq.model import Tokenizer
+    from whisq.network.model import Decoder
+    from whisq.network.operations import Array
 
 
 @dataclass(slots=True)
@@ -60,28 +57,23 @@ def windows_of(clips: Iterable[Clip]) -> list[Window]:
     return found
 
 
-def transcript_ids(model: Model, window: Window, n_windows: int) -> list[int]:
+def transcript_ids(tokenizer: Tokenizer, special: SpecialTokens, window: Window, n_windows: int) -> list[int]:
     """Return the tokens of a clip's transcript, or none where it has none or is cut into several windows."""
     if n_windows > 1 or not window.clip.text.strip():
         return []
-    special = special_tokens(model.dims)
-    prompt = prompt_tokens(model.dims, window.language)
-    text = encode_text(" " + window.clip.text.strip(), model.tokenizer)
-    return [*prompt, *text, special["endoftext"]][:LONGEST_IDS]
+    text = encode_text(" " + window.clip.text.strip(), tokenizer)
+    return [*special.prompt(window.language), *text, special.required("end")][:LONGEST_TEXT]
 
 
 def own_texts(
-    model: Model,
+    decoder: Decoder,
     missing: Sequence[Window],
-    encoded: Mapping[str, torch.Tensor],
-    device: str,
+    encoded: Mapping[str, Array],
     progress: Callable[[str, float, float], None],
 ) -> dict[str, list[int]]:
     """Return what the model itself writes for windows, greedily, by the windows' keys."""
-    network = Network(model, load_torch_whisper(model, device=device))
     texts = {}
     for number, window in enumerate(missing):
-        prompt = prompt_tokens(model.dims, window.language)
-        texts[window.key] = network.write(encoded[window.key], prompt)
+        texts[window.key] = decoder.write(encoded[window.key], decoder.special.prompt(window.language))
         progress("writing texts", number + 1, len(missing))
     return texts

@@ -52,22 +52,29 @@ def add_goal(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--size", type=size_bytes, help="limit the file to SIZE, such as 80MB (10^6 bytes each)")
     goal.add_argument("--bits", type=float, metavar="N", help="limit the file to N bits per weight")
     goal.add_argument(
-        "--divergence", type=float, metavar="NATS",
+        "--divergence",
+        type=float,
+        metavar="NATS",
         help="limit the expected divergence per token to NATS, in the smallest file",
-    )  # fmt: skip
+    )
 
 
 def add_space(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Declare what a search may choose from; returns the group, for what else belongs there."""
     space = parser.add_argument_group("search space")
     space.add_argument(
-        "--types", type=type_names, default=(), metavar="TYPE,…",
+        "--types",
+        type=type_names,
+        default=(),
+        metavar="TYPE,…",
         help="choose among these types (default: all that the target loads)",
-    )  # fmt: skip
+    )
     space.add_argument(
-        "--target", metavar="RUNTIME", default="transcribe.cpp",
+        "--target",
+        metavar="RUNTIME",
+        default="transcribe.cpp",
         help="choose what this runtime loads (default: transcribe.cpp)",
-    )  # fmt: skip
+    )
     space.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="also include PATTERN")
     space.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="exclude PATTERN")
     return space

@@ -56,9 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("more outputs")
     out.add_argument("--imatrix-out", metavar="FILE", help="also write the importance as llama.cpp's imatrix GGUF")
     out.add_argument(
-        "--imatrix-names", choices=("canonical", "transcribe.cpp", "huggingface"), default="canonical",
+        "--imatrix-names",
+        choices=("canonical", "transcribe.cpp", "huggingface"),
+        default="canonical",
         help="how tensors are named in it (default: canonical)",
-    )  # fmt: skip
+    )
     out.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 

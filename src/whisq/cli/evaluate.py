@@ -46,13 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--threads", type=count, metavar="N", help="use N threads per model (default: up to 4)")
     how.add_argument("--jobs", type=count, default=1, metavar="N", help="run N models at the same time (default: 1)")
     how.add_argument(
-        "--temperature-fallback", action="store_true",
+        "--temperature-fallback",
+        action="store_true",
         help="let the runtime retry unlikely text at higher temperatures (default: greedy, repeatable)",
-    )  # fmt: skip
+    )
     how.add_argument(
-        "--inside", type=count, nargs="?", const=20, default=0, metavar="N",
-        help="measure inside the model too, on N clips (default: 20); needs torch and transformers",
-    )  # fmt: skip
+        "--inside",
+        type=count,
+        nargs="?",
+        const=20,
+        default=0,
+        metavar="N",
+        help="measure inside the model too, on N clips (default: 20); needs torch",
+    )
     how.add_argument("--device", default="cpu", metavar="NAME", help="run --inside on cpu or cuda (default: cpu)")
     how.add_argument(
         "--cache",

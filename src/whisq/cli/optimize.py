@@ -64,9 +64,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     try:
         with console.stages() as progress:
             found = optimize(
-                args.model, args.output, args.data, size_bytes=args.size, bits=args.bits, divergence=args.divergence,
-                settings=settings, progress=progress,
-            )  # fmt: skip
+                args.model,
+                args.output,
+                args.data,
+                size_bytes=args.size,
+                bits=args.bits,
+                divergence=args.divergence,
+                settings=settings,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         return console.interrupted(resumes=True)
     for message, hint in found.calibration.warnings:

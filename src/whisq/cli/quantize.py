@@ -61,9 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="FILE", help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool"
     )
     rules.add_argument(
-        "--method", choices=method_names(),
+        "--method",
+        choices=method_names(),
         help="round matrices this way (default: ggml; with a calibration, the best that it allows)",
-    )  # fmt: skip
+    )
     runs = parser.add_argument_group("how it runs")
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
     runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")

@@ -12,9 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("results", metavar="RESULTS.json", help="what `whisq evaluate --json` wrote")
     parser.add_argument(
-        "output", metavar="REPORT", nargs="?",
+        "output",
+        metavar="REPORT",
+        nargs="?",
         help="an .html page, or its tables as .md (default: RESULTS.html beside it)",
-    )  # fmt: skip
+    )
     parser.add_argument("--search", metavar="FILE", help="show the curve of this search, too (its --sensitivity file)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 

@@ -43,18 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("bin", "gguf"), default="bin", help="take --size as that of such a file (default: bin)"
     )
     add_space(parser).add_argument(
-        "--prefer-fast", action="store_true",
+        "--prefer-fast",
+        action="store_true",
         help="take the fastest in transcribe.cpp, timed here, of the mixes that diverge at most a tenth more",
-    )  # fmt: skip
+    )
     how = parser.add_argument_group("how it measures")
     how.add_argument(
         "--method", choices=method_names(), help="round matrices this way (default: feedback, or --reuse's)"
     )
     how.add_argument(
-        "--measure", metavar="HOW", default="auto",
+        "--measure",
+        metavar="HOW",
+        default="auto",
         help="measure every matrix in 'all' types; in 'one', the others following by output error; or a 'few' of them,"
         " all others predicted from gradients (default: one up to base's size, few beyond)",
-    )  # fmt: skip
+    )
     how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="seed the random mixes (default: 0)")
     how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")

@@ -11,7 +11,7 @@ from typing import Any
 from whisq.runtimes.registry import runnable_runtimes
 from whisq.version import __version__
 
-_SCORERS = ("jiwer", "whisper-normalizer", "soundfile", "soxr", "torch", "transformers")
+_SCORERS = ("jiwer", "whisper-normalizer", "soundfile", "soxr", "torch")
 
 
 def provenance() -> dict[str, Any]:

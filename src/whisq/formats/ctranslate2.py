@@ -54,7 +54,7 @@ class _Variable:
     size_bytes: int
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open a CTranslate2 Whisper folder. int8 matrices are given as f32, with a warning.
 
     Raises ``FormatError`` for a damaged folder or one that is not Whisper's.
@@ -185,9 +185,17 @@ def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions
     text_ctx, _ = shape("decoder/position_encodings/encodings", 2)
     _, n_mels, _ = shape("encoder/conv1/weight", 3)
     dims = Dimensions(
-        n_vocab, audio_ctx, audio_state, n_heads("encoder", audio_state), n_layers("encoder"),
-        text_ctx, text_state, n_heads("decoder", text_state), n_layers("decoder"), n_mels,
-    )  # fmt: skip
+        n_vocab,
+        audio_ctx,
+        audio_state,
+        n_heads("encoder", audio_state),
+        n_layers("encoder"),
+        text_ctx,
+        text_state,
+        n_heads("decoder", text_state),
+        n_layers("decoder"),
+        n_mels,
+    )
     wrong = [f"{name} = {size}" for name, size in asdict(dims).items() if not 0 < size <= LARGEST_SIZES[name]]
     if wrong:
         raise FormatError(f"{file.path}: impossible dimensions: {', '.join(wrong)}", hint=DAMAGED)

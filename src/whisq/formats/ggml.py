@@ -26,9 +26,17 @@ MIXED_FTYPE = 1000 * QUANTIZATION_VERSION + F16.ggml_ftype
 
 _HEADER = "11i"
 _HEADER_FIELDS = (
-    "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer",
-    "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer", "n_mels",
-)  # fmt: skip
+    "n_vocab",
+    "n_audio_ctx",
+    "n_audio_state",
+    "n_audio_head",
+    "n_audio_layer",
+    "n_text_ctx",
+    "n_text_state",
+    "n_text_head",
+    "n_text_layer",
+    "n_mels",
+)
 # Whisper's longest tensor name has 38 bytes, its longest token 128: what is far beyond these is damage.
 _LONGEST_NAME = 128
 _LONGEST_TOKEN = 1 << 12
@@ -39,7 +47,7 @@ def detect(path: Path) -> bool:
     return first_bytes(path, 4) == struct.pack("<I", MAGIC)
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open a ``.bin``; the tensors keep the file's order.
 
     Raises ``FormatError`` for anything that whisper.cpp would misread: truncation, absurd counts, unknown or

@@ -53,7 +53,7 @@ def detect(path: Path) -> bool:
     return first_bytes(path, 4) == MAGIC
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open a transcribe.cpp GGUF; the tensors keep the file's order.
 
     Raises ``FormatError`` for a damaged file, another architecture, and missing, unknown or misshapen tensors.

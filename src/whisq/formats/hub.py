@@ -19,9 +19,16 @@ _ID = re.compile(
     r"(?!.*\.\.)(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
 )
 _DESCRIPTIONS = (
-    "generation_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "vocabulary.json", "vocabulary.txt", "README.md",
-)  # fmt: skip
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "vocabulary.json",
+    "vocabulary.txt",
+    "README.md",
+)
 _CTRANSLATE2 = "model.bin"
 
 

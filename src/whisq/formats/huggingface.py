@@ -44,7 +44,7 @@ def detect(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in names)
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open a folder that transformers can load as Whisper.
 
     Raises ``FormatError`` for another architecture, absent or damaged files, and missing or misshapen tensors.

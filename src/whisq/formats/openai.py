@@ -31,7 +31,7 @@ def detect(path: Path) -> bool:
     return start == torch_zip.MAGIC or (path.suffix in (".pt", ".pth") and start[:1] == torch_zip.PICKLE_MAGIC)
 
 
-def open(path: Path) -> Model:  # noqa: A001 - the registry's word
+def open(path: Path) -> Model:
     """Open an OpenAI checkpoint, or any ``.pt`` that holds its ``dims`` and ``model_state_dict``.
 
     Raises ``FormatError`` for anything else, and when no vocabulary is found.

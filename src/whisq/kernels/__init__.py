@@ -66,7 +66,7 @@ def quantize_rows(
     source: Buffer,
     source_type: TensorType,
     destination: Buffer,
-    type: TensorType,  # noqa: A002 - the field's own word for it
+    type: TensorType,
     n_columns: int,
     importance: Buffer | None,
     *,
@@ -83,16 +83,21 @@ def quantize_rows(
         return Tally(
             *_core.quantize(
                 _usable_isa(isa) if isa else active_isa(),
-                source, source_type.ggml_type, destination, type.ggml_type, n_columns, importance,
+                source,
+                source_type.ggml_type,
+                destination,
+                type.ggml_type,
+                n_columns,
+                importance,
             )
-        )  # fmt: skip
+        )
     except (ValueError, BufferError) as error:
         raise KernelError(f"{source_type} -> {type}, rows of {n_columns}: {error}") from None
 
 
 def quantize(
     source: NDArray[Any],
-    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | int | TensorType,
     *,
     source_type: str | TensorType | None = None,
     importance: NDArray[np.float32] | None = None,
@@ -136,7 +141,7 @@ def quantize(
     return result
 
 
-def has_feedback(type: TensorType) -> bool:  # noqa: A002 - the field's own word for it
+def has_feedback(type: TensorType) -> bool:
     """Return whether ``kernels.feedback`` can round to this type."""
     return CORE_TYPES[type.ggml_type].has_feedback
 
@@ -150,7 +155,7 @@ def _types_that_fit(columns: int) -> str:
 
 def dequantize(
     data: Buffer,
-    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | int | TensorType,
     shape: tuple[int, ...],
     *,
     threads: int = 1,
@@ -188,7 +193,7 @@ def dequantize(
 
 def dequantize_into(
     data: Buffer,
-    type: str | int | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | int | TensorType,
     destination: Buffer,
     *,
     isa: str | None = None,

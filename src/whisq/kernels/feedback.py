@@ -104,7 +104,7 @@ def damped_moment(
 
 def quantize_with_feedback(
     weights: NDArray[np.float32],
-    type: str | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | TensorType,
     factor: Factor,
     *,
     threads: int = 1,
@@ -154,9 +154,20 @@ def feedback_parts(
         part = slice(start, stop)
         if start < stop:
             _core.feedback(
-                use, weights[part], factor.upper, factor.gain, factor.moment, kind.ggml_type, columns, sweeps,
-                levels[part], unit[part], minimum[part], scales[part], minimums[part],
-            )  # fmt: skip
+                use,
+                weights[part],
+                factor.upper,
+                factor.gain,
+                factor.moment,
+                kind.ggml_type,
+                columns,
+                sweeps,
+                levels[part],
+                unit[part],
+                minimum[part],
+                scales[part],
+                minimums[part],
+            )
 
     over_rows(work, rows, threads)
     stored = levels.reshape(-1, kind.block_size).astype(np.int32) & 0xFF

@@ -21,7 +21,7 @@ F = np.float32
 
 def quantize(
     weights: Floats,
-    type: str | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | TensorType,
     importance: Floats | None = None,
 ) -> Bytes:
     """Return ``float32[rows, columns]`` in a block format: ``uint8[rows, row bytes]``.
@@ -45,7 +45,7 @@ def quantize(
 
 def dequantize(
     blocks: Bytes,
-    type: str | TensorType,  # noqa: A002 - the field's own word for it
+    type: str | TensorType,
 ) -> Floats:
     """Return the weights that rows of blocks hold: ``uint8[rows, row bytes]`` to ``float32[rows, columns]``.
 

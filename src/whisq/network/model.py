@@ -1,146 +1,143 @@
-"""A whisq Model as ``transformers``' own Whisper, its weights dequantized: for what no runtime shows.
-
-Needs the optional extra ``calibrate`` (torch and transformers); nothing here is imported before it is used.
-"""
+"""A whole Whisper in memory: encoder and decoder, from any block on, and the text that it writes."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whisq.errors import FormatError
-from whisq.extras import require_torch
+from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.model import Model
-from whisq.network.tokens import LONGEST_TEXT, special_tokens
-from whisq.whisper import Dimensions, name_in_dialect
+from whisq.network import stack
+from whisq.network.operations import Array, Operations
+from whisq.network.stack import UNOBSERVED, Cache, KeysValues, Layer, Observer, read_layer
+from whisq.network.tokens import LONGEST_TEXT, text_ids
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    from numpy.typing import NDArray
 
 
-def whisper_config(dims: Dimensions) -> WhisperConfig:
-    """Return the ``WhisperConfig`` of a model with these dimensions.
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """An encoder's weights, in float32."""
 
-    Raises ``FormatError`` for encoder and decoder of different width, which transformers cannot express.
-    """
-    require_torch()
-    from transformers import WhisperConfig
+    outside: Layer
+    blocks: tuple[Layer, ...]
 
-    if dims.n_audio_state != dims.n_text_state:
-        raise FormatError(
-            f"encoder width {dims.n_audio_state} and decoder width {dims.n_text_state} differ",
-            hint="transformers' Whisper has one width for both",
-        )
-    special = special_tokens(dims)
-    return WhisperConfig(
-        vocab_size=dims.n_vocab,
-        num_mel_bins=dims.n_mels,
-        d_model=dims.n_audio_state,
-        encoder_layers=dims.n_audio_layer,
-        encoder_attention_heads=dims.n_audio_head,
-        encoder_ffn_dim=4 * dims.n_audio_state,
-        decoder_layers=dims.n_text_layer,
-        decoder_attention_heads=dims.n_text_head,
-        decoder_ffn_dim=4 * dims.n_text_state,
-        max_source_positions=dims.n_audio_ctx,
-        max_target_positions=dims.n_text_ctx,
-        decoder_start_token_id=special["startoftranscript"],
-        bos_token_id=special["endoftext"],
-        eos_token_id=special["endoftext"],
-        pad_token_id=special["endoftext"],
-        scale_embedding=False,
-        tie_word_embeddings=True,
-    )
+    def encode(self, mel: Array) -> Array:
+        """Return the output ``[batch, frames, width]`` for log-mel spectra ``[batch, n_mels, 2 × frames]``."""
+        return self.run(stack.stem(self.outside, mel))
+
+    def run(
+        self, hidden: Array, start: int = 0, seen: list[Array] | None = None, observer: Observer = UNOBSERVED
+    ) -> Array:
+        """Return the output for what the block ``start`` sees. What each block sees is added to ``seen``."""
+        for block in self.blocks[start:]:
+            if seen is not None:
+                seen.append(hidden)
+            hidden = stack.encoder_block(block, hidden, observer)
+        return stack.encoder_end(self.outside, hidden)
 
 
-def load_torch_whisper(
-    model: Model, *, dtype: torch.dtype | None = None, device: str = "cpu"
-) -> WhisperForConditionalGeneration:
-    """Return transformers' Whisper in eval mode with the weights of ``model``, dequantized to ``dtype``.
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A decoder's weights, in float32, and what it needs to write: special tokens, and which ids are text."""
 
-    ``dtype`` is float32 unless given. The weights are read tensor by tensor and the file's pages let go, so
-    the peak is one copy of the model in ``dtype`` and one tensor in float32. Raises ``FormatError`` with the
-    names of the tensors that are missing.
-    """
-    config = whisper_config(model.dims)
-    import torch
-    from transformers import WhisperForConditionalGeneration
+    outside: Layer
+    blocks: tuple[Layer, ...]
+    special: SpecialTokens = field(repr=False)
+    is_text: NDArray[np.bool_] = field(repr=False)
 
-    dtype = dtype or torch.float32
-    with torch.device("meta"):
-        network = WhisperForConditionalGeneration(config)
-    state: dict[str, torch.Tensor] = {}
-    for tensor in model.tensors:
-        weights = torch.from_numpy(np.array(model.array(tensor), dtype=np.float32, copy=True))
-        state[name_in_dialect(tensor.name, "huggingface")] = weights.to(dtype=dtype, device=device)
-        model.release(tensor)
-    embedding = name_in_dialect("decoder.token_embedding.weight", "huggingface")
-    if embedding in state:
-        state["proj_out.weight"] = state[embedding]
-    missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
-    if missing or unexpected:
-        raise FormatError(
-            f"{model.path}: not a whole Whisper: missing {', '.join(missing) or 'nothing'}; "
-            f"unknown {', '.join(unexpected) or 'nothing'}",
-            hint="open the file with `whisq inspect` to see what it holds",
-        )
-    network.tie_weights()
-    network.requires_grad_(False)
-    return network.eval()
+    def cross(self, encoded: Array, observer: Observer = UNOBSERVED) -> list[KeysValues]:
+        """Return each block's keys and values of an encoder's output."""
+        return [stack.keys_values(block, "cross_attn", encoded, observer) for block in self.blocks]
 
+    def run(
+        self,
+        hidden: Array,
+        cross: Sequence[KeysValues],
+        start: int = 0,
+        seen: list[Array] | None = None,
+        observer: Observer = UNOBSERVED,
+        cache: Cache | None = None,
+    ) -> Array:
+        """Return the states after the last block, for what the block ``start`` sees.
 
-@dataclass(slots=True)
-class Network:
-    """One model in torch."""
+        What each block sees, and then what is returned, is added to ``seen``.
+        """
+        for block, known in zip(self.blocks[start:], cross[start:], strict=True):
+            if seen is not None:
+                seen.append(hidden)
+            hidden = stack.decoder_block(block, hidden, known, observer, cache)
+        if seen is not None:
+            seen.append(hidden)
+        return hidden
 
-    model: Model
-    network: WhisperForConditionalGeneration
+    def logits(self, encoded: Array, ids: Sequence[int]) -> Array:
+        """Return the logits after each of ``ids``, ``[len(ids), vocabulary]``, for one window's encoder output."""
+        hidden = self.run(stack.embed(self.outside, np.array([ids])), self.cross(encoded))
+        return stack.logits(self.outside, hidden[0])
 
-    def encode(self, mel: torch.Tensor) -> torch.Tensor:
-        """Return the encoder's output, ``[1, frames, width]``."""
-        encoded: torch.Tensor = self.network.model.encoder(mel).last_hidden_state
-        return encoded
-
-    def log_probabilities(self, encoded: torch.Tensor, ids: list[int]) -> torch.Tensor:
-        """Return the log-probabilities after each of ``ids``, ``[len(ids), vocabulary]``."""
-        import torch
-
-        decoded = self.network.model.decoder(
-            input_ids=torch.tensor([ids], device=encoded.device), encoder_hidden_states=encoded
-        ).last_hidden_state
-        return torch.log_softmax(self.network.proj_out(decoded)[0].double(), dim=-1)
-
-    def write(self, encoded: torch.Tensor, prompt: list[int], longest: int | None = None) -> list[int]:
+    def write(self, encoded: Array, prompt: Sequence[int], longest: int = LONGEST_TEXT) -> list[int]:
         """Return the prompt and what the model writes greedily after it, the end token included.
 
-        Together they are at most ``longest`` tokens; by default the text is at most ``LONGEST_TEXT``.
+        ``encoded`` is one window's encoder output. Only text tokens and the end are written, ``longest`` at most, and
+        no more than the model's text context holds.
         """
-        import torch
-
-        special = special_tokens(self.model.dims)
-        # transformers renamed it in 5.24.
-        accepted = inspect.signature(type(self.network.model.decoder).forward).parameters
-        cache = "cache" if "cache" in accepted else "past_key_values"
-        end, ids, past = special["endoftext"], list(prompt), None
-        fresh = ids
-        longest = len(prompt) + LONGEST_TEXT if longest is None else longest
-        while len(ids) < longest:
-            step = self.network.model.decoder(
-                input_ids=torch.tensor([fresh], device=encoded.device),
-                encoder_hidden_states=encoded,
-                use_cache=True,
-                **{cache: past},
-            )
-            past = step[cache]
-            logits = self.network.proj_out(step.last_hidden_state[0, -1])
-            # Text tokens and the end only: all control tokens come after the end.
-            token = int(logits[: end + 1].argmax())
-            fresh = [token]
-            ids.append(token)
-            if token == end:
+        operations = self.outside.operations
+        end = self.special.required("end")
+        allowed = self.is_text.copy()
+        allowed[end] = True
+        ids, cross, cache, fresh = list(prompt), self.cross(encoded), Cache(), 0
+        for _ in range(min(longest, len(self.outside["positional_embedding"]) - len(ids))):
+            hidden = stack.embed(self.outside, np.array([ids[fresh:]]), fresh)
+            hidden = self.run(hidden, cross, cache=cache)
+            scores = operations.numpy(stack.logits(self.outside, hidden[0, -1]))
+            fresh = len(ids)
+            ids.append(int(np.where(allowed, scores, -np.inf).argmax()))
+            if ids[-1] == end:
                 break
         return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A whole model's weights, in float32."""
+
+    encoder: Encoder
+    decoder: Decoder
+
+    def with_tensors(self, tensors: Mapping[str, NDArray[np.float32]]) -> Network:
+        """Return this network with some weights exchanged, by the model's names; all others are shared."""
+        operations = self.encoder.outside.operations
+        arrays = {name: operations.array(values) for name, values in tensors.items()}
+
+        def exchanged(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+            return tuple(layer.with_tensors(arrays) for layer in layers)
+
+        outside = exchanged([self.encoder.outside, self.decoder.outside])
+        return Network(
+            replace(self.encoder, outside=outside[0], blocks=exchanged(self.encoder.blocks)),
+            replace(self.decoder, outside=outside[1], blocks=exchanged(self.decoder.blocks)),
+        )
+
+
+def load_encoder(model: Model, operations: Operations) -> Encoder:
+    """Return a model's encoder, dequantized. Raises ``FormatError`` with the names of tensors that are missing."""
+    blocks = [read_layer(model, "encoder", number, operations) for number in range(model.dims.n_audio_layer)]
+    return Encoder(read_layer(model, "encoder", None, operations), tuple(blocks))
+
+
+def load_decoder(model: Model, operations: Operations) -> Decoder:
+    """Return a model's decoder, dequantized. Raises ``FormatError`` with the names of tensors that are missing."""
+    blocks = [read_layer(model, "decoder", number, operations) for number in range(model.dims.n_text_layer)]
+    special = special_tokens(model)
+    outside = read_layer(model, "decoder", None, operations)
+    return Decoder(outside, tuple(blocks), special, text_ids(model, special))
+
+
+def load_network(model: Model, operations: Operations) -> Network:
+    """Return a whole model, dequantized: one copy in float32, and one tensor more while it is read."""
+    return Network(load_encoder(model, operations), load_decoder(model, operations))

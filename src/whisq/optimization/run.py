@@ -106,9 +106,13 @@ def optimize(
         folder = chosen.folder or target.with_name(f"{target.stem}.optimize")
         steps = Steps(folder)
         clips = load_clips(
-            data, limit=chosen.limit, seed=chosen.seed, language=chosen.language, skip_bad=chosen.skip_bad,
+            data,
+            limit=chosen.limit,
+            seed=chosen.seed,
+            language=chosen.language,
+            skip_bad=chosen.skip_bad,
             on_clip=lambda done, total: progress("checking clips", done, total),
-        )  # fmt: skip
+        )
         learnt, judged = split_clips(clips, seed=chosen.seed)
         work = _Work(opened, target, goal, space, chosen, steps, progress)
         calibration = work.calibrate(learnt)
@@ -215,9 +219,11 @@ class _Work:
             self.steps.make(path, made_from, partial(self._write, path, recipe, GGML))
             candidates.append(path)
         settings = EvaluationSettings(
-            seed=self.settings.seed, inside=self.settings.inside, device=self.settings.device,
+            seed=self.settings.seed,
+            inside=self.settings.inside,
+            device=self.settings.device,
             cache=self._file("cache"),
-        )  # fmt: skip
+        )
         evaluation = evaluate(self._reference(), candidates, clips, settings=settings, progress=self.progress)
         write_text(self._file("results.json"), to_json(evaluation))
         curve = read_sensitivity(self._file("sensitivity.json")).curve

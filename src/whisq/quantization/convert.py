@@ -20,7 +20,7 @@ CONVERSION_TYPES = (F16, F32, BF16)
 def make_conversion(
     model: Model,
     container: ContainerName,
-    type: TensorType | None = None,  # noqa: A002 - the field's own word for it
+    type: TensorType | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Plan:
     """Return the plan of a conversion, for ``quantize`` to carry out.

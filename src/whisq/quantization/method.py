@@ -105,7 +105,7 @@ class Method(ABC):
         self,
         tensor: TensorSpec,
         weights: Weights,
-        type: TensorType,  # noqa: A002 - the field's own word for it
+        type: TensorType,
         inputs: LayerInputs | None,
         threads: int = 1,
     ) -> Rounded:
@@ -115,7 +115,7 @@ class Method(ABC):
         a matrix whose input cannot serve: ``decide`` says so before.
         """
 
-    def decide(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> Decision:  # noqa: A002
+    def decide(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> Decision:
         """Return how a tensor will be rounded. Nothing is read or computed.
 
         Raises ``PlanError`` when a calibration is needed that is not there, or that does not hold what is needed.
@@ -151,7 +151,7 @@ class Method(ABC):
             )
         return None
 
-    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:  # noqa: A002
+    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:
         """Return why this matrix cannot be rounded so, in a few words; empty where it can."""
         if self.needs == "nothing" or calibration is None:
             return ""
@@ -190,7 +190,7 @@ class Ggml(Method):
         self,
         tensor: TensorSpec,
         weights: Weights,
-        type: TensorType,  # noqa: A002
+        type: TensorType,
         inputs: LayerInputs | None,
         threads: int = 1,
     ) -> Rounded:
@@ -210,7 +210,7 @@ def hint_for(tallies: Iterable[kernels.Tally]) -> str:
 
 def ggml_blocks(
     weights: Weights,
-    type: TensorType,  # noqa: A002 - the field's own word for it
+    type: TensorType,
     importance: NDArray[np.float32] | None,
     threads: int,
 ) -> memoryview:

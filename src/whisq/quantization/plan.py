@@ -176,9 +176,17 @@ def make_plan(
     ]
     findings = findings_of(recipe, model.dims, finished, model.size_bytes, arrangement.size_bytes)
     return Plan(
-        model, recipe, container, tuple(assignments), arrangement, verdict_list, tuple(findings), provenance or {},
-        calibration, rounding,
-    )  # fmt: skip
+        model,
+        recipe,
+        container,
+        tuple(assignments),
+        arrangement,
+        verdict_list,
+        tuple(findings),
+        provenance or {},
+        calibration,
+        rounding,
+    )
 
 
 def _with_method(a: Assignment, method: Method, calibration: Calibration | None) -> Assignment:

@@ -48,14 +48,14 @@ class Importance(Method):
         self,
         tensor: TensorSpec,
         weights: Weights,
-        type: TensorType,  # noqa: A002
+        type: TensorType,
         inputs: LayerInputs | None,
         threads: int = 1,
     ) -> Rounded:
         """Return the blocks."""
         return Rounded(ggml_blocks(weights, type, _given(inputs, tensor).importance(tensor.name), threads))
 
-    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:  # noqa: A002
+    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:
         """Return why not: some types do not look at importance."""
         why = Method.reason_against(self, tensor, type, calibration)
         return why or (f"{type} does not use importance" if type in WITHOUT_IMPORTANCE else "")
@@ -84,7 +84,7 @@ class Feedback(Method):
         self,
         tensor: TensorSpec,
         weights: Weights,
-        type: TensorType,  # noqa: A002
+        type: TensorType,
         inputs: LayerInputs | None,
         threads: int = 1,
     ) -> Rounded:
@@ -97,7 +97,7 @@ class Feedback(Method):
             return Rounded(blocks.data)
         return Rounded(blocks.data, given.bias_shift(tensor.name, array, kernels.dequantize(blocks, type, array.shape)))
 
-    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:  # noqa: A002
+    def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:
         """Return why not: the core has no feedback for some types."""
         why = Method.reason_against(self, tensor, type, calibration)
         return why or ("" if kernels.has_feedback(type) else f"there is no rounding with feedback for {type}")
@@ -133,7 +133,7 @@ def best_method(calibration: Calibration | None) -> Method:
 def rounded(
     model: Model,
     tensor: TensorRef,
-    type: TensorType,  # noqa: A002 - the field's own word for it
+    type: TensorType,
     method: Method,
     inputs: LayerInputs | None,
     threads: int = 1,
@@ -148,7 +148,7 @@ def rounded(
 def exchanged(
     model: Model,
     tensor: TensorRef,
-    type: TensorType,  # noqa: A002 - the field's own word for it
+    type: TensorType,
     found: Rounded,
 ) -> dict[str, NDArray[np.float32]]:
     """Return by name what ``rounded`` changes, as a network computes with it: the matrix, and a bias that shifts."""

@@ -1,6 +1,6 @@
 """The mistakes that people make with rules, found before work starts.
 
-Each finding names its rule and has a hint that mends it. Rules that select by role are written to fit every model,
+Each finding names its rule and has a hint that fixes it. Rules that select by role are written to fit every model,
 so they are held to less: they may match nothing, or fall back, without a word.
 """
 

@@ -116,7 +116,7 @@ def match_name(pattern: str, canonical: str) -> Match | None:
 
 
 def glob_as_regex(pattern: str) -> str | None:
-    """Return what a shell glob would be as a regular expression, or None when the text is no likely glob.
+    """Return what a shell glob would be as a regular expression, or None when the text is not likely a glob.
 
     A star that follows nothing, or a dot that is not escaped, is a glob's; ``.*`` is not.
     """

@@ -87,7 +87,7 @@ def spread(values: list[float], least: float) -> list[float]:
 
 
 def size_figure(evaluation: Evaluation) -> Figure:
-    """Return size against word error rate with 95 % intervals, one marker a model."""
+    """Return size against word error rate with 95 % intervals, one marker per model."""
     ran = _ran(evaluation)
     sizes = [model.size_bytes / 1e6 for _, model, _ in ran]
     span = max(sizes) - min(sizes) or max(sizes)

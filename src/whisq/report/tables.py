@@ -32,8 +32,18 @@ def _rows(evaluation: Evaluation) -> list[tuple[ModelResult, Summary | None]]:
 def accuracy_table(evaluation: Evaluation) -> Table:
     """Return sizes, error rates and their parts, in per cent of the words said."""
     columns = (
-        "model", "MB", "bits/weight", "WER %", "95 %", "sub", "del", "ins", "loops", "CER %", "same text %",
-    )  # fmt: skip
+        "model",
+        "MB",
+        "bits/weight",
+        "WER %",
+        "95 %",
+        "sub",
+        "del",
+        "ins",
+        "loops",
+        "CER %",
+        "same text %",
+    )
     rows = []
     for model, summary in _rows(evaluation):
         row = [model.label, megabytes(model.size_bytes), number(model.bits_per_weight, 2)]

@@ -16,7 +16,7 @@ from whisq.types import F32
 if TYPE_CHECKING:
     from whisq.clips.audio import Samples
 
-_TYPES = types_named("f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K iq4_nl iq4_xs")
+_TYPES = types_named("f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_K q3_K q4_K q5_K q6_K iq4_nl iq4_xs mxfp4")
 
 
 class WhisperCpp:

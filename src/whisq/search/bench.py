@@ -15,7 +15,7 @@ from whisq.model import Model
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import Method, Rounded, Weights
 from whisq.quantization.rounding import exchanged, parse_method, rounded
-from whisq.search.probing import Prober
+from whisq.search.probing import PatchedWhisper
 from whisq.types import TensorType
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Bench:
         calibration.check_fits(model)
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
-        self.prober = Prober(model, self.probes, device)
+        self.prober = PatchedWhisper(model, self.probes, device)
         self._model, self._calibration, self._method = model, calibration, parse_method(method)
         self._keep = keep and model.n_weights <= MOST_KEPT
         self._inputs = LayerInputs(calibration, most_kept=4)

@@ -97,9 +97,15 @@ class Space:
         file_bytes = plan.size_bytes - taking_part
         usual = (*_uniform_mixes(tensors, types, file_bytes), *_presets(model, tensors))
         return cls(
-            tensors, types, tuple(protect), tuple(unprotect), tuple(blocks) if names else (),
-            model.n_weights, file_bytes, usual,
-        )  # fmt: skip
+            tensors,
+            types,
+            tuple(protect),
+            tuple(unprotect),
+            tuple(blocks) if names else (),
+            model.n_weights,
+            file_bytes,
+            usual,
+        )
 
     def size_of(self, mix: Mapping[str, TensorType]) -> int:
         """Return the bytes of a ``.bin`` with these types of all matrices that take part."""

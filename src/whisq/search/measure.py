@@ -2,7 +2,7 @@
 
 The divergence of a small change grows with its square, so one measurement of a matrix serves all types: the others
 follow by the ratio of their Hessian-weighted output errors. For models too large even for that, the gradient says how
-much an error at each output matters (``Prober.fisher``), and only the most harmful pairs are measured.
+much an error at each output matters (``PatchedWhisper.fisher``), and only the most harmful pairs are measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import get_args
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
-from whisq.hashing import source_sha256
 from whisq.model import Model, TensorRef
 from whisq.progress import Progress, no_progress
 from whisq.quantization.method import Method
@@ -90,7 +89,7 @@ def measure(
         progress("measuring mixes", number + 1, N_MIXES[how])
     provenance = {
         "whisq": __version__,
-        "model_sha256": source_sha256(model),
+        "model_sha256": model.sha256,
         "calibration": calibration.path.name,
         "calibration_data_sha256": calibration.audio.get("data_sha256"),
         "method": parse_method(chosen.method).name,

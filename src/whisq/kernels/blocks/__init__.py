@@ -22,7 +22,7 @@ FORMATS: dict[str, BlockFormat] = {
 """Every block format by its ggml name."""
 
 
-def format_of(type: TensorType) -> BlockFormat:  # noqa: A002 - the field's own word for it
+def format_of(type: TensorType) -> BlockFormat:
     """Return the definition of a type's blocks. Raises ``KernelError`` for a type without blocks."""
     if type.name not in FORMATS:
         raise KernelError(f"{type} has no blocks", hint=f"types with blocks: {' '.join(FORMATS)}")

@@ -1,0 +1,126 @@
+"""The forward pass's operations in numpy alone: float32, no gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisq.network.operations import NORM_EPSILON
+
+Floats = NDArray[np.float32]
+
+_PIECE = 1 << 16
+"""Values of an element-wise operation that are taken at once: with what is computed between, they stay in the cache."""
+_QUERIES = 256
+"""Queries whose attention is computed at once: on 1500 frames their weights take 1.5 MB."""
+
+
+class NumpyOperations:
+    """Numpy in float32; matrix products on as many cores as its BLAS takes."""
+
+    def array(self, values: NDArray[Any]) -> Floats:
+        """Return the values in float32."""
+        return np.ascontiguousarray(values, np.float32)
+
+    def numpy(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the array itself."""
+        return x
+
+    def no_gradients(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+    def linear(self, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
+        """Return x Wᵀ + b, as one product of two matrices."""
+        found = x.reshape(-1, x.shape[-1]) @ weight.T
+        if bias is not None:
+            found += bias
+        return found.reshape(*x.shape[:-1], len(weight))
+
+    def layer_norm(self, x: Floats, weight: Floats, bias: Floats) -> Floats:
+        """Return x normed over the last axis."""
+        centred: Floats = x - x.mean(-1, keepdims=True)
+        variance = np.square(centred).mean(-1, keepdims=True)
+        centred *= 1 / np.sqrt(variance + np.float32(NORM_EPSILON))
+        centred *= weight
+        centred += bias
+        return centred
+
+    def gelu(self, x: Floats) -> Floats:
+        """Return x Φ(x)."""
+        from scipy.special import erf
+
+        flat = x.reshape(-1)
+        found = np.empty_like(flat)
+        for start in range(0, flat.size, _PIECE):
+            piece = flat[start : start + _PIECE]
+            share = erf(piece * np.float32(0.5**0.5))
+            share += 1
+            share *= piece
+            np.multiply(share, np.float32(0.5), out=found[start : start + _PIECE])
+        return found.reshape(x.shape)
+
+    def conv1d(self, x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:
+        """Return the convolution over the last axis, as one product for each window of the batch."""
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+        patches = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=-1)[:, :, ::stride]
+        # [batch, positions, inputs × 3], the kernel's own order.
+        rows = patches.swapaxes(1, 2).reshape(len(x), -1, kernel.shape[1] * 3)
+        return self.linear(rows, kernel.reshape(len(kernel), -1), bias).swapaxes(1, 2)
+
+    def attention(self, queries: Floats, keys: Floats, values: Floats, *, causal: bool) -> Floats:
+        """Return softmax(q kᵀ / √width) v, head by head."""
+        found = np.empty(queries.shape, np.float32)
+        n_queries = queries.shape[2]
+        for place in np.ndindex(*queries.shape[:2]):
+            for start in range(0, n_queries, _QUERIES):
+                rows = slice(start, start + _QUERIES)
+                # What comes after the last of these queries is hidden from all of them.
+                seen = min(start + _QUERIES, n_queries) if causal else keys.shape[2]
+                scores = _scores(queries[place][rows], keys[place][:seen])
+                if causal:
+                    scores[np.arange(seen) > np.arange(start, seen)[:, None]] = -np.inf
+                found[place][rows] = _softmax(scores) @ values[place][:seen]
+        return found
+
+    def attention_weights(self, queries: Floats, keys: Floats) -> Floats:
+        """Return softmax(q kᵀ / √width)."""
+        return _softmax(_scores(queries, keys))
+
+    def concatenate(self, arrays: Sequence[Floats], axis: int) -> Floats:
+        """Return arrays joined along an axis."""
+        return np.concatenate(arrays, axis)
+
+    def float64(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """Return an array in float64."""
+        return x.astype(np.float64)
+
+    def exp(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return e to the power of each value."""
+        found: NDArray[Any] = np.exp(x)
+        return found
+
+    def log_sum_exp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return log Σ exp x."""
+        largest = x.max(-1, keepdims=True)
+        apart = x - largest
+        np.exp(apart, out=apart)
+        found: NDArray[np.float64] = np.log(apart.sum(-1)) + largest[..., 0]
+        return found
+
+
+def _scores(queries: Floats, keys: Floats) -> Floats:
+    scaled: Floats = np.multiply(queries, queries.shape[-1] ** -0.5, dtype=np.float32)
+    return scaled @ keys.swapaxes(-1, -2)
+
+
+def _softmax(scores: Floats) -> Floats:
+    """Return the softmax over the last axis, in the place of its argument."""
+    scores -= scores.max(-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(-1, keepdims=True)
+    return scores

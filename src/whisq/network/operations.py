@@ -1,0 +1,68 @@
+"""The array operations that Whisper's forward pass is written in: what a backend gives.
+
+A backend's arrays also know ``+ - *``, slices, ``shape``, ``reshape`` and ``swapaxes``: numpy's, torch's and cupy's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array = Any
+"""An array of a backend; float32 unless its docstring says otherwise."""
+
+NORM_EPSILON = 1e-5
+"""Added to the variance in a layer norm: torch's default, which Whisper was trained with."""
+
+
+class Operations(Protocol):
+    """One backend, on one device. Whatever is given and returned is the backend's array, but for the first two."""
+
+    def array(self, values: NDArray[Any]) -> Array:
+        """Return an array with these values in float32."""
+
+    def numpy(self, x: Array) -> NDArray[Any]:
+        """Return an array's values as numpy's."""
+
+    def no_gradients(self) -> AbstractContextManager[Any]:
+        """Return a context in which nothing is remembered for gradients."""
+
+    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Return x Wᵀ + b over the last axis; ``weight`` is ``[outputs, inputs]``."""
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array) -> Array:
+        """Return x with mean 0 and variance 1 over the last axis, scaled and shifted."""
+
+    def gelu(self, x: Array) -> Array:
+        """Return x Φ(x), Φ by the error function and not by its approximation."""
+
+    def conv1d(self, x: Array, kernel: Array, bias: Array, stride: int) -> Array:
+        """Return the convolution of ``x[batch, inputs, positions]``, one zero added at each end.
+
+        ``kernel`` is ``[outputs, inputs, 3]``; the result is ``[batch, outputs, positions / stride]``.
+        """
+
+    def attention(self, queries: Array, keys: Array, values: Array, *, causal: bool) -> Array:
+        """Return softmax(q kᵀ / √width) v for arrays ``[batch, heads, positions, width]``.
+
+        With ``causal``, for as many queries as keys, no query sees a key after its own position.
+        """
+
+    def attention_weights(self, queries: Array, keys: Array) -> Array:
+        """Return softmax(q kᵀ / √width), ``[batch, heads, queries, keys]``."""
+
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        """Return arrays joined along an axis."""
+
+    def float64(self, x: Array) -> Array:
+        """Return an array in float64."""
+
+    def exp(self, x: Array) -> Array:
+        """Return e to the power of each value."""
+
+    def log_sum_exp(self, x: Array) -> Array:
+        """Return log Σ exp x over the last axis of a float64 array."""

@@ -5,10 +5,15 @@ where one of them takes long to make. What is slow for a reason of its own says 
 """
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# Before numpy is there. The tests' matrices are small, and threads that wait for each other's turn in a busy machine
+# make a tenth of a second into ten.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from whisq import Recipe, make_plan, open_model, quantize
 from whisq.types import F16, F32

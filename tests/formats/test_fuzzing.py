@@ -176,6 +176,7 @@ def run_case(whole: Whole, number: int) -> str | None:
     return f"{peak} bytes of memory" if peak > MOST_BYTES else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_end_in_an_error_or_a_model(kind: str, tmp_path: Path) -> None:
     whole = Whole(kind, tmp_path)

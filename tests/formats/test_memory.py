@@ -11,6 +11,7 @@ from tests.support.models import hollow_weights, released
 from tests.support.process import Run, run_whisq
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells in /proc what a process holds")
 @pytest.mark.parametrize("kind", ["huggingface", "openai", "ctranslate2", "bin"])
 def test_memory_does_not_grow_with_the_model(kind: str, tmp_path: Path) -> None:

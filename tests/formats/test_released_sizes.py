@@ -49,6 +49,7 @@ def check(model: Model, dims: Dimensions) -> None:
     assert special.no_timestamps == dims.n_vocab - 1501 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RELEASED)
 def test_real_shapes_are_read_and_laid_out(name: str, tmp_path: Path) -> None:
     dims = released(name)

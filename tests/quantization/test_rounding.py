@@ -82,6 +82,7 @@ def test_an_imatrix_file_gives_the_same_weights_as_the_calibration_it_came_from(
     assert worst < 1e-2  # sums × counts ÷ counts may round differently in the last bit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("type_name", ["q4_0", "q5_1", "q4_K", "q6_K", "iq4_xs"])
 def test_feedback_lowers_the_output_error_and_is_the_same_with_any_number_of_threads(model, tmp_path, type_name):
     made = write(tmp_path / "a.calib")
@@ -161,6 +162,7 @@ def test_a_singular_second_moment_is_named_in_the_plan(model, tmp_path: Path) ->
         assert bytes(result.rows(result[f"{bad}.weight"])) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("type_name", BLOCK_TYPES)
 def test_columns_that_were_never_active_leave_finite_weights(model, tmp_path: Path, type_name: str) -> None:
     # llama.cpp #8661: with importance 0 over a sub-block, q2_K, q4_K and q5_K wrote NaN scales.

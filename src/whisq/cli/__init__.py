@@ -25,7 +25,7 @@ COMMANDS = {
     "convert": "convert a model to another container, without quantizing it",
     "inspect": "show what a file contains, and which runtimes load it",
     "compare": "compare two files of one model, tensor by tensor",
-    "evaluate": "measure what quantizing cost: word error rates, intervals, a report",
+    "evaluate": "measure what quantizing cost: word error rates and a report",
     "report": "make the HTML report of an evaluation again",
     "calibrate": "collect input statistics from audio, for better bytes",
     "search": "find the mix of types that costs least for a size, by measuring",
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(
         prog="whisq",
         description="Quantize Whisper models into ggml formats, and measure what it cost.",
+        formatter_class=_one_line_per_command,
         epilog="see `whisq COMMAND --help`",
     )
     parser.add_argument("--version", action="version", version=f"whisq {__version__}")
@@ -60,6 +61,10 @@ def quantize_main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(command="quantize")
     _command("quantize").add_arguments(parser)
     return _run(parser, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _one_line_per_command(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=32)
 
 
 class _Parser(argparse.ArgumentParser):

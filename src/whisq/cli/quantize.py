@@ -11,6 +11,7 @@ from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
 from whisq.errors import PlanError, RecipeError
 from whisq.quantization.rounding import best_method, method_names, parse_method
+from whisq.runtimes.registry import RUNTIMES
 from whisq.types import TYPES
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rules.add_argument("--keep-f32", action="store_true", help="keep conv kernels and kept matrices of an f32 source")
     rules.add_argument("--allow-requantize", action="store_true", help="accept a source that is already quantized")
-    rules.add_argument("--target", metavar="RUNTIME", help="refuse what this runtime does not load: whisper.cpp, …")
+    rules.add_argument(
+        "--target",
+        metavar="RUNTIME",
+        help=f"refuse what this runtime does not load: {', '.join(runtime.name for runtime in RUNTIMES)}",
+    )
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     rules.add_argument(
         "--calibration", metavar="FILE", help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whisq.errors import RuntimeUnavailableError
+from whisq.extras import install_hint
 from whisq.formats import open_model
 from whisq.model import Model
 from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes
@@ -88,10 +89,14 @@ class Choice:
     reason: str = ""
 
 
-def _more_runtimes(forced: str | None) -> str:
-    if forced:
-        return f"let another runtime be chosen (without --runtime {forced})"
-    return "install the extra with pip install 'whisq[evaluate]'"
+def _what_to_do(container: str, forced: Runtime | None) -> str:
+    if not is_readable(container):
+        return "write a .bin of it with `whisq quantize`, and take that as the reference"
+    if forced is None:
+        return f"{install_hint('evaluate')}; or take an f16 .bin as the reference"
+    if forced.installed_version() is None and forced.package is not None:
+        return f"pip install {forced.package}; or let another runtime be chosen: leave out --runtime"
+    return "let another runtime be chosen: leave out --runtime; or take an f16 .bin as the reference"
 
 
 def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> list[Choice]:
@@ -100,7 +105,8 @@ def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> li
     ``forced`` names the only one that may be chosen. Raises ``RuntimeUnavailableError`` when the first file, the
     reference, cannot be run at all: there is nothing to compare with then. Raises ``PlanError`` for an unknown name.
     """
-    runtimes = (parse_runtime(forced),) if forced else runnable_runtimes()
+    only = parse_runtime(forced) if forced else None
+    runtimes = (only,) if only else runnable_runtimes()
     names = [runtime.name for runtime in runtimes]
     against = [{runtime.name: reasons_against(file, runtime) for runtime in runtimes} for file in files]
     able = [[name for name in names if not reasons[name]] for reasons in against]
@@ -117,6 +123,6 @@ def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> li
     if choices[0].runtime is None:
         raise RuntimeUnavailableError(
             f"{files[0].path}: no installed runtime can run the reference: {choices[0].reason}",
-            hint=f"{_more_runtimes(forced)}, or take an f16 .bin as the reference",
+            hint=_what_to_do(files[0].container, only),
         )
     return choices

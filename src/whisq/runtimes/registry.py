@@ -7,6 +7,7 @@ here and never compares a name, so that a runtime added to ``RUNTIMES`` is known
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from whisq.errors import PlanError
 from whisq.runtimes.runtime import Runtime, Verdict
@@ -29,8 +30,11 @@ def parse_runtime(text: str) -> Runtime:
     """Return the runtime that a user means; raises ``PlanError`` with the known names when there is none."""
     found = find_runtime(text)
     if found is None:
+        known = {name: runtime.name for runtime in RUNTIMES for name in runtime.names}
+        near = get_close_matches(text.strip().lower(), known, n=1, cutoff=0.6)
+        meant = f" (did you mean {known[near[0]]}?)" if near else ""
         names = " ".join(runtime.name for runtime in RUNTIMES)
-        raise PlanError(f"unknown runtime '{text}'", hint=f"use one of: {names}")
+        raise PlanError(f"unknown runtime '{text}'", hint=f"use one of: {names}{meant}")
     return found
 
 

@@ -41,19 +41,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
     """torch."""
-    return pytest.importorskip("torch", reason="needs torch: pip install 'whisq[calibrate]'")
+    return pytest.importorskip("torch", reason="needs torch: pip install '.[calibrate]'")
 
 
 @pytest.fixture(scope="session")
 def transcribe_cpp() -> ModuleType:
     """The runtime transcribe.cpp."""
-    return pytest.importorskip("transcribe_cpp", reason="needs transcribe-cpp: pip install 'whisq[test]'")
+    return pytest.importorskip("transcribe_cpp", reason="needs transcribe-cpp: pip install '.[test]'")
 
 
 @pytest.fixture(scope="session")
 def whisper_cpp() -> ModuleType:
     """The runtime whisper.cpp."""
-    return pytest.importorskip("pywhispercpp", reason="needs pywhispercpp: pip install 'whisq[test]'")
+    return pytest.importorskip("pywhispercpp", reason="needs pywhispercpp: pip install '.[test]'")
 
 
 def _package_folder(name: str) -> Path:

@@ -8,8 +8,8 @@ from whisq.errors import MissingExtraError
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an extra."""
-    return f"install the extra: pip install 'whisq[{extra}]'"
+    """Return what installs an extra. No index has a release yet: a checkout is what works."""
+    return f"install the extra, in a checkout of whisq: pip install '.[{extra}]'"
 
 
 def is_installed(package: str) -> bool:

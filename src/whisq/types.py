@@ -35,6 +35,7 @@ class TensorType:
     ``family`` are the types that share a way of rounding; ``fallback`` says for whom this one may stand in.
     ``llama_ftype`` is what a GGUF says of a file that is mostly this type (llama.cpp's ``enum llama_ftype``; where that
     has variants S and M, S is for one type throughout and M for a mix); of mxfp4 it knows mixtures of experts only.
+    ``uses_importance`` is whether ggml rounds otherwise when it is given an importance matrix.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TensorType:
     fallback: Fallback
     llama_ftype: int
     llama_ftype_of_a_mix: int
+    uses_importance: bool
 
     @property
     def is_quantized(self) -> bool:
@@ -79,23 +81,23 @@ class TensorType:
 def _table() -> dict[str, TensorType]:
     anyone, family, no_one = Fallback.FOR_ALL, Fallback.FOR_ITS_FAMILY, Fallback.FOR_NONE
     rows = [
-        # name, ggml_type, ggml_ftype, block size, block bytes, precision, family, fallback, llama_ftype, of a mix
-        ("f32", 0, 0, 1, 4, 150.0, "dense", no_one, 0, 0),
-        ("f16", 1, 1, 1, 2, 75.0, "dense", anyone, 1, 1),
-        ("bf16", 30, 24, 1, 2, 55.0, "dense", no_one, 32, 32),
-        ("q4_0", 2, 2, 32, 18, 20.7, "legacy", anyone, 2, 2),
-        ("q4_1", 3, 3, 32, 20, 21.7, "legacy", anyone, 3, 3),
-        ("q5_0", 6, 8, 32, 22, 26.7, "legacy", anyone, 8, 8),
-        ("q5_1", 7, 9, 32, 24, 28.0, "legacy", anyone, 9, 9),
-        ("q8_0", 8, 7, 32, 34, 44.7, "legacy", anyone, 7, 7),
-        ("q2_K", 10, 10, 256, 84, 10.2, "K", anyone, 10, 10),
-        ("q3_K", 11, 11, 256, 110, 16.0, "K", anyone, 11, 12),
-        ("q4_K", 12, 12, 256, 144, 22.5, "K", anyone, 14, 15),
-        ("q5_K", 13, 13, 256, 176, 28.4, "K", anyone, 16, 17),
-        ("q6_K", 14, 14, 256, 210, 34.5, "K", anyone, 18, 18),
-        ("iq4_nl", 20, 19, 32, 18, 21.97, "IQ4", family, 25, 25),
-        ("iq4_xs", 23, 22, 256, 136, 21.9, "IQ4", family, 30, 30),
-        ("mxfp4", 39, 25, 32, 17, 18.5, "MX", family, 38, 38),
+        # name, ggml_type, ggml_ftype, block, bytes, precision, family, fallback, llama_ftype, mix, importance
+        ("f32", 0, 0, 1, 4, 150.0, "dense", no_one, 0, 0, False),
+        ("f16", 1, 1, 1, 2, 75.0, "dense", anyone, 1, 1, False),
+        ("bf16", 30, 24, 1, 2, 55.0, "dense", no_one, 32, 32, False),
+        ("q4_0", 2, 2, 32, 18, 20.7, "legacy", anyone, 2, 2, True),
+        ("q4_1", 3, 3, 32, 20, 21.7, "legacy", anyone, 3, 3, True),
+        ("q5_0", 6, 8, 32, 22, 26.7, "legacy", anyone, 8, 8, True),
+        ("q5_1", 7, 9, 32, 24, 28.0, "legacy", anyone, 9, 9, True),
+        ("q8_0", 8, 7, 32, 34, 44.7, "legacy", anyone, 7, 7, False),
+        ("q2_K", 10, 10, 256, 84, 10.2, "K", anyone, 10, 10, True),
+        ("q3_K", 11, 11, 256, 110, 16.0, "K", anyone, 11, 12, True),
+        ("q4_K", 12, 12, 256, 144, 22.5, "K", anyone, 14, 15, True),
+        ("q5_K", 13, 13, 256, 176, 28.4, "K", anyone, 16, 17, True),
+        ("q6_K", 14, 14, 256, 210, 34.5, "K", anyone, 18, 18, True),
+        ("iq4_nl", 20, 19, 32, 18, 21.97, "IQ4", family, 25, 25, True),
+        ("iq4_xs", 23, 22, 256, 136, 21.9, "IQ4", family, 30, 30, True),
+        ("mxfp4", 39, 25, 32, 17, 18.5, "MX", family, 38, 38, False),
     ]
     return {row[0]: TensorType(*row) for row in rows}
 

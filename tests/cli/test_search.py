@@ -5,8 +5,12 @@ import re
 import pytest
 
 import whisq
+from tests.support.calibrations import write as write_calibration
+from tests.support.containers import write_model
+from tests.support.models import WIDE
 from whisq.cli import main
-from whisq.search.sensitivity import read_sensitivity
+from whisq.search import Sensitivity, Space
+from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 
 
 @pytest.mark.parametrize("how", ["one", "few"])
@@ -44,3 +48,28 @@ def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
     capsys.readouterr()
     assert main(["search", *common, *again, "--method", "feedback"]) == 1
     assert "was measured with --method ggml, not feedback" in capsys.readouterr().err
+
+
+def test_speeds_are_measured_in_the_target_and_kept(tmp_path, monkeypatch) -> None:
+    source = write_model(tmp_path / "wide.bin", WIDE)
+    write_calibration(tmp_path / "a.calib")
+    asked = []
+
+    def timed(model, types, clip, runtime):
+        asked.append(runtime.name)
+        return {kind.name: 1.0 + kind.bits_per_weight for kind in types}
+
+    monkeypatch.setattr("whisq.search.speed.seconds_by_type", timed)
+    with whisq.open_model(source) as model:
+        space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
+        harms = {t.name: {kind.name: 4.0**-kind.bits_per_weight for kind in space.types[t.name]} for t in space.tensors}
+        known = {"method": "ggml", "tokens": 1, "model_sha256": model.sha256, "calibration_data_sha256": None}
+        limit = space.size_of(space.smallest()) + 100_000
+    write_sensitivity(tmp_path / "s.json", Sensitivity(harms, 1.0, 1.0, (), known, {}))
+    words = ["search", source, "--calibration", tmp_path / "a.calib", "--reuse", tmp_path / "s.json", "--types"]
+    words += ["q4_0,q8_0", "--size", f"{limit}B", "--prefer-fast", "-o", tmp_path / "mix.toml"]
+    assert main([str(word) for word in [*words, "--sensitivity", tmp_path / "timed.json"]]) == 0
+    assert asked == ["transcribe.cpp"]
+    assert read_sensitivity(tmp_path / "timed.json").seconds == {
+        kind.name: 1.0 + kind.bits_per_weight for kind in {k for kinds in space.types.values() for k in kinds}
+    }

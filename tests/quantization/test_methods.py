@@ -25,7 +25,6 @@ from whisq.quantization.rounding import (
     FEEDBACK,
     IMPORTANCE,
     METHODS,
-    WITHOUT_IMPORTANCE,
     best_method,
     exchanged,
     method_names,
@@ -107,11 +106,11 @@ def test_weights_that_no_block_holds_are_counted_not_rounded(calibration, tmp_pa
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES.values() if kind.is_quantized], ids=str)
-def test_the_types_that_do_not_look_at_importance_are_those_listed(kind) -> None:
+def test_a_row_says_whether_its_type_uses_importance(kind) -> None:
     weights = np.random.default_rng(4).normal(size=(4, 256)).astype(np.float32)
     importance = np.linspace(0.01, 9, 256, dtype=np.float32)
     same = np.array_equal(kernels.quantize(weights, kind), kernels.quantize(weights, kind, importance=importance))
-    assert same == (kind in WITHOUT_IMPORTANCE)
+    assert same == (not kind.uses_importance)
 
 
 def test_a_type_that_does_not_look_at_importance_is_named_in_the_plan(model, calibration) -> None:

@@ -10,7 +10,7 @@ import pytest
 import whisq
 from tests.support.calibrations import write as write_calibration
 from tests.support.containers import model_bytes, write_model
-from tests.support.models import WIDE
+from tests.support.models import NARROW, WIDE
 from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of
@@ -258,3 +258,14 @@ def test_the_curve_has_all_uniform_types_and_a_mix_of_each_size_that_is_no_worse
         rivals = [other for other in uniform.values() if other.size_bytes <= mix.size_bytes]
         assert all(mix.predicted <= other.predicted * (1 + 1e-6) for other in rivals)
     assert any(mix.kind == "preset" for mix in found)
+
+
+def test_an_asked_type_that_fits_none_of_the_matrices_is_not_missed(tmp_path) -> None:
+    # Rows of 64 fit no K type once mlp.2, whose rows have 256, is protected.
+    with whisq.open_model(write_model(tmp_path / "narrow.bin", NARROW)) as narrow:
+        space = Space.of(narrow, ("q4_0", "q4_K"), "transcribe.cpp", (r".*mlp\.2\.weight",), ())
+        assert {kind.name for kind in space.asked} == {"q4_0"}
+        harms = {t.name: {kind.name: 1.0 for kind in space.types[t.name]} for t in space.tensors}
+        known = Sensitivity(harms, 1.0, 1.0, (), {"method": "ggml", "tokens": 1}, {})
+        found = solve(narrow, None, Goal(bits=20.0), space, known)  # type: ignore[arg-type]  # a .bin needs none
+    assert len(found.recipe.rules) == len(space.tensors)

@@ -105,7 +105,7 @@ def calibrate(
             hint="leave them out of the data",
         )
     sha256 = opened.sha256
-    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 1}
+    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 2}
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)
     for language in {window.language for window in windows}:

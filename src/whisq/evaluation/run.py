@@ -279,7 +279,7 @@ def _inside(
     settings: EvaluationSettings,
     advance: Callable[[Clip], None],
 ) -> tuple[InsideUtterance, ...]:
-    cache = Cache(settings.cache, "divergences", model=file.sha256, reference=reference.sha256)
+    cache = Cache(settings.cache, "divergences", model=file.sha256, reference=reference.sha256, layout=2)
     worker: WorkerProcess | None = None
     found = []
     try:

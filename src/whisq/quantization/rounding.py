@@ -21,7 +21,7 @@ from whisq.quantization.method import (
     ggml_blocks,
     hint_for,
 )
-from whisq.types import TYPES, TensorType
+from whisq.types import TensorType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from whisq.model import Model, TensorRef
     from whisq.quantization.layer_inputs import LayerInputs
     from whisq.whisper import TensorSpec
-
-WITHOUT_IMPORTANCE = frozenset({TYPES["q8_0"], TYPES["mxfp4"]})
-"""Block types whose ggml code does not look at importance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Importance(Method):
     def reason_against(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> str:
         """Return why not: some types do not look at importance."""
         why = Method.reason_against(self, tensor, type, calibration)
-        return why or (f"{type} does not use importance" if type in WITHOUT_IMPORTANCE else "")
+        return why or (f"{type} does not use importance" if not type.uses_importance else "")
 
     def provenance(self, calibration: Calibration | None) -> dict[str, Any]:
         """Return the method and its audio, and the importance matrix as llama.cpp's quantizer says it."""
@@ -124,9 +121,16 @@ def parse_method(text: str | Method) -> Method:
 
 
 def best_method(calibration: Calibration | None) -> Method:
-    """Return the method to use where none is asked for: ggml's own, or the best that a calibration allows."""
+    """Return the method to use where none is asked for: ggml's own, or the best that a calibration allows.
+
+    Raises ``PlanError`` for a calibration of 0.1 that was not looked at: what it allows is not known.
+    """
     if calibration is None:
         return GGML
+    if calibration.has_second_moments and calibration.singular is None:
+        raise PlanError(
+            f"{calibration.path}: does not say which inputs feedback can use", hint="call calibration.check_factors()"
+        )
     return [method for method in METHODS if method.what_is_missing(calibration) is None][-1]
 
 

@@ -99,11 +99,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         glob = glob_as_regex(pattern)
-        hint = (
-            f"it looks like a glob; as a regular expression: '{glob}'"
-            if glob
-            else r"put a backslash before a character that is meant as itself: \( \) \[ \] \."
-        )
+        hint = r"put a backslash before a character that is meant as itself: \( \) \[ \] \."
+        if glob:
+            hint = f"it looks like a glob; as a regular expression: '{glob}'"
         raise RecipeError(f"'{pattern}' is not a regular expression: {error}", hint=hint) from None
 
 

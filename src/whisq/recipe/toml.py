@@ -17,7 +17,7 @@ A recipe file::
     depth = [0, 0.34]
     roles = ["attention"]
     type = "q8_0"
-    reason = "hears the raw audio"
+    reason = "sees the raw audio"
 """
 
 from __future__ import annotations

@@ -36,6 +36,11 @@ class Bench:
     def __init__(
         self, model: Model, calibration: Calibration, method: Method | str, probes: int, device: str, *, keep: bool
     ) -> None:
+        self._method = parse_method(method)
+        # Said before minutes of measuring.
+        missing = self._method.what_is_missing(calibration)
+        if missing is not None:
+            raise missing
         found = calibration.load_probes()
         if found is None or len(found) == 0:
             raise CalibrationError(
@@ -45,7 +50,7 @@ class Bench:
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
         self.prober = PatchedWhisper(model, self.probes, device)
-        self._model, self._calibration, self._method = model, calibration, parse_method(method)
+        self._model, self._calibration = model, calibration
         self._keep = keep and model.n_weights <= MOST_KEPT
         self._inputs = LayerInputs(calibration, most_kept=4)
         self._kept: dict[tuple[str, str], Rounded] = {}

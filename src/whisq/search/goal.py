@@ -92,6 +92,9 @@ class Space:
         tensors = tuple(t for t in model.tensors if t.spec.is_matrix and not recipe.protects(t.spec))
         blocks = [kind for kind in asked if kind.is_quantized]
         types = {t.name: (*(kind for kind in blocks if kind.fits(t.n_columns)), F16) for t in tensors}
+        # A type that fits none of these matrices is never measured: it cannot be missed later.
+        fitting = {kind for kinds in types.values() for kind in kinds}
+        asked_for = tuple(kind for kind in blocks if kind in fitting) if names else ()
         plan = make_plan(model, recipe)
         taking_part = sum(bytes_of(tensor, F16) for tensor in tensors)
         file_bytes = plan.size_bytes - taking_part
@@ -101,7 +104,7 @@ class Space:
             types,
             tuple(protect),
             tuple(unprotect),
-            tuple(blocks) if names else (),
+            asked_for,
             model.n_weights,
             file_bytes,
             usual,

@@ -96,15 +96,15 @@ class PatchedWhisper:
             half, layer = _place(name)
             first[half] = min(first[half], layer)
         cross, encoded = list(self._cross), self._encoded
-        hears_otherwise = first["encoder"] <= len(encoder.blocks)
-        if hears_otherwise:
+        encoder_differs = first["encoder"] <= len(encoder.blocks)
+        if encoder_differs:
             start = max(0, first["encoder"])
             begin = self._seen_by_encoder[start] if first["encoder"] >= 0 else stack.stem(encoder.outside, self._mels)
             encoded = encoder.run(begin, start, observer=observer)
             first["decoder"] = min(first["decoder"], 0)
         for number, block in enumerate(decoder.blocks):
             parts = [f"{block.name}.cross_attn.{part}" for part in ("key", "value")]
-            if hears_otherwise or any(name.rpartition(".")[0] in parts for name in names):
+            if encoder_differs or any(name.rpartition(".")[0] in parts for name in names):
                 cross[number] = stack.keys_values(block, "cross_attn", encoded, observer)
         start = max(0, first["decoder"])
         begin = self._seen_by_decoder[start] if first["decoder"] >= 0 else stack.embed(decoder.outside, self.ids)

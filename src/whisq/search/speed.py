@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whisq.errors import MissingExtraError, PlanError
+from whisq.extras import install_hint
 from whisq.model import Model
 from whisq.quantization.plan import make_plan
 from whisq.quantization.write import quantize
@@ -21,14 +22,16 @@ RUNS = 4
 
 
 def seconds_by_type(
-    model: Model, types: Sequence[TensorType], clip: Path, threads: int = 2, runtime: Runtime = TRANSCRIBE_CPP
+    model: Model, types: Sequence[TensorType], clip: Path, runtime: Runtime = TRANSCRIBE_CPP, threads: int = 2
 ) -> dict[str, float]:
     """Return seconds by type: the model in that type throughout, in a runtime that loads mixes, on a clip.
 
-    Raises ``MissingExtraError`` without the runtime, ``PlanError`` when it takes none of the types.
+    Raises ``MissingExtraError`` without the runtime, ``PlanError`` when none can run it or it takes none of the types.
     """
+    if runtime.package is None:
+        raise PlanError(f"{runtime.name} cannot be timed: {runtime.reason_not_here()}", hint="leave out --prefer-fast")
     if runtime.installed_version() is None:
-        raise MissingExtraError("the runtime to time types in is not installed", hint="pip install 'whisq[evaluate]'")
+        raise MissingExtraError(f"{runtime.name} is not installed, to time types in", hint=install_hint("evaluate"))
     found = {}
     for kind in types:
         if kind not in runtime.types:

@@ -85,7 +85,7 @@ def test_a_file_that_was_changed_is_made_again(optimized, tiny_en_bin, speakers,
         ({"bits": 2.0}, PlanError, "the smallest mix has"),
         ({}, PlanError, "one goal"),
         ({"size_bytes": 1 << 30, "bits": 5.0}, PlanError, "one goal"),
-        ({"size_bytes": 1 << 30, "output": "nowhere/out.bin"}, OutputError, "no directory"),
+        ({"size_bytes": 1 << 30, "output": "nowhere/out.bin"}, OutputError, "does not exist"),
         ({"size_bytes": 1 << 30, "data": "nothing"}, DataError, "no such file"),
         (
             {"size_bytes": 1 << 30, "settings": OptimizationSettings(target="whisper.cpp")},

@@ -22,9 +22,8 @@ class Package:
     """The modules below a folder, by their dotted names; imports for type checkers only are left out."""
 
     def __init__(self, source: Path = SOURCE) -> None:
-        self._paths = {
-            _name(path.relative_to(source)): path for path in sorted(source.rglob("*.py*")) if _is_module(path)
-        }
+        paths = sorted(path for path in source.rglob("*.py*") if path.suffix in (".py", ".pyi"))
+        self._paths = {_name(path.relative_to(source)): path for path in paths}
 
     @cached_property
     def imports(self) -> dict[str, list[Import]]:

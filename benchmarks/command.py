@@ -22,6 +22,7 @@ import peers
 
 from whisq import Recipe, make_plan, open_model, quantize
 from whisq.types import F16, TYPES
+from whisq.units import megabytes
 
 EMBEDDING = ".*token_embedding.*"
 
@@ -58,7 +59,7 @@ def main() -> int:
                 words = ["quantize", str(source), f"{folder}/out.bin", name, "--unprotect", EMBEDDING, "--quiet"]
                 run = peers.run_whisq(words)
                 ours.append(run.seconds)
-                memory.append(run.resident_bytes / 1e6)
+                memory.append(megabytes(run.resident_bytes))
             line = {
                 "type": name, "whisq_s": statistics.median(ours), "ggml_s": statistics.median(theirs),
                 "ratio": statistics.median(theirs) / statistics.median(ours), "peak_resident_mb": max(memory),

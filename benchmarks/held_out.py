@@ -19,6 +19,7 @@ import numpy as np
 
 import whisq
 from whisq.calibration import Calibration, read_calibration
+from whisq.calibration.factors import check_factors
 from whisq.clips.datasets import load_clips
 from whisq.model import Model
 from whisq.network.divergence import divergences
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("clips")
     parser.add_argument("jobs", nargs="+", metavar="TYPE|RECIPE:METHOD")
     arguments = parser.parse_args()
-    calibration = read_calibration(arguments.calibration).check_factors()
+    calibration = check_factors(read_calibration(arguments.calibration))
     known: dict[str, np.ndarray] = {}
     operations = TorchOperations()
     with whisq.open_model(arguments.model) as model, operations.no_gradients():

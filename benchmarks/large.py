@@ -27,6 +27,7 @@ from whisq.formats.layout import Output
 from whisq.formats.mel import mel_filters
 from whisq.model import Location, Model, TensorRef, Tokenizer
 from whisq.types import F16, F32
+from whisq.units import megabytes
 from whisq.whisper import expected_tensors
 
 LARGE_V3 = peers.released("large-v3")
@@ -99,7 +100,7 @@ def main() -> int:
             for _ in range(args.runs):
                 run = peers.run_whisq(["quantize", str(source), str(target), name, "--quiet"])
                 ours.append(run.seconds)
-                memory.append((run.held_bytes / 1e6, run.resident_bytes / 1e6))
+                memory.append((megabytes(run.held_bytes), megabytes(run.resident_bytes)))
                 size = target.stat().st_size
                 target.unlink()
                 copies.append(copy_seconds(source, target, size))

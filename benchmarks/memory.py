@@ -12,6 +12,8 @@ from pathlib import Path
 
 import peers
 
+from whisq.units import megabytes
+
 WAYS = (
     ("huggingface", "bin"),
     ("huggingface", "gguf"),
@@ -43,7 +45,7 @@ def main() -> None:
                 output = folder / f"output.{container}"
                 run = peers.run_whisq(["convert", "--quiet", str(sources[source]), str(output)])
                 written, resident, held = (
-                    count / 1e6 for count in (output.stat().st_size, run.resident_bytes, run.held_bytes)
+                    megabytes(count) for count in (output.stat().st_size, run.resident_bytes, run.held_bytes)
                 )
                 way = f"{source} -> {container}"
                 print(f"{size:<16} {way:<20} {written:>10.0f} {resident:>11.0f} {held:>7.0f}")

@@ -14,10 +14,27 @@ T at(const void* source, int64_t index) {
     return value;
 }
 
+// Whether `load`, and all that reads a source, here and in rounding.cpp, knows the type.
+constexpr bool is_read(Type type) { return type == kF32 || type == kF16 || type == kBF16; }
+static_assert(answers_every_row([](Type type) {
+                  return is_read(type) || (row_index(type) >= 0 && !is_dense(row_of(type)));
+              }),
+              "a type without blocks has a row in kTypes and is not read as a source");
+
+// Of a type that is not read: `quantize` has refused it.
+[[noreturn]] void not_a_source() { __builtin_trap(); }
+
 float one(const void* source, Type type, int64_t index) {
-    if (type == kF16) return float_from_half(at<uint16_t>(source, index));
-    if (type == kBF16) return float_from_bfloat(at<uint16_t>(source, index));
-    return at<float>(source, index);
+    switch (type) {
+        case kF32:
+            return at<float>(source, index);
+        case kF16:
+            return float_from_half(at<uint16_t>(source, index));
+        case kBF16:
+            return float_from_bfloat(at<uint16_t>(source, index));
+        default:
+            not_a_source();
+    }
 }
 
 // Only when a watch saw something: which kind it was.
@@ -47,9 +64,16 @@ void load_lanes_of(const void* source, const int64_t* begin, int length, int64_t
 // Load `length` elements of every lane's block, transposed: to[j] holds element j of all lanes. What comes next for a
 // lane is `ahead` elements on, and is fetched while this is computed.
 void load_lanes(const void* source, Type type, const int64_t* begin, int length, int64_t ahead, F* to, Watch* watch) {
-    if (type == kF16) return load_lanes_of<kF16>(source, begin, length, ahead, to, watch);
-    if (type == kBF16) return load_lanes_of<kBF16>(source, begin, length, ahead, to, watch);
-    load_lanes_of<kF32>(source, begin, length, ahead, to, watch);
+    switch (type) {
+        case kF32:
+            return load_lanes_of<kF32>(source, begin, length, ahead, to, watch);
+        case kF16:
+            return load_lanes_of<kF16>(source, begin, length, ahead, to, watch);
+        case kBF16:
+            return load_lanes_of<kBF16>(source, begin, length, ahead, to, watch);
+        default:
+            not_a_source();
+    }
 }
 
 // Mean of x^2 over whole rows, in ggml's order; lane r holds that of row first + r.
@@ -147,7 +171,7 @@ void convert(const Job& job, Watch& watch) {
 
 Outcome quantize(const Job& job, Tally& tally) {
     const Quantizer quantizer = quantizer_of(job.type);
-    if (!is_dense(row_of(job.source_type))) return Outcome::kNoKernel;
+    if (!is_read(job.source_type)) return Outcome::kNoKernel;
     Watch watch;
     if (quantizer.whole != nullptr && (job.importance == nullptr || quantizer.one == nullptr))
         quantizer.whole(job, watch);

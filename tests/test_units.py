@@ -10,9 +10,9 @@ from tests.support.models import WIDE
 from whisq import Recipe, make_plan, open_model, parse_type, quantize
 from whisq.cli import main
 from whisq.cli.arguments import size_bytes
-from whisq.cli.console import megabytes
 from whisq.evaluation.model_files import describe
-from whisq.report.wording import megabytes as in_a_report
+from whisq.report.wording import megabytes_text
+from whisq.units import megabytes
 
 
 @pytest.mark.parametrize("name", ["q.bin", "q.gguf"])
@@ -33,4 +33,4 @@ def test_a_megabyte_is_a_million_bytes() -> None:
     assert size_bytes("55MB") == 55_000_000
     assert size_bytes("55 MiB") == 55 * 2**20
     assert megabytes(55_000_000) == 55
-    assert in_a_report(55_000_000) == "55.0"
+    assert megabytes_text(55_000_000) == "55.0"

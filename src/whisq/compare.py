@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from whisq import kernels
 from whisq.errors import PlanError
 from whisq.model import Model, TensorRef
 from whisq.types import TensorType
@@ -156,8 +157,6 @@ def _difference(first: Model, second: Model, name: str) -> TensorDifference:
 
 
 def _weights(model: Model, tensor: TensorRef, start: int, stop: int) -> NDArray[np.float32]:
-    from whisq import kernels
-
     rows = model.rows(tensor, start, stop)
     weights: NDArray[np.float32] = kernels.dequantize(rows, tensor.type, (stop - start, tensor.n_columns))
     return weights

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from whisq import kernels
 from whisq.errors import FormatError
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, Role, Stack, TensorSpec
@@ -229,8 +230,6 @@ class Model:
     def _as_f16(self, tensor: TensorRef, start: int, stop: int) -> bytes:
         import numpy as np
 
-        from whisq import kernels
-
         values = kernels.dequantize(self.rows(tensor, start, stop), tensor.type, (stop - start, tensor.n_columns))
         with np.errstate(over="ignore"):
             halves = values.astype("<f2")
@@ -259,8 +258,6 @@ class Model:
 
     def array(self, tensor: TensorRef | str) -> Any:
         """Return a tensor dequantized to a float32 ``numpy.ndarray`` of the tensor's shape (a copy)."""
-        from whisq import kernels
-
         ref = self[tensor] if isinstance(tensor, str) else tensor
         return kernels.dequantize(self.rows(ref), ref.type, ref.shape)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
 from whisq.model import Model
+from whisq.recipe import Recipe, save_recipe
 from whisq.version import __version__
 from whisq.writing import write_text
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from whisq.calibration import Calibration
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
-    from whisq.recipe import Recipe
 
 _MOST_SIDECAR_BYTES = 1 << 24
 
@@ -34,8 +34,6 @@ def provenance_of(
     source = {"name": model.path.resolve().name, "format": model.format, "sha256": model.sha256}
     stated: dict[str, Any] = {"version": __version__, "source": source}
     if recipe is not None:
-        from whisq.recipe import save_recipe
-
         stated["recipe"] = save_recipe(recipe)
     if method is not None:
         stated |= method.provenance(calibration)

@@ -12,7 +12,7 @@ import whisq
 from tests.support.command_line import command, run
 from tests.support.containers import WRITERS, write_torch
 from tests.support.models import tiny_weights
-from whisq.cli import main
+from whisq.cli import COMMANDS, main
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,29 @@ def test_our_own_mistakes_are_exit_2(capsys, source, tmp_path, monkeypatch):
     assert "this is a bug in whisq" in err
 
 
-def test_help_and_version(capsys):
-    for words in (["--help"], ["quantize", "--help"], ["--version"]):
-        with pytest.raises(SystemExit) as stop:
-            main(words)
-        assert stop.value.code == 0
-    assert "whisq 0." in capsys.readouterr().out
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return what a command prints that ends with exit code 0 before it does anything."""
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_command_with_its_line(capsys):
+    listed = " ".join(printed(capsys, "--help").split())
+    for name, line in COMMANDS.items():
+        assert f" {name} {line}" in listed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_begins_with_its_usage_and_line(capsys, command: str):
+    shown = " ".join(printed(capsys, command, "--help").split())
+    assert shown.startswith(f"usage: whisq {command} [-h]")
+    assert COMMANDS[command] in shown
+
+
+def test_version(capsys):
+    assert printed(capsys, "--version") == f"whisq {whisq.__version__}\n"
 
 
 def test_the_package_runs_as_a_module():

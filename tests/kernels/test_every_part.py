@@ -1,14 +1,16 @@
 """Every row of ``whisq.types`` has all its parts; a type that lacks one of them is a red test that names the part."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from whisq import kernels
 from whisq.errors import KernelError
-from whisq.kernels import _core, reference
+from whisq.kernels import reference
 from whisq.kernels.blocks import FORMATS, format_of
 from whisq.kernels.core_types import CORE_TYPES
-from whisq.kernels.feedback import factor_of, feedback_parts, quantize_with_feedback
+from whisq.kernels.feedback import Outputs, factor_of, feedback_parts, quantize_with_feedback, run_core
 from whisq.types import TYPES
 
 ISAS = kernels.available_isas()
@@ -88,15 +90,35 @@ def test_it_has_feedback_or_says_that_it_has_none(kind):
 @pytest.mark.parametrize("number", range(64))
 def test_the_core_answers_for_a_type_or_refuses_it(number, isa):
     # Outputs come uninitialised: what a kernel does not know must not look as if it had been done.
-    weights, levels = np.ones((1, 256), np.float32), np.full((1, 256), 99, np.int8)
-    square, row, floats = np.eye(256, dtype=np.float32), np.ones(256, np.float32), np.zeros((1, 256), np.float32)
+    weights, factor = np.ones((1, 256), np.float32), factor_of(np.eye(256))
     known = CORE_TYPES.get(number)
-    units = 256 // known.block_size if known else 8
-    arguments = (isa, weights, square, row, square, number, 256, 0, levels, floats[:, :units], floats[:, :units].copy())
+    found = Outputs.zeros(1, 256, known.block_size if known else 32, known.sub_blocks if known else 0)
+    found.levels[:] = 99
     if known and known.has_feedback:
-        _core.feedback(*arguments, floats, floats)
-        assert (levels != 99).all()
+        run_core(weights, factor, number, found, isa=isa, sweeps=0)
+        assert (found.levels != 99).all()
     else:
-        with pytest.raises(ValueError, match=f"no kernel for type {number}" if known else f"no type {number}"):
-            _core.feedback(*arguments, floats, floats)
-        assert (levels == 99).all()
+        with pytest.raises(KernelError, match=f"no kernel for type {number}" if known else f"no type {number}"):
+            run_core(weights, factor, number, found, isa=isa, sweeps=0)
+        assert (found.levels == 99).all()
+
+
+UNKNOWN = replace(TYPES["q4_0"], name="q9", ggml_type=63)
+
+
+def test_what_the_core_refuses_is_a_kernel_error_everywhere():
+    weights = np.ones((2, 256), np.float32)
+    with pytest.raises(KernelError, match="q9: no type 63"):
+        kernels.dequantize(bytes(2 * UNKNOWN.row_bytes(256)), UNKNOWN, (2, 256), threads=2)
+    with pytest.raises(KernelError, match="f32 -> q9, rows of 256: no type 63"):
+        kernels.quantize(weights, UNKNOWN)
+    with pytest.raises(KernelError, match="no rounding with feedback for q9"):
+        feedback_parts(weights, UNKNOWN, factor_of(np.eye(256)))
+
+
+def test_feedback_refuses_what_does_not_fit():
+    weights, kind = np.ones((2, 256), np.float32), TYPES["q4_0"]
+    with pytest.raises(KernelError, match="feedback on rows of 256: factor or moment has another size"):
+        feedback_parts(weights, kind, factor_of(np.eye(32)))
+    with pytest.raises(KernelError, match="instruction set 'mmx' is not available"):
+        feedback_parts(weights, kind, factor_of(np.eye(256)), isa="mmx")

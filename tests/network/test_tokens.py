@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import whisq
-from tests.support.containers import write_huggingface
+from tests.support.containers import write_bin, write_huggingface
 from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats.special_tokens import special_tokens
@@ -57,3 +57,13 @@ def test_text_of_a_fine_tune_goes_by_the_names_of_its_tokens(tmp_path: Path) -> 
     assert named.end == len(words) + 1
     assert len(found) == TINY.n_vocab
     assert np.flatnonzero(found).tolist() == [*range(len(words) + 1), len(words) + 2]
+
+
+def test_a_model_that_lists_no_tokens_is_refused(tmp_path: Path) -> None:
+    weights = tiny_weights()
+    nameless = replace(weights, tokenizer=replace(weights.tokenizer, tokens=()))
+    with whisq.open_model(write_bin(tmp_path / "model.bin", nameless)) as model:
+        assert not model.tokenizer.tokens
+        with pytest.raises(FormatError, match=r"model\.bin: lists no tokens") as caught:
+            text_ids(model, special_tokens(model))
+    assert "convert the model again" in caught.value.hint

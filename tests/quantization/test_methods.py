@@ -16,6 +16,7 @@ from tests.support.containers import model_bytes, write_model
 from tests.support.models import WIDE
 from whisq import kernels
 from whisq.calibration import inputs_of, merge, read_calibration, write_calibration
+from whisq.calibration.factors import check_factors
 from whisq.calibration.imatrix import write_imatrix
 from whisq.cli import main
 from whisq.errors import CalibrationError, PlanError, WeightError
@@ -207,11 +208,11 @@ def test_a_calibration_of_0_1_is_looked_at_in_a_step_of_its_own(model, tmp_path:
     assert old.singular is None
     with pytest.raises(PlanError, match=r"old\.calib: does not say which second moments are singular") as caught:
         whisq.make_plan(model, recipe("q4_0"), method="feedback", calibration=old)
-    assert "calibration.check_factors()" in caught.value.hint
+    assert "check_factors(calibration)" in caught.value.hint
     whisq.make_plan(model, recipe("q4_0"), method="importance", calibration=old)
-    checked = old.check_factors()
+    checked = check_factors(old)
     assert checked.singular == new.singular
-    assert new.check_factors() is new
+    assert check_factors(new) is new
     assert (
         whisq.make_plan(model, recipe("q4_0"), method="feedback", calibration=checked)[f"{bad}.weight"].method is GGML
     )
@@ -226,6 +227,17 @@ def test_the_command_line_takes_a_calibration_of_0_1(model, tmp_path: Path, caps
         assert main([*words, str(tmp_path / f"{name}.bin"), "q4_0"]) == 0
         assert f"ggml: 1 tensors (of its input in {name}.calib, a second moment is singular" in capsys.readouterr().out
     assert (tmp_path / "new.bin").read_bytes() == (tmp_path / "old.bin").read_bytes()
+
+
+def test_only_a_method_that_uses_second_moments_has_them_factored(model, tmp_path: Path, monkeypatch) -> None:
+    calibration = as_of_0_1(singular_at(tmp_path / "old.calib", "encoder.blocks.0.mlp.0"))
+    factored = []
+    monkeypatch.setattr("whisq.calibration.factors.check_factors", lambda found: factored.append(found) or found)
+    words = ["quantize", "--calibration", str(calibration), str(model.path), str(tmp_path / "out.bin"), "q4_0"]
+    for method, times in (("ggml", 0), ("importance", 0), ("feedback", 1)):
+        factored.clear()
+        main([*words, "--method", method, "--dry-run"])
+        assert len(factored) == times, method
 
 
 def example_of_the_docs(folder: Path, monkeypatch):

@@ -189,6 +189,18 @@ def test_what_was_measured_is_kept_before_it_is_solved(model, tmp_path, capsys, 
     assert read_sensitivity(tmp_path / "s.json") == known
 
 
+def test_a_calibration_of_another_model_is_refused_before_its_moments_are_factored(
+    model, tmp_path, capsys, monkeypatch
+) -> None:
+    from whisq.cli import main
+
+    write_calibration(tmp_path / "a.calib", replace(WIDE, n_text_layer=2))
+    monkeypatch.setattr("whisq.calibration.factors.check_factors", None)
+    words = ["search", model.path, "--calibration", tmp_path / "a.calib", "--bits", 12, "-o", tmp_path / "mix.toml"]
+    assert main([str(word) for word in words]) == 1
+    assert "it belongs to another model" in capsys.readouterr().err
+
+
 def test_a_space_knows_the_bytes_of_every_mix(model) -> None:
     space = Space.of(model, (), "transcribe.cpp", (), (r"decoder\.token_embedding\.weight",))
     plans = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisq.calibration.inputs import inputs_of
 from whisq.calibration.probes import Probes
 from whisq.errors import CalibrationError
+from whisq.whisper import Dimensions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,7 @@ class Calibration:
     ``audio`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
     ``counts`` holds the number of vectors by input; an input that is not in it is not covered. ``singular`` says of
     which inputs the second moments give feedback nothing to work with, and why; it is None in a file of whisq 0.1,
-    which did not look: ``check_factors`` does.
+    which did not look: ``factors.check_factors`` does.
     """
 
     path: Path
@@ -83,24 +85,8 @@ class Calibration:
             raise CalibrationError(f"{self.path}: does not cover {name}", hint=AGAIN)
         return self.load(name)
 
-    def check_factors(self) -> Calibration:
-        """Return this calibration with ``singular`` known; itself where it is.
-
-        Else every input's moments are read and factored once, which takes seconds for Whisper base. Raises
-        ``CalibrationError`` for moments that cannot be read.
-        """
-        if self.singular is not None or not self.has_second_moments:
-            return self
-        from whisq.calibration.factors import reason_against
-
-        active = [name for name, count in self.counts.items() if count and name not in self.idle]
-        found = {name: reason_against(name, self.load(name)) for name in active}
-        return replace(self, singular={name: reason for name, reason in found.items() if reason})
-
     def check_fits(self, model: Model) -> None:
         """Raise ``CalibrationError`` when this was measured on a model of another shape."""
-        from whisq.calibration.inputs import inputs_of
-
         widths = inputs_of(model.dims)
         strange = [name for name in self.counts if name not in widths]
         if strange:
@@ -126,14 +112,10 @@ class Calibration:
 
 def dims_of(model: Model) -> tuple[int, ...]:
     """Return a model's dimensions as plain numbers."""
-    from dataclasses import astuple
-
     return tuple(astuple(model.dims))
 
 
 def _is_multilingual(audio: Mapping[str, Any]) -> bool:
-    from whisq.whisper import Dimensions
-
     return "dims" in audio and Dimensions(*audio["dims"]).is_multilingual
 
 

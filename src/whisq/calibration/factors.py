@@ -5,10 +5,12 @@ numpy and scipy are needed for all of it: this is imported where a factor is, no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from whisq.calibration.calibration import Moments
+from whisq.calibration.calibration import Calibration, Moments
 from whisq.calibration.inputs import is_taken_about_its_mean
 from whisq.errors import CalibrationError
 from whisq.kernels.feedback import Factor, damped_moment, damping_for, factor_of
@@ -29,6 +31,19 @@ def reason_against(source: str, moments: Moments) -> str:
     except CalibrationError as error:
         return str(error)
     return ""
+
+
+def check_factors(calibration: Calibration) -> Calibration:
+    """Return a calibration with ``singular`` known; itself where it is.
+
+    Else every input's moments are read and factored once, which takes seconds for Whisper base. Raises
+    ``CalibrationError`` for moments that cannot be read.
+    """
+    if calibration.singular is not None or not calibration.has_second_moments:
+        return calibration
+    active = [name for name, count in calibration.counts.items() if count and name not in calibration.idle]
+    found = {name: reason_against(name, calibration.load(name)) for name in active}
+    return replace(calibration, singular={name: reason for name, reason in found.items() if reason})
 
 
 def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float64], float]:

@@ -15,6 +15,8 @@ from typing import Any
 from whisq.calibration.calibration import Calibration, Moments
 from whisq.calibration.inputs import input_of
 from whisq.errors import CalibrationError, FormatError
+from whisq.formats.gguf_container import StoredTensor, check_extents, read_container
+from whisq.model import MappedFile
 from whisq.types import F32
 from whisq.whisper import Dialect, Dimensions, dialect_names, expected_tensors, name_in_dialect
 from whisq.writing import whole
@@ -26,7 +28,8 @@ _HINT = "use an imatrix of this very model, as GGUF (not the older .dat)"
 def write_imatrix(path: Path, calibration: Calibration, dims: Dimensions, dialect: Dialect = "canonical") -> None:
     """Write a calibration's importance for all matrices of a model of these dimensions.
 
-    ``dialect`` is how the matrices are named: as the tool names them that will read the file.
+    ``dialect`` is how the matrices are named: as the tool names them that will read the file. Raises ``OutputError``,
+    and ``CalibrationError`` for moments that cannot be read.
     """
     import numpy as np
     from gguf import GGUFWriter
@@ -107,9 +110,6 @@ def _moments(path: Path, name: str, arrays: Mapping[str, Any]) -> Moments:
 
 def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import numpy as np
-
-    from whisq.formats.gguf_container import StoredTensor, check_extents, read_container
-    from whisq.model import MappedFile
 
     def size_of(tensor: StoredTensor) -> int:
         return 4 * prod(tensor.sizes)

@@ -310,6 +310,7 @@ def _frame_weights(window: Window, n_frames: int) -> NDArray[np.float32]:
 def _checked(moments: Moments, name: str, model: Model) -> Moments:
     if not (np.isfinite(moments.squares).all() and moments.mean is not None and np.isfinite(moments.mean).all()):
         raise CalibrationError(
-            f"{model.path}: the input of {name} is not finite on this audio", hint="is the model damaged?"
+            f"{model.path}: the input of {name} is not finite on this audio",
+            hint="convert the model from its original source again: this one is damaged, or its training diverged",
         )
     return moments

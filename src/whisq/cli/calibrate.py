@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, cache_folder, count
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
 from whisq.errors import DataError
+from whisq.units import megabytes
 from whisq.writing import check_writable
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from whisq.cli.arguments import count
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
 from whisq.errors import RecipeError
+from whisq.units import megabytes
 
 if TYPE_CHECKING:
     from whisq.compare import Comparison, TensorDifference

@@ -138,8 +138,3 @@ def _styled(label: str, stream: TextIO) -> str:
     if "NO_COLOR" in os.environ or not stream.isatty():
         return label
     return f"\033[{_STYLES[label]}m{label}\033[0m"
-
-
-def megabytes(size_bytes: int) -> float:
-    """Return bytes as MB: 10⁶ bytes, as people see them in a listing of files."""
-    return size_bytes / 1e6

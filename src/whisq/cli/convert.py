@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import thread_count
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
+from whisq.units import megabytes
 
 if TYPE_CHECKING:
     from whisq.quantization.plan import Plan

@@ -6,7 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
+from whisq.units import megabytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

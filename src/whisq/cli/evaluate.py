@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
+from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from whisq.report.page import write_report
 
         size_bytes = write_report(evaluation, args.report, curve)
-        console.note(f"{args.report}: report of {size_bytes / 1e6:.1f} MB")
+        console.note(f"{args.report}: report of {megabytes(size_bytes):.1f} MB")
     for line in terminal_lines(evaluation):
         console.data(line)
     return 0

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
+from whisq.units import megabytes
 
 if TYPE_CHECKING:
     from whisq.model import Model, TensorRef

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, add_goal, add_space, count
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
+from whisq.units import megabytes
 
 if TYPE_CHECKING:
     from whisq.optimization.run import Optimized

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from whisq.cli.console import megabytes
 from whisq.quantization.plan import Assignment, Plan
 from whisq.types import TensorType
+from whisq.units import megabytes
 
 _NAME_WIDTH = 40
 

@@ -125,13 +125,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:
-    """Return the calibration that the arguments name, and the method: the best it allows unless one is asked for."""
-    calibration = None
-    if args.calibration is not None:
-        from whisq.calibration import read_calibration
+    """Return the calibration that the arguments name, and the method: the best it allows unless one is asked for.
 
-        calibration = read_calibration(args.calibration).check_factors()
-    return calibration, parse_method(args.method) if args.method else best_method(calibration)
+    Moments are factored, where whisq 0.1 has not, only for a method that uses them.
+    """
+    asked = parse_method(args.method) if args.method else None
+    if args.calibration is None:
+        return None, asked or best_method(None)
+    from whisq.calibration import read_calibration
+    from whisq.calibration.factors import check_factors
+
+    calibration = read_calibration(args.calibration)
+    if asked is None or asked.needs == "second moments":
+        calibration = check_factors(calibration)
+    return calibration, asked or best_method(calibration)
 
 
 def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:

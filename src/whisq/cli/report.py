@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from whisq.cli.console import Console
+from whisq.units import megabytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.data(f"{output}: tables in Markdown")
         return 0
     size_bytes = write_report(evaluation, output, curve)
-    console.data(f"{output}: report of {size_bytes / 1e6:.1f} MB")
+    console.data(f"{output}: report of {megabytes(size_bytes):.1f} MB")
     return 0

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_goal, add_space, count
-from whisq.cli.console import Console, megabytes
+from whisq.cli.console import Console
 from whisq.errors import PlanError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import parse_runtime
+from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -72,12 +73,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Search; returns the exit code."""
     check_writable(args.output, args.sensitivity)
     from whisq.calibration import read_calibration
+    from whisq.calibration.factors import check_factors
     from whisq.formats import open_model
     from whisq.recipe import save_recipe
 
-    calibration = read_calibration(args.calibration).check_factors()
+    calibration = read_calibration(args.calibration)
     with open_model(args.model) as model:
+        # Before the moments are factored, which takes seconds.
         calibration.check_fits(model)
+        calibration = check_factors(calibration)
         searched = _search(args, console, model, calibration)
         write_text(args.output, save_recipe(searched.recipe))
         for line in lines_of(searched, args.output):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -46,13 +45,3 @@ def decode_audio(content: bytes) -> Samples:
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     return np.ascontiguousarray(mono, dtype=np.float32)
-
-
-def read_audio(path: str | Path) -> Samples:
-    """Return 16 kHz mono float32 samples of an audio file; raises ``DataError`` with its path."""
-    try:
-        return decode_audio(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}", hint="check the path") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}", hint=error.hint) from None

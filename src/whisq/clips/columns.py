@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# Columns by the field's habits (ours, AudioFolder's, NeMo's, Common Voice's). The first present counts.
 AUDIO_COLUMNS = ("path", "audio", "file", "file_name", "audio_path", "audio_filepath", "filename")
-
+"""Paths of audio files, in manifests."""
 
 ARROW_AUDIO_COLUMNS = ("audio", *AUDIO_COLUMNS)
 """In a saved dataset the column with the audio itself often sits next to a column of paths from another machine."""
 
-
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-
+"""What is said."""
 
 LANGUAGE_COLUMNS = ("language", "lang", "locale")
-
+"""The language's code, or a locale that begins with it."""
 
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-"""Columns by the field's habits (ours, AudioFolder's, NeMo's, Common Voice's). The first present counts."""
+"""Who speaks, by which data is split."""
 
 
 def pick_column(columns: Iterable[str], wanted: tuple[str, ...]) -> str | None:

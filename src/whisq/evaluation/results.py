@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisq.clips.clip import Problem
 from whisq.compare import decibels, relative_error
+from whisq.errors import MissingExtraError
 from whisq.evaluation.scoring import Edits
 from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
 
@@ -229,12 +230,13 @@ class Evaluation:
         )
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Return one row for each model and utterance (needs pandas, which whisq does not ask for)."""
+        """Return one row for each model and utterance.
+
+        Raises ``MissingExtraError`` without pandas, which whisq does not ask for.
+        """
         try:
             import pandas
         except ImportError:
-            from whisq.errors import MissingExtraError
-
             raise MissingExtraError("to_dataframe needs pandas: not installed", hint="pip install pandas") from None
         rows = [
             {

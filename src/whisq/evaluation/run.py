@@ -94,7 +94,8 @@ def evaluate(
     loaded, has a ``failure`` instead of utterances.
 
     Raises ``FormatError`` for a damaged model, ``DataError`` that lists all that is wrong with the data,
-    ``RuntimeUnavailableError`` when the reference cannot be run, ``MissingExtraError`` for missing packages.
+    ``RuntimeUnavailableError`` when the reference cannot be run, ``PlanError`` for a runtime that whisq does not know,
+    ``MissingExtraError`` for missing packages.
     """
     require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()

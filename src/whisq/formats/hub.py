@@ -166,7 +166,8 @@ def fetch(source: Source, name: str) -> Path:
             hint="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), or name a folder on disk",
         ) from None
     except hub_errors.EntryNotFoundError:
-        raise _AbsentError(f"{shown}: has no file {name}", hint="see the repository's list of files") from None
+        listing = f"https://huggingface.co/{source.repository}/tree/{source.revision or 'main'}"
+        raise _AbsentError(f"{shown}: has no file {name}", hint=f"name one of the files at {listing}") from None
     except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
         raise FormatError(
             f"{shown}: {name} could not be downloaded: {_reason(error)}", hint="try again later"

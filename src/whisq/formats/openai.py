@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import torch_zip
+from whisq.formats import hub, torch_zip
 from whisq.formats.cursor import DAMAGED, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
@@ -105,8 +105,6 @@ def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
     for folder in (installed.submodule_search_locations or ()) if installed is not None else ():
         if (Path(folder) / "assets" / name).is_file():
             return _read_ranks(Path(folder) / "assets" / name), "the installed openai-whisper"
-    from whisq.formats import hub
-
     source = _MULTILINGUAL_ID if dims.is_multilingual else _ENGLISH_ID
     try:
         return read_tokenizer(hub.fetch(hub.Source(source, None, hub.unreachable(source)), "tokenizer.json")), source

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from whisq.errors import KernelError
 from whisq.kernels import _core
-from whisq.kernels.core_types import CORE_TYPES
+from whisq.kernels.core_types import CORE_TYPES, refused_as
 from whisq.kernels.threads import over_rows
 from whisq.types import BF16, F16, F32, TYPES, TensorType, parse_type
 
@@ -50,6 +50,11 @@ def active_isa() -> str:
     return _usable_isa(os.environ.get(FORCE_ISA_VARIABLE) or None)
 
 
+def chosen_isa(isa: str | None) -> str:
+    """Return an instruction set that was asked for, else the active one; raises ``KernelError`` as that does."""
+    return _usable_isa(isa) if isa else active_isa()
+
+
 def _usable_isa(asked: str | None) -> str:
     usable = available_isas()
     if asked is None:
@@ -79,20 +84,11 @@ def quantize_rows(
 
     Raises ``KernelError`` when sizes do not fit.
     """
-    try:
+    use = chosen_isa(isa)
+    with refused_as(f"{source_type} -> {type}, rows of {n_columns}"):
         return Tally(
-            *_core.quantize(
-                _usable_isa(isa) if isa else active_isa(),
-                source,
-                source_type.ggml_type,
-                destination,
-                type.ggml_type,
-                n_columns,
-                importance,
-            )
+            *_core.quantize(use, source, source_type.ggml_type, destination, type.ggml_type, n_columns, importance)
         )
-    except (ValueError, BufferError) as error:
-        raise KernelError(f"{source_type} -> {type}, rows of {n_columns}: {error}") from None
 
 
 def quantize(
@@ -143,7 +139,8 @@ def quantize(
 
 def has_feedback(type: TensorType) -> bool:
     """Return whether ``kernels.feedback`` can round to this type."""
-    return CORE_TYPES[type.ggml_type].has_feedback
+    row = CORE_TYPES.get(type.ggml_type)
+    return row is not None and row.has_feedback
 
 
 def _types_that_fit(columns: int) -> str:
@@ -164,7 +161,7 @@ def dequantize(
     """Return the weights that a buffer of a ggml type holds: ``float32`` of ``shape`` (numpy's order).
 
     The values are those of ggml's ``dequantize_row_*`` to the last bit. Raises ``KernelError`` when the buffer's
-    size is not that of the shape.
+    size is not that of the shape, and for a type that the core has no kernel for.
     """
     import numpy as np
 
@@ -180,12 +177,11 @@ def dequantize(
         )
     result = np.empty(shape, np.float32)
     lines = result.reshape(rows, columns)
-    use = _usable_isa(isa) if isa else active_isa()
 
     def work(start: int, stop: int) -> None:
         if start < stop:
             part = flat[start * row_bytes : stop * row_bytes]
-            _core.dequantize(use, part, kind.ggml_type, lines[start:stop].reshape(-1).view(np.uint8))
+            dequantize_into(part, kind, lines[start:stop].reshape(-1).view(np.uint8), isa=isa)
 
     over_rows(work, rows, threads)
     return result
@@ -200,13 +196,12 @@ def dequantize_into(
 ) -> None:
     """Dequantize whole blocks into a writable buffer of f32, on this thread, with the GIL released.
 
-    Raises ``KernelError`` when sizes do not fit.
+    Raises ``KernelError`` when sizes do not fit, and for a type that the core has no kernel for.
     """
     kind = parse_type(type)
-    try:
-        _core.dequantize(_usable_isa(isa) if isa else active_isa(), data, kind.ggml_type, destination)
-    except (ValueError, BufferError) as error:
-        raise KernelError(f"{kind}: {error}") from None
+    use = chosen_isa(isa)
+    with refused_as(str(kind)):
+        _core.dequantize(use, data, kind.ggml_type, destination)
 
 
 def _source_type(source: NDArray[Any], named: str | TensorType | None) -> TensorType:

@@ -1,9 +1,12 @@
-"""The native core's own table of types (``native/kernels.h``): what ``whisq.types`` does not say of a type."""
+"""The native core's own table of types (``native/kernels.h``), and how it refuses."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from whisq.errors import KernelError
 from whisq.kernels import _core
 
 
@@ -23,3 +26,12 @@ class CoreType(NamedTuple):
 
 CORE_TYPES: dict[int, CoreType] = {row[0]: CoreType(*row) for row in _core.types()}
 """Every type that the core knows, by ggml's number."""
+
+
+@contextlib.contextmanager
+def refused_as(what: str) -> Iterator[None]:
+    """Raise ``KernelError``, which begins with ``what``, where the core in the block refuses its arguments."""
+    try:
+        yield
+    except (ValueError, BufferError) as error:
+        raise KernelError(f"{what}: {error}") from None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whisq.errors import CalibrationError, KernelError
-from whisq.kernels import _core, active_isa, has_feedback
+from whisq.kernels import _core, chosen_isa, has_feedback
 from whisq.kernels.blocks import Parts, format_of
-from whisq.kernels.core_types import CORE_TYPES
+from whisq.kernels.core_types import CORE_TYPES, refused_as
 from whisq.kernels.threads import over_rows
 from whisq.types import TYPES, TensorType, parse_type
 
@@ -124,6 +124,71 @@ def quantize_with_feedback(
     return format_of(kind).pack(parts).reshape(rows, -1)
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the core's feedback writes for rows of weights.
+
+    ``levels`` are the stored integers, ``int8[rows, columns]``; the rest is ``float32[rows, …]``: a unit, and one of
+    the minimums, per block, and the integers of the scales and minimums per sub-block.
+    """
+
+    levels: NDArray[np.int8]
+    units: NDArray[np.float32]
+    minimum_units: NDArray[np.float32]
+    scale_integers: NDArray[np.float32]
+    minimum_integers: NDArray[np.float32]
+
+    @classmethod
+    def zeros(cls, rows: int, columns: int, block_size: int, sub_blocks: int) -> Outputs:
+        """Return outputs of the right sizes, all zero, for a type with ``sub_blocks`` per block, 0 for none."""
+        units = columns // block_size
+        shapes = (units, units, units * sub_blocks, units * sub_blocks)
+        return cls(np.zeros((rows, columns), np.int8), *(np.zeros((rows, n), np.float32) for n in shapes))
+
+    def rows(self, start: int, stop: int) -> Outputs:
+        """Return a view of some rows."""
+        return Outputs(
+            self.levels[start:stop],
+            self.units[start:stop],
+            self.minimum_units[start:stop],
+            self.scale_integers[start:stop],
+            self.minimum_integers[start:stop],
+        )
+
+
+def run_core(
+    weights: NDArray[np.float32],
+    factor: Factor,
+    ggml_type: int,
+    into: Outputs,
+    *,
+    isa: str | None = None,
+    sweeps: int = SWEEPS,
+) -> None:
+    """Round rows to a type, by ggml's number, on this thread, with the GIL released.
+
+    Raises ``KernelError`` for a number that is not a type, for one without feedback, and for sizes that do not fit:
+    then nothing was written.
+    """
+    use = chosen_isa(isa)
+    with refused_as(f"feedback on rows of {weights.shape[1]}"):
+        _core.feedback(
+            use,
+            weights,
+            factor.upper,
+            factor.gain,
+            factor.moment,
+            ggml_type,
+            weights.shape[1],
+            sweeps,
+            into.levels,
+            into.units,
+            into.minimum_units,
+            into.scale_integers,
+            into.minimum_integers,
+        )
+
+
 def feedback_parts(
     weights: NDArray[np.float32],
     kind: TensorType,
@@ -142,39 +207,19 @@ def feedback_parts(
         )
     rows, columns = weights.shape
     weights = np.ascontiguousarray(weights, np.float32)
-    units = columns // kind.block_size
-    n_subs = CORE_TYPES[kind.ggml_type].sub_blocks
-    subs = units * n_subs
-    levels = np.zeros((rows, columns), np.int8)
-    unit, minimum = np.zeros((rows, units), np.float32), np.zeros((rows, units), np.float32)
-    scales, minimums = np.zeros((rows, subs), np.float32), np.zeros((rows, subs), np.float32)
-    use = isa or active_isa()
+    found = Outputs.zeros(rows, columns, kind.block_size, CORE_TYPES[kind.ggml_type].sub_blocks)
 
     def work(start: int, stop: int) -> None:
-        part = slice(start, stop)
         if start < stop:
-            _core.feedback(
-                use,
-                weights[part],
-                factor.upper,
-                factor.gain,
-                factor.moment,
-                kind.ggml_type,
-                columns,
-                sweeps,
-                levels[part],
-                unit[part],
-                minimum[part],
-                scales[part],
-                minimums[part],
-            )
+            run_core(weights[start:stop], factor, kind.ggml_type, found.rows(start, stop), isa=isa, sweeps=sweeps)
 
     over_rows(work, rows, threads)
-    stored = levels.reshape(-1, kind.block_size).astype(np.int32) & 0xFF
+    n_subs = CORE_TYPES[kind.ggml_type].sub_blocks
+    stored = found.levels.reshape(-1, kind.block_size).astype(np.int32) & 0xFF
     return Parts(
         stored,
-        unit.reshape(-1),
-        minimum.reshape(-1),
-        scales.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
-        minimums.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
+        found.units.reshape(-1),
+        found.minimum_units.reshape(-1),
+        found.scale_integers.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
+        found.minimum_integers.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
     )

@@ -33,7 +33,8 @@ def log_mel(samples: Samples, model: Model) -> NDArray[np.float32]:
 
     The frontend of OpenAI's Whisper: 25 ms periodic Hann windows every 10 ms, power spectrum, the model's own
     mel filters, log10 cut 8 below its maximum, shifted and scaled. Shorter audio is padded with silence.
-    Computed in float64: whatever runs the model afterwards, its input is the same.
+    Computed in float64: whatever runs the model afterwards, its input is the same. Raises ``DataError`` for more than
+    30 s, or more than one channel.
     """
     if samples.ndim != 1 or samples.size > WINDOW_SAMPLES:
         raise DataError(

@@ -84,7 +84,7 @@ class Decoder:
         """Return the prompt and what the model writes greedily after it, the end token included.
 
         ``encoded`` is one window's encoder output. Only text tokens and the end are written, ``longest`` at most, and
-        no more than the model's text context holds.
+        no more than the model's text context holds. Raises ``DataError`` for a vocabulary without an end token.
         """
         operations = self.outside.operations
         end = self.special.required("end")
@@ -131,7 +131,10 @@ def load_encoder(model: Model, operations: Operations) -> Encoder:
 
 
 def load_decoder(model: Model, operations: Operations) -> Decoder:
-    """Return a model's decoder, dequantized. Raises ``FormatError`` with the names of tensors that are missing."""
+    """Return a model's decoder, dequantized.
+
+    Raises ``FormatError`` with the names of tensors that are missing, and for a model that lists no tokens.
+    """
     blocks = [read_layer(model, "decoder", number, operations) for number in range(model.dims.n_text_layer)]
     special = special_tokens(model)
     outside = read_layer(model, "decoder", None, operations)
@@ -139,5 +142,8 @@ def load_decoder(model: Model, operations: Operations) -> Decoder:
 
 
 def load_network(model: Model, operations: Operations) -> Network:
-    """Return a whole model, dequantized: one copy in float32, and one tensor more while it is read."""
+    """Return a whole model, dequantized: one copy in float32, and one tensor more while it is read.
+
+    Raises ``FormatError`` as ``load_encoder`` and ``load_decoder`` do.
+    """
     return Network(load_encoder(model, operations), load_decoder(model, operations))

@@ -48,7 +48,15 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def text_ids(model: Model, special: SpecialTokens) -> NDArray[np.bool_]:
-    """Return of each id of the vocabulary whether it is text: a token of the tokenizer's, and not a special one."""
+    """Return of each id of the vocabulary whether it is text: a token of the tokenizer's, and not a special one.
+
+    Raises ``FormatError`` for a model that lists no tokens: of it, nothing but the end could ever be written.
+    """
+    if not model.tokenizer.tokens:
+        raise FormatError(
+            f"{model.path}: lists no tokens, so that no text can be written or read",
+            hint="convert the model again from a source that has its tokenizer",
+        )
     found = np.zeros(model.dims.n_vocab, bool)
     found[: len(model.tokenizer.tokens)] = True
     found[[number for number in special.texts if number < len(found)]] = False

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from whisq.calibration import Calibration, read_calibration
+from whisq.calibration.factors import check_factors
+from whisq.calibration.run import CalibrationSettings, calibrate
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.clips.split import split_clips
@@ -31,6 +33,7 @@ from whisq.quantization.plan import Plan, make_plan
 from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
+from whisq.report.page import write_report
 from whisq.runtimes.registry import is_readable
 from whisq.search.goal import Goal, Space
 from whisq.search.measure import SearchSettings
@@ -154,8 +157,6 @@ class _Work:
         return self.steps.folder / name
 
     def calibrate(self, clips: ClipSet) -> Calibration:
-        from whisq.calibration.run import CalibrationSettings, calibrate
-
         path = self._file("model.calib")
         settings = CalibrationSettings(seed=self.settings.seed, device=self.settings.device, cache=self._file("cache"))
         self.steps.make(
@@ -163,7 +164,7 @@ class _Work:
             {"model": self.model.sha256, "clips": clips.sha256},
             lambda: calibrate(self.model, clips, path, settings=settings, progress=self.progress),
         )
-        return read_calibration(path).check_factors()
+        return check_factors(read_calibration(path))
 
     def search(self, calibration: Calibration) -> Recipe:
         path, measured = self._file("recipe.toml"), self._file("sensitivity.json")
@@ -208,8 +209,6 @@ class _Work:
         quantize(plan, path, progress=advance)
 
     def evaluate(self, clips: ClipSet) -> Evaluation:
-        from whisq.report.page import write_report
-
         candidates = [self.target]
         for kind in self._beside():
             path = self._file(f"uniform-{kind}{self.target.suffix}")

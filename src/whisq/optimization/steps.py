@@ -37,7 +37,10 @@ class Steps:
         return self._known[name][0]
 
     def make(self, path: Path, made_from: Mapping[str, Any], make: Callable[[], object]) -> bool:
-        """Make a file unless it is there, as it was made from the same; returns whether it was made now."""
+        """Make a file unless it is there, as it was made from the same; returns whether it was made now.
+
+        Raises ``OutputError`` where the system refuses to write, and what ``make`` raises.
+        """
         key = hashlib.sha256(json.dumps({"whisq": __version__, **made_from}, sort_keys=True).encode()).hexdigest()
         if path.is_file() and self._known.get(path.name) == [key, file_sha256(path)]:
             self.reused.append(path.name)
@@ -48,6 +51,7 @@ class Steps:
             write_text(self._path, json.dumps(self._known, indent=1) + "\n")
         except OSError as error:
             raise OutputError(
-                f"{path}: cannot be written: {error.strerror or error}", hint="is the disk full?"
+                f"{path}: cannot be written: {error.strerror or error}",
+                hint="free some space, or write to another disk",
             ) from error
         return True

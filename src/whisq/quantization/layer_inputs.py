@@ -38,7 +38,8 @@ class LayerInputs:
         """Return ggml's ``imatrix`` argument for a matrix, ``float32[columns]``.
 
         A column that was never active gets a thousandth of the smallest that was: with a zero, q2_K, q4_K and q5_K
-        would divide by the sum of a sub-block's weights, and that can be zero (llama.cpp #8661).
+        would divide by the sum of a sub-block's weights, and that can be zero (llama.cpp #8661). Raises
+        ``CalibrationError`` for a matrix that is not covered, and where no column ever was active.
         """
         squares = self.moments(tensor).squares
         active = squares[squares > 0]
@@ -58,7 +59,10 @@ class LayerInputs:
     def bias_shift(
         self, tensor: str, weights: NDArray[np.float32], rounded: NDArray[np.float32]
     ) -> NDArray[np.float32] | None:
-        """Return what the rounding takes from a layer's mean output, ``float32[rows]``; None without a mean."""
+        """Return what the rounding takes from a layer's mean output, ``float32[rows]``; None without a mean.
+
+        Raises ``CalibrationError`` for a matrix that is not covered.
+        """
         mean = self.moments(tensor).mean
         if mean is None:
             return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from whisq import kernels
+from whisq.calibration.inputs import input_of
 from whisq.errors import PlanError, WeightError
 from whisq.kernels.threads import over_rows
 from whisq.types import BF16, F32, TensorType
@@ -147,7 +148,7 @@ class Method(ABC):
         if calibration.singular is None:
             return PlanError(
                 f"{calibration.path}: does not say which second moments are singular, as one of whisq 0.1",
-                hint="give the plan calibration.check_factors()",
+                hint="give the plan check_factors(calibration), of whisq.calibration.factors",
             )
         return None
 
@@ -155,8 +156,6 @@ class Method(ABC):
         """Return why this matrix cannot be rounded so, in a few words; empty where it can."""
         if self.needs == "nothing" or calibration is None:
             return ""
-        from whisq.calibration import input_of
-
         source = input_of(tensor.name)
         if source is None or source not in calibration.counts:
             return f"{calibration.path.name} does not cover it"

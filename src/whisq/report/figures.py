@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
-from whisq.report.wording import interval, megabytes, number, percent, points, verdict_word
+from whisq.report.wording import interval, megabytes_text, number, percent, points, verdict_word
+from whisq.units import megabytes
 
 Figure = dict[str, Any]
 
@@ -32,7 +33,7 @@ _CLOSE = 0.012
 """Part of the axis within which two sizes would hide each other's interval."""
 
 
-def layout_of(**extra: Any) -> Figure:
+def chart_layout(**extra: Any) -> Figure:
     """Return what all charts have in common, with a chart's own settings over it."""
     axis = {
         "gridcolor": _GRID,
@@ -89,7 +90,7 @@ def spread(values: list[float], least: float) -> list[float]:
 def size_figure(evaluation: Evaluation) -> Figure:
     """Return size against word error rate with 95 % intervals, one marker per model."""
     ran = _ran(evaluation)
-    sizes = [model.size_bytes / 1e6 for _, model, _ in ran]
+    sizes = [megabytes(model.size_bytes) for _, model, _ in ran]
     span = max(sizes) - min(sizes) or max(sizes)
     traces = []
     for place, (index, model, summary) in zip(spread(sizes, _CLOSE * span), ran, strict=True):
@@ -116,7 +117,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
                     "symbol": _SYMBOLS[index % len(_SYMBOLS)],
                 },
                 "hovertemplate": (
-                    f"<b>{model.label}</b><br>{megabytes(model.size_bytes)} MB, "
+                    f"<b>{model.label}</b><br>{megabytes_text(model.size_bytes)} MB, "
                     f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of "
                     f"words wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
                 ),
@@ -124,7 +125,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
         )
     return {
         "data": traces,
-        "layout": layout_of(
+        "layout": chart_layout(
             xaxis={"title": {"text": "size, MB"}},
             yaxis={"title": {"text": "word error rate, %"}, "rangemode": "tozero"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
@@ -167,7 +168,7 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
     }
     return {
         "data": [trace],
-        "layout": layout_of(
+        "layout": chart_layout(
             xaxis={"title": {"text": "difference in word error rate, points (right is worse)"}},
             yaxis={"showgrid": False, "type": "category"},
             shapes=[
@@ -207,8 +208,8 @@ def speed_figure(evaluation: Evaluation) -> Figure:
             "hovertemplate": f"<b>%{{y}}</b><br>%{{text}} {unit}<extra></extra>",
         }
 
-    memory = [None if model.peak_bytes is None else model.peak_bytes / 1e6 for _, model, _ in rows]
-    figure = layout_of(
+    memory = [None if model.peak_bytes is None else megabytes(model.peak_bytes) for _, model, _ in rows]
+    figure = chart_layout(
         xaxis={"title": {"text": "seconds of work for a second of audio"}, "rangemode": "tozero"},
         yaxis={"showgrid": False, "type": "category"},
         showlegend=False,
@@ -258,7 +259,7 @@ def inside_figure(evaluation: Evaluation) -> Figure | None:
     title = {"text": "Kullback–Leibler divergence of the next token, nats"}
     return {
         "data": [mean, tail],
-        "layout": layout_of(
+        "layout": chart_layout(
             xaxis={"type": "log", "title": title, "exponentformat": "none", "dtick": _log_step(rows)},
             yaxis={"showgrid": False, "type": "category"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},

@@ -15,7 +15,8 @@ from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import SHOWN, transcript_records
-from whisq.report.wording import duration, megabytes, number, remarks, verdict_parts, verdict_word
+from whisq.report.wording import duration, megabytes_text, number, remarks, verdict_parts, verdict_word
+from whisq.units import megabytes
 from whisq.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _payload(evaluation: Evaluation, curve: Sequence[Mix]) -> dict[str, Any]:
                     tensor.type,
                     tensor.reference_type,
                     tensor.n_weights,
-                    tensor.size_bytes / 1e6,
+                    megabytes(tensor.size_bytes),
                     finite_or_none(tensor.snr_db),
                     finite_or_none(100 * tensor.relative_error),
                 ]
@@ -152,7 +153,7 @@ def _verdicts(evaluation: Evaluation) -> list[dict[str, str]]:
     found = []
     for index, (model, summary) in enumerate(zip(evaluation.models, evaluation.summaries, strict=True)):
         word = verdict_word(model, summary)
-        size = f"{megabytes(model.size_bytes)} MB, {number(model.bits_per_weight, 2)} bits/weight"
+        size = f"{megabytes_text(model.size_bytes)} MB, {number(model.bits_per_weight, 2)} bits/weight"
         if index and model.size_bytes < whole:
             size += f", {100 * (1 - model.size_bytes / whole):.0f} % smaller"
         said, needed = verdict_parts(evaluation, index)

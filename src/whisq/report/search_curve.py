@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whisq.report.figures import Figure, layout_of
+from whisq.report.figures import Figure, chart_layout
 from whisq.report.tables import Table
-from whisq.report.wording import megabytes
+from whisq.report.wording import megabytes_text
+from whisq.units import megabytes
 
 if TYPE_CHECKING:
     from whisq.search import Mix
@@ -30,7 +31,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
                     "type": "scatter",
                     "mode": mode,
                     "name": title,
-                    "x": [mix.size_bytes / 1e6 for mix in mixes],
+                    "x": [megabytes(mix.size_bytes) for mix in mixes],
                     "y": [mix.harm for mix in mixes],
                     "marker": {"size": 11, "color": colour, "symbol": symbol},
                     "line": {"color": colour, "width": 2},
@@ -42,7 +43,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
         return None
     return {
         "data": traces,
-        "layout": layout_of(
+        "layout": chart_layout(
             xaxis={"title": {"text": "size, MB"}},
             yaxis={"type": "log", "title": {"text": "divergence, nats per token"}, "exponentformat": "power"},
             legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
@@ -53,7 +54,7 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
 
 def _hover(mix: Mix) -> str:
     measured = "not measured" if mix.measured is None else f"measured {mix.measured:.3g} nats"
-    return f"<b>{mix.name}</b><br>{megabytes(mix.size_bytes, 2)} MB<br>{measured}, expected {mix.predicted:.3g}"
+    return f"<b>{mix.name}</b><br>{megabytes_text(mix.size_bytes, 2)} MB<br>{measured}, expected {mix.predicted:.3g}"
 
 
 def curve_table(curve: Sequence[Mix]) -> Table:
@@ -62,7 +63,7 @@ def curve_table(curve: Sequence[Mix]) -> Table:
         (
             mix.name,
             mix.kind,
-            megabytes(mix.size_bytes, 2),
+            megabytes_text(mix.size_bytes, 2),
             f"{mix.predicted:.3g}",
             "not measured" if mix.measured is None else f"{mix.measured:.3g}",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.report.wording import (
     interval,
-    megabytes,
+    megabytes_text,
     number,
     percent,
     points,
@@ -46,7 +46,7 @@ def accuracy_table(evaluation: Evaluation) -> Table:
     )
     rows = []
     for model, summary in _rows(evaluation):
-        row = [model.label, megabytes(model.size_bytes), number(model.bits_per_weight, 2)]
+        row = [model.label, megabytes_text(model.size_bytes), number(model.bits_per_weight, 2)]
         if summary is None:
             row += ["not run", *["–"] * 7]
         else:
@@ -91,8 +91,8 @@ def speed_table(evaluation: Evaluation) -> Table:
             f"{model.runtime} {model.runtime_version}" if model.runtime else "none",
             number(model.load_s, 2),
             number(summary.real_time_factor if summary else None, 3),
-            megabytes(model.peak_bytes, 0),
-            megabytes(model.baseline_bytes, 0),
+            megabytes_text(model.peak_bytes, 0),
+            megabytes_text(model.baseline_bytes, 0),
         )
         for model, summary in _rows(evaluation)
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from whisq.evaluation.results import TensorError
-from whisq.report.figures import INK, Figure, layout_of
-from whisq.report.wording import megabytes, number, percent
+from whisq.report.figures import INK, Figure, chart_layout
+from whisq.report.wording import megabytes_text, number, percent
 from whisq.types import TYPES
 from whisq.whisper import MATRIX_ROLES
 
@@ -37,7 +37,7 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
         "xgap": 2,
         "ygap": 2,
     }
-    layout = layout_of(
+    layout = chart_layout(
         xaxis={"side": "top", "tickangle": -45, "showgrid": False},
         yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
         height=150 + 30 * len(blocks),
@@ -51,7 +51,7 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
 def _tensor_hover(tensor: TensorError) -> str:
     snr = "no difference" if tensor.relative_error == 0 else f"{number(tensor.snr_db)} dB signal to noise"
     return (
-        f"<b>{tensor.name}</b><br>{tensor.type}, {megabytes(tensor.size_bytes, 2)} MB<br>{snr}, "
+        f"<b>{tensor.name}</b><br>{tensor.type}, {megabytes_text(tensor.size_bytes, 2)} MB<br>{snr}, "
         f"{percent(tensor.relative_error, 2)} % relative error"
     )
 

@@ -6,6 +6,7 @@ import math
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
+from whisq.units import megabytes
 
 _MINUS = "−"
 
@@ -37,9 +38,9 @@ def interval(found: Interval, digits: int = 1) -> str:
     return f"{percent(found.low, digits)} to {percent(found.high, digits)}"
 
 
-def megabytes(size_bytes: float | None, digits: int = 1) -> str:
-    """Return bytes as MB of 10⁶."""
-    return number(None if size_bytes is None else size_bytes / 1e6, digits)
+def megabytes_text(size_bytes: float | None, digits: int = 1) -> str:
+    """Return bytes as MB of 10⁶; a dash where there are none."""
+    return number(None if size_bytes is None else megabytes(size_bytes), digits)
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,12 @@ from whisq.runtimes.registry import by_preference, parse_runtime
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TYPES, TensorType, fallback_for, parse_type
 
+SAME = 1e-6
+"""Divergences that differ by less, relatively, are those of the same bytes."""
+
+TOLERATED = 1.1
+"""What a faster mix may diverge, as a multiple of the best one's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -166,11 +172,3 @@ class Searched:
         if self.mix.measured is None:
             return all(other.predicted > self.mix.predicted * (1 + SAME) for other in rivals)
         return all(other.harm > self.mix.measured * (1 + SAME) for other in rivals)
-
-
-SAME = 1e-6
-"""Divergences that differ by less, relatively, are those of the same bytes."""
-
-
-TOLERATED = 1.1
-"""What a faster mix may diverge, as a multiple of the best one's."""

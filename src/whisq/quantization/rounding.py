@@ -129,7 +129,8 @@ def best_method(calibration: Calibration | None) -> Method:
         return GGML
     if calibration.has_second_moments and calibration.singular is None:
         raise PlanError(
-            f"{calibration.path}: does not say which inputs feedback can use", hint="call calibration.check_factors()"
+            f"{calibration.path}: does not say which inputs feedback can use",
+            hint="give check_factors(calibration), of whisq.calibration.factors",
         )
     return [method for method in METHODS if method.what_is_missing(calibration) is None][-1]
 

@@ -39,8 +39,9 @@ MATRIX_ROLES: tuple[Role, ...] = (
 """Roles of the weight matrices inside the blocks, in the order people list them."""
 _WITHOUT_BIAS: tuple[Role, ...] = ("attn.key", "cross_attn.key")
 
+TOKEN_EMBEDDING = "decoder.token_embedding.weight"
 PROTECTED = (
-    "decoder.token_embedding.weight",
+    TOKEN_EMBEDDING,
     "encoder.positional_embedding",
     "decoder.positional_embedding",
     "encoder.conv1.bias",

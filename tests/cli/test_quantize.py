@@ -15,7 +15,7 @@ import whisq
 from tests.support.containers import write_ctranslate2, write_model
 from tests.support.models import NARROW, WIDE, named_weights
 from whisq.cli import main, quantize_main
-from whisq.whisper import expected_tensors
+from whisq.whisper import TOKEN_EMBEDDING, expected_tensors
 
 LINE = re.compile(
     r"^ *(?P<name>\S+) - \[ *\d+, +\d+, +\d+\], type = +(?P<type>\S+)(?P<note>.*?) size = +(?P<before>[\d.]+) MB"
@@ -182,7 +182,8 @@ def test_a_ctranslate2_folder(capsys, tmp_path):
         (["in.bin", "out.bin", "q4_0", "--tensor-type", "(=q4_0"], "not a regular expression"),
         (["in.bin", "out.bin", "q4_0", "--tensor-type", "*.mlp.*=q4_0"], r"'.*\.mlp\..*'"),
         (["in.bin", "out.bin", "q4_K", "--on-misfit", "error"], "rows of 64 do not fit q4_K"),
-        (["in.bin", "out.bin", "q4_0", "--target", "whisper.cpp"], "--unprotect"),
+        (["in.bin", "out.bin", "q4_0", "--target", "whisper.cpp", "--recipe", "compact"], "drop the rules"),
+        (["in.bin", "out.bin", "q4_0", "--embedding", "q8_0", "--protect", "decoder.*"], "contradict each other"),
         (["in.bin", "out.bin", "q4_0", "--threads", "0"], "threads"),
         (["in.bin"], "required"),
         (["in.bin", "out.bin", "q4_0", "--recipe", "nope"], "presets: balanced compact conservative"),
@@ -252,3 +253,24 @@ def test_a_misfit_is_said_with_the_block_size_of_its_own_type(capsys, tmp_path):
     source = write_model(tmp_path / "odd.bin", odd)
     assert main(["quantize", str(source), str(tmp_path / "out.bin"), "q4_0"]) == 0
     assert "rows of 48 are not a multiple of 32" in capsys.readouterr().out
+
+
+def test_the_drop_in_file_says_why_its_embedding_is_not_protected(capsys, source, tmp_path):
+    words = ["quantize", str(source), str(tmp_path / "out.bin"), "q4_0", "--quiet"]
+    assert main([*words, "--target", "whisper.cpp"]) == 0
+    assert capsys.readouterr().err == "note: embedding: q4_0, since whisper.cpp loads one type only\n"
+    assert main([*words, "--embedding", "q8_0", "--strict"]) == 0
+    assert "note: embedding: q8_0, its protection is lifted\n" in capsys.readouterr().err
+    assert main(words) == 0
+    assert capsys.readouterr().err == (
+        "note: loads in whisper.cpp-pr3605, transcribe.cpp; for whisper.cpp: --target whisper.cpp\n"
+    )
+    with whisq.open_model(tmp_path / "out.bin") as made:
+        assert made[TOKEN_EMBEDDING].type.name == "f16"
+
+
+def test_strict_refuses_what_no_runtime_loads(capsys, source, tmp_path):
+    words = ["quantize", str(source), str(tmp_path / "out.gguf"), "iq4_nl", "--quiet"]
+    assert main([*words, "--strict"]) == 1
+    assert "no runtime that whisq knows loads this file" in capsys.readouterr().err
+    assert not (tmp_path / "out.gguf").exists()

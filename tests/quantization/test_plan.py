@@ -1,5 +1,7 @@
 """Plans: what happens to every tensor, and why."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.containers import write_model
@@ -81,12 +83,45 @@ def test_misfits_can_be_refused_all_at_once(tmp_path):
     assert "decoder.blocks.2.mlp.0.weight" in str(caught.value)
 
 
-def test_target_whisper_cpp_wants_the_embedding_too(f16):
-    with pytest.raises(PlanError) as caught:
-        make_plan(f16, Recipe(TYPES["q5_0"]), target="whisper.cpp")
-    assert r"--unprotect 'decoder\.token_embedding\.weight'" in caught.value.hint
-    plan = make_plan(f16, Recipe(TYPES["q5_0"], unprotect=LIFT), target="whisper.cpp")
+def test_target_whisper_cpp_takes_the_embedding_along(f16):
+    plan = make_plan(f16, Recipe(TYPES["q5_0"]), target="whisper.cpp")
+    embedding = plan[EMBEDDING]
+    assert (embedding.type.name, embedding.why, embedding.reason) == ("q5_0", "embedding", "the embedding's own type")
     assert verdict(plan, "whisper.cpp").loads
+    assert plan.recipe.embedding is TYPES["q5_0"]
+    same = make_plan(f16, Recipe(TYPES["q5_0"], unprotect=LIFT), target="whisper.cpp")
+    assert [a.type for a in plan.assignments] == [a.type for a in same.assignments]
+    # A runtime that loads mixes, and none at all, leave the guideline alone.
+    for target in ("transcribe.cpp", None):
+        assert make_plan(f16, Recipe(TYPES["q5_0"]), target=target)[EMBEDDING].why == "protected"
+
+
+def test_an_embedding_that_the_user_protects_stays_and_the_target_refuses(f16):
+    with pytest.raises(PlanError, match="the token embedding is f16, the other matrices q5_0") as caught:
+        make_plan(f16, Recipe(TYPES["q5_0"], protect=(r".*token_embedding.*",)), target="whisper.cpp")
+    assert f"leave out --protect for {EMBEDDING}" in caught.value.hint
+
+
+def test_the_embeddings_own_type_is_that_whatever_the_rules_say(f16):
+    recipe = Recipe(TYPES["q4_0"], (parse_rule(r"decoder\.token_embedding\.weight=q5_1"),), embedding=TYPES["q8_0"])
+    plan = make_plan(f16, recipe)
+    assert (plan[EMBEDDING].type.name, plan[EMBEDDING].rule) == ("q8_0", None)
+    kept = make_plan(f16, replace(recipe, embedding=TYPES["f16"]))
+    assert kept[EMBEDDING].type.name == "f16"
+
+
+def test_rows_that_a_type_does_not_fit_get_types_of_about_its_size_for_stock_whisper_cpp(tmp_path):
+    with open_model(write_model(tmp_path / "m.bin", NARROW)) as model, pytest.raises(PlanError) as caught:
+        make_plan(model, Recipe(TYPES["q4_K"]), target="whisper.cpp")
+    assert "use one type that fits all rows: iq4_nl or q4_0" in caught.value.hint
+
+
+def test_a_file_that_no_runtime_loads_is_a_warning(f16):
+    plan = make_plan(f16, Recipe(TYPES["iq4_nl"]), container="gguf")
+    (finding,) = plan.findings
+    assert finding.code == "loads-nowhere"
+    assert "transcribe.cpp: it does not take iq4_nl" in finding.message
+    assert finding.hint.startswith("for transcribe.cpp: use types among f32 f16")
 
 
 def test_target_whisper_cpp_refuses_a_mix_and_names_the_rule(f16):

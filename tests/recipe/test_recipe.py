@@ -95,6 +95,7 @@ def test_round_trip_through_toml(tmp_path):
         ),
         protect=(r"encoder\.blocks\.0.*",),
         unprotect=(r"decoder\.token_embedding\.weight",),
+        embedding=TYPES["q8_0"],
         on_misfit="error",
         name="mine",
     )

@@ -189,21 +189,22 @@ def refused(model: Model, recipe: Recipe, target: str, **options: object) -> str
 
 
 def test_hints_for_stock_whisper_cpp(f16: Model, f32: Model) -> None:
-    lift = r"add --unprotect 'decoder\.token_embedding\.weight'"
+    lift = "leave out --protect for decoder.token_embedding.weight"
     elsewhere = ", or target transcribe.cpp, which loads mixes"
     two = Recipe(TYPES["q4_1"], (Rule(r".*mlp.*\.weight", TYPES["q8_0"]),))
-    assert refused(f16, Recipe(TYPES["q5_0"]), "whisper.cpp") == lift + elsewhere
-    assert refused(f16, two, "whisper.cpp") == f"drop the rules and use one type (q4_1) and {lift}{elsewhere}"
+    kept = (r".*token_embedding.*",)
+    assert refused(f16, Recipe(TYPES["q5_0"], protect=kept), "whisper.cpp") == lift + elsewhere
+    assert refused(f16, two, "whisper.cpp") == f"drop the rules and use one type that fits all rows: q4_1{elsewhere}"
     # Where transcribe.cpp does not load the file either, it is not recommended.
-    assert refused(f16, Recipe(TYPES["q3_K"]), "whisper.cpp").endswith(
+    assert refused(f16, Recipe(TYPES["q3_K"], protect=kept), "whisper.cpp").endswith(
         "or target whisper.cpp-pr3605, which loads mixes"
     )
     # One instruction for each reason: following it is enough.
     gguf = refused(f16, Recipe(TYPES["q5_0"], unprotect=LIFT), "whisper.cpp", container="gguf")
     assert gguf == "write a .bin file"
-    kept = refused(f32, Recipe(TYPES["q5_0"], unprotect=LIFT), "whisper.cpp", keep_f32=True)
-    assert kept == "leave out --keep-f32"
-    assert refused(f32, Recipe(TYPES["q5_0"]), "whisper.cpp", keep_f32=True) == (
+    wide = refused(f32, Recipe(TYPES["q5_0"]), "whisper.cpp", keep_f32=True)
+    assert wide == "leave out --keep-f32"
+    assert refused(f32, Recipe(TYPES["q5_0"], protect=kept), "whisper.cpp", keep_f32=True) == (
         f"leave out --keep-f32 and {lift}{elsewhere}"
     )
 

@@ -17,7 +17,7 @@ NOTE_EVERY_S = 60
 """How often a line says how far long work is, where no bar can."""
 _STEPS = 1000
 """Steps of a bar."""
-_STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36"}
+_STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36", "note": "1;36"}
 
 
 class Console:
@@ -43,6 +43,10 @@ class Console:
         if not self.quiet:
             self._flush_data()
             print(text, file=sys.stderr)
+
+    def note_always(self, text: str) -> None:
+        """Print a note that ``quiet`` does not drop on stderr: what a file that was written can be used for."""
+        self._labelled("note", text, None)
 
     def warn(self, message: str, hint: str | None = None) -> None:
         """Print a warning on stderr."""

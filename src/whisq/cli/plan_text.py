@@ -11,6 +11,7 @@ from whisq.types import TensorType
 from whisq.units import megabytes
 
 _NAME_WIDTH = 40
+_ORIGINS = {"rule": "matched pattern", "default": "default", "embedding": "embedding"}
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -27,7 +28,7 @@ def _line(a: Assignment, width: int) -> str:
     if a.why == "protected":
         parts.append("[skipped]")
     if a.is_quantized_here:
-        parts.append(f"matched pattern -> {a.type}" if a.why == "rule" else f"default -> {a.type}")
+        parts.append(f"{_ORIGINS[a.why]} -> {a.type}")
         if a.is_fallback:
             parts.append(f"({a.asked} does not fit)")
         if not a.method.is_plain:

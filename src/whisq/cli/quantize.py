@@ -11,14 +11,18 @@ from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
 from whisq.errors import PlanError, RecipeError
 from whisq.quantization.rounding import best_method, method_names, parse_method
-from whisq.runtimes.registry import RUNTIMES
+from whisq.runtimes.registry import RUNTIMES, parse_runtime
 from whisq.types import TYPES
+from whisq.whisper import TOKEN_EMBEDDING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from whisq.calibration import Calibration
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
+    from whisq.runtimes.runtime import Runtime
 
 _EPILOG = r"""
 A rule's PATTERN is a regular expression that must match a whole tensor name; the first rule that matches wins.
@@ -49,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rules.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="never quantize these too")
     rules.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="lift the protection")
+    rules.add_argument(
+        "--embedding", metavar="TYPE", help="give the token embedding TYPE; otherwise it is protected, in f16"
+    )
     rules.add_argument(
         "--on-misfit",
         choices=("fallback", "error"),
@@ -81,13 +88,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, write_sidecar
-    from whisq.quantization.plan import make_plan
+    from whisq.quantization.plan import make_plan, recipe_for
     from whisq.quantization.write import check_output, quantize
 
-    recipe = recipe_from(args)
+    asked = recipe_from(args)
+    target = parse_runtime(args.target) if args.target else None
     container = container_of(Path(args.output), args.format)
     calibration, method = calibration_from(args)
     with open_model(args.input) as model:
+        recipe = asked if target is None else recipe_for(target, model, asked)
         plan = make_plan(
             model,
             recipe,
@@ -102,6 +111,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             method=method,
         )
         _warn(plan, console, strict=args.strict)
+        for note in notes_on(plan, asked, target):
+            console.note_always(note)
         if not args.dry_run:
             check_output(plan, args.output)
         if args.recipe_out:
@@ -122,6 +133,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 write_sidecar(plan, args.output)
         _conclude(args, console, plan, written.duration_s if written else None)
     return 0
+
+
+def notes_on(plan: Plan, asked: Recipe, target: Runtime | None) -> Iterator[str]:
+    """Yield what whoever made the file should know: a lifted embedding, and which runtimes load the file."""
+    embedding = next((a for a in plan.assignments if a.tensor.name == TOKEN_EMBEDDING), None)
+    if embedding is not None and embedding.why != "protected":
+        why = "its protection is lifted"
+        if target is not None and asked.protects(embedding.tensor.spec):
+            why = f"since {target.name} loads one type only"
+        yield f"embedding: {embedding.type}, {why}"
+    loading = [verdict for verdict in plan.verdicts if verdict.loads]
+    others = [runtime for runtime, verdict in zip(RUNTIMES, plan.verdicts, strict=True) if not verdict.loads]
+    if target is None and loading and others:
+        options = "; ".join(f"for {runtime.name}: {_way_to(runtime, plan)}" for runtime in others)
+        yield f"loads in {', '.join(verdict.runtime for verdict in loading)}; {options}"
+
+
+def _way_to(runtime: Runtime, plan: Plan) -> str:
+    container = "" if plan.container in runtime.containers else f"a .{runtime.containers[0]} with "
+    return f"{container}--target {runtime.name}"
 
 
 def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:
@@ -172,6 +203,8 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
             recipe = replace(recipe, default=parse_type(args.type))
     else:
         recipe = Recipe(parse_type(args.type), rules)
+    if args.embedding is not None:
+        recipe = replace(recipe, embedding=parse_type(args.embedding))
     return replace(
         recipe,
         protect=recipe.protect + tuple(args.protect),

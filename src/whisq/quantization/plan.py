@@ -18,22 +18,24 @@ from whisq.model import Model, TensorRef
 from whisq.quantization.method import GGML, Method
 from whisq.quantization.rounding import parse_method
 from whisq.recipe.lint import Finding, Finished, findings_of
-from whisq.recipe.recipe import Match, Recipe
+from whisq.recipe.recipe import Match, Recipe, match_name
 from whisq.runtimes.registry import by_preference, parse_runtime, verdicts
 from whisq.runtimes.runtime import PlannedFile, Runtime, Verdict
-from whisq.types import F16, F32, TensorType, fallback_for
+from whisq.types import F16, F32, TYPES, TensorType, fallback_for
+from whisq.whisper import TOKEN_EMBEDDING
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
 
-Why = Literal["rule", "default", "protected", "kept", "converted"]
+Why = Literal["rule", "default", "embedding", "protected", "kept", "converted"]
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What happens to one tensor, and why.
 
-    ``why`` is "rule" or "default" for matrices that the recipe decided, "protected" for what is never quantized,
+    ``why`` is "rule" or "default" for matrices that the recipe decided, "embedding" for the token embedding where the
+    recipe or the target names its type, "protected" for what is never quantized,
     "kept" for norms, biases and conv kernels, "converted" for matrices that go from one container to another without a
     recipe. ``asked`` is the type that the rule or default named; it differs from
     ``type`` where the rows did not fit it. ``match`` says under which name the rule matched. ``method`` is how it is
@@ -79,6 +81,8 @@ class Assignment:
         if self.why == "converted":
             return "converted: type kept" if self.type is self.tensor.type else f"converted to {self.type}"
         source = f"rule {self.rule + 1}" if self.rule is not None else "the default type"
+        if self.why == "embedding":
+            source = "the embedding's own type"
         if self.is_fallback:
             return f"{source} asks for {self.asked}, which rows of {self.tensor.n_columns} do not fit"
         return source
@@ -148,9 +152,9 @@ def make_plan(
 ) -> Plan:
     """Return what a recipe does to a model.
 
-    ``target`` is a runtime's name that must load the result. ``keep_f32`` keeps conv kernels and kept matrices of an
-    f32 source as they are. ``allow_requantize`` permits a source that holds quantized matrices. ``method`` says how
-    matrices are rounded, by name or as a value; it may need a ``calibration`` of this model.
+    ``target`` is a runtime's name that must load the result; see ``recipe_for``. ``keep_f32`` keeps conv kernels and
+    kept matrices of an f32 source as they are. ``allow_requantize`` permits a source that holds quantized matrices.
+    ``method`` says how matrices are rounded, by name or as a value; it may need a ``calibration`` of this model.
 
     Raises ``PlanError`` for a refused target, misfits under ``on_misfit = "error"``, requantizing, and a method
     without what it needs; ``CalibrationError`` for a calibration of another model.
@@ -161,6 +165,8 @@ def make_plan(
         calibration.check_fits(model)
     if not allow_requantize:
         _refuse_requantizing(model)
+    if runtime is not None:
+        recipe = recipe_for(runtime, model, recipe)
     decided = [_decide(tensor, model, recipe) for tensor in model.tensors]
     if recipe.on_misfit == "error":
         _refuse_misfits(decided, recipe)
@@ -175,6 +181,7 @@ def make_plan(
         for a in assignments
     ]
     findings = findings_of(recipe, model.dims, finished, model.size_bytes, arrangement.size_bytes)
+    findings += _loads_nowhere(verdict_list, _planned_file(container, assignments, recipe))
     return Plan(
         model,
         recipe,
@@ -187,6 +194,35 @@ def make_plan(
         calibration,
         rounding,
     )
+
+
+def recipe_for(runtime: Runtime, model: Model, recipe: Recipe) -> Recipe:
+    """Return a recipe as a runtime wants it: for one that loads one type only, the embedding has that of all others.
+
+    A recipe that says what becomes of the embedding is left as it is, and so is one that gives the other matrices
+    several types: the runtime refuses it later, with what to do.
+    """
+    embedding = next((t for t in model.tensors if t.name == TOKEN_EMBEDDING), None)
+    if runtime.loads_mixes or recipe.embedding is not None or embedding is None or not recipe.protects(embedding.spec):
+        return recipe
+    if any(match_name(pattern, TOKEN_EMBEDDING) for pattern in recipe.protect):
+        return recipe
+    others = {_decide(t, model, recipe).type for t in model.tensors if t.spec.is_matrix and t is not embedding}
+    return replace(recipe, embedding=others.pop()) if len(others) == 1 else recipe
+
+
+def _loads_nowhere(verdict_list: Sequence[Verdict], file: PlannedFile) -> list[Finding]:
+    if any(verdict.loads for verdict in verdict_list):
+        return []
+    reasons = "; ".join(f"{verdict.runtime}: {' and '.join(verdict.reasons)}" for verdict in verdict_list)
+    preferred = by_preference()[0]
+    return [
+        Finding(
+            "loads-nowhere",
+            f"no runtime that whisq knows loads this file ({reasons})",
+            f"for {preferred.name}: {preferred.hint(file)}",
+        )
+    ]
 
 
 def _with_method(a: Assignment, method: Method, calibration: Calibration | None) -> Assignment:
@@ -212,6 +248,8 @@ def _decide(tensor: TensorRef, model: Model, recipe: Recipe) -> Assignment:
         return Assignment(tensor, tensor.type, "protected")
     if not spec.is_matrix:
         return Assignment(tensor, tensor.type, "kept")
+    if spec.name == TOKEN_EMBEDDING and recipe.embedding is not None:
+        return Assignment(tensor, _fitting(recipe.embedding, tensor.n_columns), "embedding", recipe.embedding)
     first = recipe.first_rule(spec, model.dims)
     if first is None:
         asked, why, rule, match = recipe.default, "default", None, None
@@ -289,6 +327,15 @@ def _planned_file(container: ContainerName, assignments: Sequence[Assignment], r
         tensors,
         kept=tuple(a.tensor.name for a in matrices if a.why == "protected"),
         chosen=frozenset(a.type for a in matrices if a.why != "protected"),
-        uniform=_fitting(recipe.default, gcd(*(a.tensor.n_columns for a in matrices))),
+        uniform=_of_about_that_size(recipe.default, gcd(*(a.tensor.n_columns for a in matrices))),
+        has_rules=bool(recipe.rules),
         elsewhere=next((other.name for other in by_preference() if not other.reasons_against(container, tensors)), ""),
     )
+
+
+def _of_about_that_size(asked: TensorType, n_columns: int) -> tuple[TensorType, ...]:
+    """Return the type that was asked for where rows fit it, else those within a bit per weight that they fit."""
+    if asked.fits(n_columns):
+        return (asked,)
+    near = [t for t in TYPES.values() if t.fits(n_columns) and abs(t.bits_per_weight - asked.bits_per_weight) <= 1]
+    return tuple(sorted(near, key=lambda t: (abs(t.bits_per_weight - asked.bits_per_weight), -t.precision_db)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from whisq.recipe.recipe import Recipe, Rule, glob_as_regex, match_name
 from whisq.types import TensorType
-from whisq.whisper import PROTECTED, Dimensions, TensorSpec
+from whisq.whisper import PROTECTED, TOKEN_EMBEDDING, Dimensions, TensorSpec
 
 _PEER_NAMES = {
     r"attn_q(?![a-z])": r"attn\.query", r"attn_k(?![a-z])": r"attn\.key", r"attn_v(?![a-z])": r"attn\.value",
@@ -80,7 +80,7 @@ def _rule_findings(
         names = ", ".join(t.spec.name for t in matched[:3]) + (", …" if len(matched) > 3 else "")
         hint = "only weight matrices are quantized: match names like decoder.blocks.0.mlp.0.weight"
         if protected:
-            hint = f"{protected[0]} is protected; --unprotect '{re.escape(protected[0])}' lifts that"
+            hint = f"{protected[0]} is protected; {_lifting(rule, protected[0])} lifts that"
         yield Finding(
             "never-quantized", f"rule {rule} matches only tensors that are never quantized: {names}", hint, number
         )
@@ -105,9 +105,13 @@ def _reaches_protected(rule: Rule, pattern: str, name: str, number: int) -> Find
     return Finding(
         "protected",
         f"rule {rule} reaches for {name}, which is protected and will be skipped",
-        f"match the blocks only: '{narrower}'={rule.type}; or lift the protection: --unprotect '{re.escape(name)}'",
+        f"match the blocks only: '{narrower}'={rule.type}; or lift the protection: {_lifting(rule, name)}",
         number,
     )
+
+
+def _lifting(rule: Rule, name: str) -> str:
+    return f"--embedding {rule.type}" if name == TOKEN_EMBEDDING else f"--unprotect '{re.escape(name)}'"
 
 
 def _nearest(pattern: str, tensors: Sequence[Finished]) -> str:

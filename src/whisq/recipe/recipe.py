@@ -9,7 +9,17 @@ from typing import Literal, get_args
 
 from whisq.errors import RecipeError, TypeNameError
 from whisq.types import TensorType, parse_type
-from whisq.whisper import MATRIX_ROLES, PROTECTED, Dialect, Dimensions, Role, Stack, TensorSpec, dialect_names
+from whisq.whisper import (
+    MATRIX_ROLES,
+    PROTECTED,
+    TOKEN_EMBEDDING,
+    Dialect,
+    Dimensions,
+    Role,
+    Stack,
+    TensorSpec,
+    dialect_names,
+)
 
 OnMisfit = Literal["fallback", "error"]
 
@@ -134,13 +144,15 @@ class Recipe:
     """Everything that decides a plan. Rules apply in order: the first that matches a tensor wins.
 
     ``default`` is the type of matrices that no rule matches. ``protect`` and ``unprotect`` are patterns like a
-    rule's; a tensor that both match is protected. ``on_misfit`` says what happens where rows do not fit a type.
+    rule's; a tensor that both match is protected. ``embedding`` lifts the token embedding's protection and is its type,
+    whatever the rules say. ``on_misfit`` says what happens where rows do not fit a type.
     """
 
     default: TensorType
     rules: tuple[Rule, ...] = ()
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
+    embedding: TensorType | None = None
     on_misfit: OnMisfit = "fallback"
     name: str = ""
     description: str = ""
@@ -153,11 +165,19 @@ class Recipe:
             compile_pattern(pattern)
         if self.on_misfit not in get_args(OnMisfit):
             raise RecipeError(f"on_misfit is {self.on_misfit!r}", hint="use one of: fallback error")
+        against = [pattern for pattern in self.protect if match_name(pattern, TOKEN_EMBEDDING)]
+        if self.embedding is not None and against:
+            raise RecipeError(
+                f"embedding {self.embedding} and protect '{against[0]}' contradict each other: {TOKEN_EMBEDDING}",
+                hint="leave one of them out",
+            )
 
     def protects(self, spec: TensorSpec) -> bool:
         """Return whether a tensor is never quantized under this recipe."""
         if any(match_name(pattern, spec.name) for pattern in self.protect):
             return True
+        if spec.name == TOKEN_EMBEDDING and self.embedding is not None:
+            return False
         return spec.name in PROTECTED and not any(match_name(pattern, spec.name) for pattern in self.unprotect)
 
     def first_rule(self, spec: TensorSpec, dims: Dimensions) -> tuple[int, Match] | None:

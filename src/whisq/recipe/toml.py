@@ -6,7 +6,7 @@ A recipe file::
     name = "mine"
     default = "q5_0"
     on_misfit = "fallback"
-    unprotect = ['decoder\.token_embedding\.weight']
+    embedding = "q8_0"
 
     [[rules]]
     pattern = '.*mlp.*\.weight'
@@ -30,7 +30,7 @@ from whisq.recipe.recipe import ROLE_FAMILIES, Recipe, Rule, Selector
 from whisq.types import parse_type
 from whisq.whisper import MATRIX_ROLES, Role
 
-_RECIPE_KEYS = {"name", "description", "default", "protect", "unprotect", "on_misfit", "provenance"}
+_RECIPE_KEYS = {"name", "description", "default", "embedding", "protect", "unprotect", "on_misfit", "provenance"}
 _RULE_KEYS = {"pattern", "roles", "stack", "depth", "type", "reason"}
 
 
@@ -85,6 +85,7 @@ def _parse(content: str, where: str) -> Recipe:
             rules=tuple(_rule(rule, f"{where}, rule {number}") for number, rule in enumerate(rules, 1)),
             protect=_strings(head, "protect", where),
             unprotect=_strings(head, "unprotect", where),
+            embedding=parse_type(head["embedding"]) if "embedding" in head else None,
             on_misfit=head.get("on_misfit", "fallback"),
             name=str(head.get("name", "")),
             description=str(head.get("description", "")),
@@ -154,6 +155,8 @@ def save_recipe(recipe: Recipe, provenance: dict[str, str] | None = None) -> str
     if recipe.description:
         lines.append(f"description = {_quote(recipe.description)}")
     lines += [f"default = {_quote(recipe.default.name)}", f"on_misfit = {_quote(recipe.on_misfit)}"]
+    if recipe.embedding is not None:
+        lines.append(f"embedding = {_quote(recipe.embedding.name)}")
     for key, patterns in (("protect", recipe.protect), ("unprotect", recipe.unprotect)):
         if patterns:
             lines.append(f"{key} = [{', '.join(_quote(pattern) for pattern in patterns)}]")

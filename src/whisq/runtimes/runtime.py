@@ -46,7 +46,8 @@ class PlannedFile:
     """A file before it is written, as much of it as a runtime needs to say what should be planned instead.
 
     ``kept`` names the matrices that the recipe leaves as they are, ``chosen`` holds the types that it gives to the
-    others. ``uniform`` is the type that all could have: the default, or what stands in where a row does not fit it.
+    others. ``uniform`` are types that all could have: the default, or some of about its size where a row does not fit.
+    ``has_rules`` is whether the recipe has rules.
     ``elsewhere`` is the name of a runtime that loads the file as it is, empty when there is none.
     """
 
@@ -54,7 +55,8 @@ class PlannedFile:
     tensors: Tensors
     kept: tuple[str, ...]
     chosen: frozenset[TensorType]
-    uniform: TensorType
+    uniform: tuple[TensorType, ...]
+    has_rules: bool
     elsewhere: str = ""
 
 
@@ -124,10 +126,10 @@ class Runtime:
         if self.loads_mixes or len(_matrix_types(file.tensors)) < 2:
             return " and ".join(advice) or "choose another type"
         if len(file.chosen) > 1:
-            named = f" ({file.uniform})" if file.uniform in self.types else ""
-            advice.append(f"drop the rules and use one type{named}")
-        if file.kept:
-            advice.append(f"add --unprotect '{file.kept[0].replace('.', chr(92) + '.')}'")
+            fit = " or ".join(kind.name for kind in file.uniform if kind in self.types)
+            advice.append(f"{'drop the rules and use' if file.has_rules else 'use'} one type that fits all rows: {fit}")
+        if file.kept and len(file.chosen) == 1:
+            advice.append(f"leave out --protect for {file.kept[0]}")
         other = f", or target {file.elsewhere}, which loads mixes" if file.elsewhere else ""
         return " and ".join(advice) + other
 

@@ -18,7 +18,7 @@ from whisq import Recipe, make_plan, open_model, parse_rule, quantize
 from whisq.cli import main
 from whisq.clips.audio import Samples
 from whisq.errors import MissingExtraError, PlanError, RuntimeUnavailableError
-from whisq.evaluation.environment import provenance
+from whisq.evaluation.environment import environment
 from whisq.evaluation.model_files import choose_runtimes, describe, reasons_against
 from whisq.model import Model
 from whisq.recipe import Rule
@@ -147,7 +147,7 @@ def test_evaluate_chooses_a_made_up_runtime_and_runs_it(
     assert [choice.runtime for choice in choose_runtimes([file])] == ["Candle"]
     assert [choice.runtime for choice in choose_runtimes([file], "candle-whisper")] == ["Candle"]
     assert registry.installed_runtimes()["Candle"] == np.__version__
-    assert provenance()["packages"]["numpy"] == np.__version__
+    assert environment()["packages"]["numpy"] == np.__version__
     pytest.importorskip("soundfile")
     pytest.importorskip("soxr")
     worker = Worker()

@@ -24,11 +24,11 @@ def calibration(tiny_en_calibration):
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_en_bin, calibration):
-    from whisq.search.bench import Bench
+def meter(tiny_en_bin, calibration):
+    from whisq.search.meter import MixMeter
 
     with whisq.open_model(tiny_en_bin) as model:
-        yield Bench(model, calibration, "ggml", 1, "cpu", keep=True)
+        yield MixMeter(model, calibration, "ggml", 1, "cpu", keep=True)
 
 
 class TestOnTinyEn:
@@ -44,13 +44,13 @@ class TestOnTinyEn:
             ["encoder.blocks.0.attn.out.weight", "decoder.blocks.2.cross_attn.query.weight"],
         ],
     )
-    def test_a_divergence_is_transformers_own_to_the_last_digits(self, bench, tiny_en_bin, calibration, names) -> None:
+    def test_a_divergence_is_transformers_own_to_the_last_digits(self, meter, tiny_en_bin, calibration, names) -> None:
         import torch
 
         from whisq import kernels
         from whisq.whisper import name_in_dialect
 
-        found = bench.divergence(dict.fromkeys(names, Q4))
+        found = meter.divergence(dict.fromkeys(names, Q4))
         mel = torch.from_numpy(calibration.load_probes().mels).float()
 
         def log_probabilities(network):
@@ -61,8 +61,8 @@ class TestOnTinyEn:
                 out = layer(hidden, None)
                 hidden = out[0] if isinstance(out, tuple) else out
             encoded = network.model.encoder.layer_norm(hidden)
-            logits = network(decoder_input_ids=torch.from_numpy(bench.prober.ids), encoder_outputs=(encoded,)).logits
-            return torch.log_softmax(logits, -1)[bench.prober.is_text]
+            logits = network(decoder_input_ids=torch.from_numpy(meter.prober.ids), encoder_outputs=(encoded,)).logits
+            return torch.log_softmax(logits, -1)[meter.prober.is_text]
 
         with whisq.open_model(tiny_en_bin) as model, torch.no_grad():
             network = load_transformers(model)
@@ -77,16 +77,16 @@ class TestOnTinyEn:
         expected = float((truth.exp() * (truth - changed)).sum(-1).mean())
         assert found > 1e-6
         assert found == pytest.approx(expected, rel=1e-3)
-        assert bench.divergence({}) == 0
+        assert meter.divergence({}) == 0
 
-    def test_every_output_matters(self, bench, tiny_en_bin) -> None:
+    def test_every_output_matters(self, meter, tiny_en_bin) -> None:
         with whisq.open_model(tiny_en_bin) as model:
             shapes = {t.name: t.n_rows for t in model.tensors if t.spec.is_matrix}
-        found = bench.prober.fisher(list(shapes), samples=1)
+        found = meter.prober.fisher(list(shapes), samples=1)
         assert {name: len(rows) for name, rows in found.items()} == shapes
         assert all(rows.sum() > 0 for rows in found.values())
 
-    def test_the_gradient_says_what_a_small_error_costs(self, bench, tiny_en_bin) -> None:
+    def test_the_gradient_says_what_a_small_error_costs(self, meter, tiny_en_bin) -> None:
         """White noise on one output, independent at every time: the divergence is half its variance times fisher."""
         import torch
 
@@ -97,14 +97,14 @@ class TestOnTinyEn:
                 return y + size * torch.randn(y.shape, generator=generator) if f"{layer}.weight" == name else y
 
         names = ["decoder.blocks.1.mlp.2.weight", "encoder.blocks.1.mlp.2.weight"]
-        fisher = bench.prober.fisher(names, samples=16)
+        fisher = meter.prober.fisher(names, samples=16)
         for name in names:
             generator = torch.Generator().manual_seed(0)
             # Small: at ten times this, the encoder's divergence grows faster than the square.
             size = (2 * 0.001 / fisher[name].sum()) ** 0.5
             with whisq.open_model(tiny_en_bin) as model:
                 weights = {name: model.array(name)}
-            found = np.mean([bench.prober.divergence(weights, Disturbs()) for _ in range(6)])
+            found = np.mean([meter.prober.divergence(weights, Disturbs()) for _ in range(6)])
             assert 0.5 < found / 0.001 < 2, name
 
 

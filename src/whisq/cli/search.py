@@ -95,7 +95,7 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
 
     goal = Goal(args.size, args.bits, args.divergence, args.format)
     space = Space.of(model, args.types, args.target, tuple(args.protect), tuple(args.unprotect))
-    bench = None
+    meter = None
     if args.reuse:
         sensitivity = _reused(args, console, model, calibration)
     else:
@@ -103,7 +103,7 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
         settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure))
         refuse_unreachable(goal, space)
         with console.stages() as progress:
-            sensitivity, bench = measure_space(model, calibration, space, settings=settings, progress=progress)
+            sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)
     # What was measured is kept before anything is solved.
     if args.sensitivity:
         write_sensitivity(args.sensitivity, sensitivity)
@@ -111,7 +111,7 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
         sensitivity = replace(sensitivity, seconds=_seconds(model, space, parse_runtime(args.target)))
         if args.sensitivity:
             write_sensitivity(args.sensitivity, sensitivity)
-    return solve(model, calibration, goal, space, sensitivity, bench=bench, prefer_fast=args.prefer_fast)
+    return solve(model, calibration, goal, space, sensitivity, meter=meter, prefer_fast=args.prefer_fast)
 
 
 def _seconds(model: Model, space: Space, runtime: Runtime) -> dict[str, float]:

@@ -14,7 +14,7 @@ from whisq.version import __version__
 _SCORERS = ("jiwer", "whisper-normalizer", "soundfile", "soxr", "torch")
 
 
-def provenance() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Return versions of all that a number may depend on, the machine, and the time in UTC."""
     packages = {}
     for name in (*(str(runtime.package) for runtime in runnable_runtimes()), *_SCORERS):

@@ -82,7 +82,7 @@ def reasons_against(file: ModelFile, runtime: Runtime) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RuntimeChoice:
     """The name of the runtime for one file, or why there is none."""
 
     runtime: str | None
@@ -99,7 +99,7 @@ def _what_to_do(container: str, forced: Runtime | None) -> str:
     return "let another runtime be chosen: leave out --runtime; or take an f16 .bin as the reference"
 
 
-def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> list[Choice]:
+def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> list[RuntimeChoice]:
     """Return the runtime for every file: one that runs them all if there is one, so that only weights differ.
 
     ``forced`` names the only one that may be chosen. Raises ``RuntimeUnavailableError`` when the first file, the
@@ -114,12 +114,12 @@ def choose_runtimes(files: Sequence[ModelFile], forced: str | None = None) -> li
     choices = []
     for file, runs, reasons in zip(files, able, against, strict=True):
         if runs:
-            choices.append(Choice(common[0] if common else runs[0]))
+            choices.append(RuntimeChoice(common[0] if common else runs[0]))
             continue
         distinct = dict.fromkeys(f"{name}: {'; '.join(reasons[name])}" for name in names)
         if not is_readable(file.container):
             distinct = dict.fromkeys(reasons[names[0]])
-        choices.append(Choice(None, " · ".join(distinct)))
+        choices.append(RuntimeChoice(None, " · ".join(distinct)))
     if choices[0].runtime is None:
         raise RuntimeUnavailableError(
             f"{files[0].path}: no installed runtime can run the reference: {choices[0].reason}",

@@ -14,8 +14,8 @@ from whisq.clips.clip import Clip, ClipSet, Problem, data_error
 from whisq.clips.datasets import load_clips
 from whisq.errors import DataError
 from whisq.evaluation.cache import Cache, clip_key
-from whisq.evaluation.environment import provenance
-from whisq.evaluation.model_files import Choice, ModelFile, choose_runtimes, describe, labels_of
+from whisq.evaluation.environment import environment
+from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
 from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
@@ -113,7 +113,7 @@ def evaluate(
     )
     clips = _fit_to_models(clips, files, chosen)
     models = _measure(files, choices, clips, chosen, progress)
-    return Evaluation(_data_record(clips), tuple(models), chosen.record(), provenance())
+    return Evaluation(_data_record(clips), tuple(models), chosen.record(), environment())
 
 
 def _describe_all(reference: str | Path | Model, candidates: list[Path], progress: Progress) -> list[ModelFile]:
@@ -158,7 +158,11 @@ def _data_record(clips: ClipSet) -> DataRecord:
 
 
 def _measure(
-    files: list[ModelFile], choices: list[Choice], clips: ClipSet, settings: EvaluationSettings, progress: Progress
+    files: list[ModelFile],
+    choices: list[RuntimeChoice],
+    clips: ClipSet,
+    settings: EvaluationSettings,
+    progress: Progress,
 ) -> list[ModelResult]:
     inside_clips = _inside_clips(clips, settings)
     runs = sum(choice.runtime is not None for choice in choices)
@@ -207,7 +211,11 @@ class _Measured:
 
 
 def _transcribe(
-    file: ModelFile, choice: Choice, clips: ClipSet, settings: EvaluationSettings, advance: Callable[[Clip], None]
+    file: ModelFile,
+    choice: RuntimeChoice,
+    clips: ClipSet,
+    settings: EvaluationSettings,
+    advance: Callable[[Clip], None],
 ) -> _Measured:
     """Return every clip's reply, from the cache where it is there, else from a worker started when needed."""
     if choice.runtime is None:
@@ -309,7 +317,7 @@ def _inside(
 
 def _model_result(
     file: ModelFile,
-    choice: Choice,
+    choice: RuntimeChoice,
     measured: _Measured,
     clips: ClipSet,
     inside: tuple[InsideUtterance, ...],

@@ -18,7 +18,7 @@ from whisq.model import Model, TensorRef
 from whisq.progress import Progress, no_progress
 from whisq.quantization.method import Method
 from whisq.quantization.rounding import FEEDBACK, parse_method
-from whisq.search.bench import Bench
+from whisq.search.meter import MixMeter
 from whisq.search.prediction import Harms, How, Types, combined, correlation, random_mixes, scale_of, to_measure
 from whisq.search.sensitivity import Sensitivity
 from whisq.version import __version__
@@ -66,26 +66,26 @@ def measure(
     *,
     settings: SearchSettings | None = None,
     progress: Progress = no_progress,
-) -> tuple[Sensitivity, Bench]:
-    """Return the harm of every matrix in every type it may take, and the bench for measuring whole mixes.
+) -> tuple[Sensitivity, MixMeter]:
+    """Return the harm of every matrix in every type it may take, and the meter for measuring whole mixes.
 
     Raises ``CalibrationError`` for a calibration without probes.
     """
     chosen = settings or SearchSettings()
     how = chosen.how_for(model)
     started = time.perf_counter()
-    bench = Bench(model, calibration, chosen.method, chosen.probes, chosen.device, keep=how != "few")
+    meter = MixMeter(model, calibration, chosen.method, chosen.probes, chosen.device, keep=how != "few")
     blocks = {t.name: [kind for kind in types[t.name] if kind.is_quantized] for t in tensors}
-    errors = _predicted(bench, blocks, chosen.seed, progress)
+    errors = _predicted(meter, blocks, chosen.seed, progress)
     wanted = to_measure(how, errors, blocks, chosen.seed)
     found: Harms = {name: {} for name in blocks}
     for number, (name, kind) in enumerate(wanted):
-        found[name][kind.name] = bench.divergence({name: kind})
+        found[name][kind.name] = meter.divergence({name: kind})
         progress("measuring matrices", number + 1, len(wanted))
     harms, checks = combined(how, errors, found, blocks)
     mixes = []
     for number, mix in enumerate(random_mixes(blocks, harms, N_MIXES[how], chosen.seed)):
-        mixes.append((sum(harms[name][kind.name] for name, kind in mix.items()), bench.divergence(mix)))
+        mixes.append((sum(harms[name][kind.name] for name, kind in mix.items()), meter.divergence(mix)))
         progress("measuring mixes", number + 1, N_MIXES[how])
     provenance = {
         "whisq": __version__,
@@ -94,24 +94,24 @@ def measure(
         "calibration_data_sha256": calibration.audio.get("data_sha256"),
         "method": parse_method(chosen.method).name,
         "how": how,
-        "probes": len(bench.probes),
-        "tokens": bench.prober.n_tokens,
+        "probes": len(meter.probes),
+        "tokens": meter.prober.n_tokens,
         "seed": chosen.seed,
         "seconds": round(time.perf_counter() - started, 1),
     }
     measured = {name: tuple(kinds) for name, kinds in found.items() if kinds}
     return Sensitivity(
         harms, scale_of(mixes), correlation(mixes), tuple(mixes), provenance, measured, tuple(checks)
-    ), bench
+    ), meter
 
 
-def _predicted(bench: Bench, blocks: Types, seed: int, progress: Progress) -> Harms:
+def _predicted(meter: MixMeter, blocks: Types, seed: int, progress: Progress) -> Harms:
     """Return what the gradient and the output errors say of every matrix and type."""
     progress("computing gradients", 0, 1)
-    fisher = bench.prober.fisher(list(blocks), seed=seed)
+    fisher = meter.prober.fisher(list(blocks), seed=seed)
     progress("computing gradients", 1, 1)
     harms: Harms = {}
     for number, (name, kinds) in enumerate(blocks.items()):
-        harms[name] = {kind.name: bench.predicted(name, kind, fisher[name]) for kind in kinds}
+        harms[name] = {kind.name: meter.predicted(name, kind, fisher[name]) for kind in kinds}
         progress("rounding", number + 1, len(blocks))
     return harms

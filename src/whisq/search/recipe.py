@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from whisq.progress import Progress
 from whisq.recipe.recipe import Recipe, Rule
 from whisq.search.allocate import Choice
-from whisq.search.bench import Bench
 from whisq.search.goal import Goal, Space
+from whisq.search.meter import MixMeter
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TensorType, parse_type
 
@@ -53,12 +53,12 @@ def type_names(types: Mapping[str, TensorType]) -> dict[str, str]:
     return {name: kind.name for name, kind in types.items()}
 
 
-def measured_divergence(bench: Bench | None, types: Mapping[str, TensorType]) -> float | None:
+def measured_divergence(meter: MixMeter | None, types: Mapping[str, TensorType]) -> float | None:
     """Return the divergence of a mix, None where there is nothing to measure with."""
-    return bench.divergence(types) if bench is not None else None
+    return meter.divergence(types) if meter is not None else None
 
 
-def usual_mixes(space: Space, sensitivity: Sensitivity, bench: Bench | None, progress: Progress) -> list[Mix]:
+def usual_mixes(space: Space, sensitivity: Sensitivity, meter: MixMeter | None, progress: Progress) -> list[Mix]:
     """Return every uniform type and preset whose types' harms are known, with the same matrices taking part."""
     known = {(mix.name, mix.size_bytes): mix.measured for mix in sensitivity.curve}
     found = []
@@ -66,9 +66,9 @@ def usual_mixes(space: Space, sensitivity: Sensitivity, bench: Bench | None, pro
         if all(kind is F16 or kind.name in sensitivity.harms[name] for name, kind in usual.types.items()):
             predicted = sensitivity.predicted(type_names(usual.types))
             measured = known.get((usual.name, usual.size_bytes))
-            if bench:
-                measured = measured_divergence(bench, usual.types)
+            if meter:
+                measured = measured_divergence(meter, usual.types)
             found.append(Mix(usual.name, usual.kind, usual.size_bytes, predicted, measured))
-        if bench:
+        if meter:
             progress("measuring the usual mixes", number + 1, len(space.usual))
     return sorted(found, key=lambda mix: (mix.size_bytes, mix.name))

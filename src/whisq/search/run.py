@@ -15,9 +15,9 @@ from whisq.quantization.plan import make_plan
 from whisq.quantization.rounding import parse_method
 from whisq.recipe import Recipe
 from whisq.search.allocate import Choice, allocate, fastest, refuse_small_budget
-from whisq.search.bench import Bench
 from whisq.search.goal import TOLERATED, Goal, Searched, Space, bytes_of
 from whisq.search.measure import SearchSettings, measure
+from whisq.search.meter import MixMeter
 from whisq.search.recipe import measured_divergence, recipe_of, type_names, usual_mixes
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TensorType, parse_type
@@ -38,8 +38,8 @@ def search(
     ``PlanError`` for a goal that cannot be reached, before anything is measured.
     """
     refuse_unreachable(goal, space)
-    sensitivity, bench = measure_space(model, calibration, space, settings=settings, progress=progress)
-    return solve(model, calibration, goal, space, sensitivity, bench=bench)
+    sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)
+    return solve(model, calibration, goal, space, sensitivity, meter=meter)
 
 
 def refuse_unreachable(goal: Goal, space: Space) -> None:
@@ -56,11 +56,11 @@ def measure_space(
     *,
     settings: SearchSettings | None = None,
     progress: Progress = no_progress,
-) -> tuple[Sensitivity, Bench]:
-    """Return what ``measure`` finds of a space's matrices, with its curve, and the bench that measured it."""
-    sensitivity, bench = measure(model, calibration, space.tensors, space.types, settings=settings, progress=progress)
-    whole = bench if sensitivity.provenance["how"] != "few" else None
-    return replace(sensitivity, curve=curve(space, sensitivity, whole, progress)), bench
+) -> tuple[Sensitivity, MixMeter]:
+    """Return what ``measure`` finds of a space's matrices, with its curve, and the meter that measured it."""
+    sensitivity, meter = measure(model, calibration, space.tensors, space.types, settings=settings, progress=progress)
+    whole = meter if sensitivity.provenance["how"] != "few" else None
+    return replace(sensitivity, curve=curve(space, sensitivity, whole, progress)), meter
 
 
 def solve(
@@ -70,10 +70,10 @@ def solve(
     space: Space,
     sensitivity: Sensitivity,
     *,
-    bench: Bench | None = None,
+    meter: MixMeter | None = None,
     prefer_fast: bool = False,
 ) -> Searched:
-    """Return the best mix for a goal from what was measured; with a bench, its divergence is measured too.
+    """Return the best mix for a goal from what was measured; with a meter, its divergence is measured too.
 
     ``prefer_fast`` goes by ``sensitivity.seconds``: of the mixes that diverge at most a tenth more than the best, the
     fastest is taken, and types without a time take no part. Raises ``PlanError`` for a goal that cannot be reached, and
@@ -98,18 +98,18 @@ def solve(
     recipe = recipe_of(chosen, choices, space, goal, sensitivity)
     types = _types_of(chosen)
     predicted = sensitivity.predicted(type_names(types))
-    mine = Mix("this mix", "searched", size, predicted, measured_divergence(bench, types))
+    mine = Mix("this mix", "searched", size, predicted, measured_divergence(meter, types))
     return Searched(recipe, mine, tuple(usual_mixes(space, sensitivity, None, no_progress)), sensitivity)
 
 
 def curve(
-    space: Space, sensitivity: Sensitivity, bench: Bench | None = None, progress: Progress = no_progress
+    space: Space, sensitivity: Sensitivity, meter: MixMeter | None = None, progress: Progress = no_progress
 ) -> tuple[Mix, ...]:
     """Return mixes of all sizes: every uniform type, every preset, and the searched mix of each uniform type's size.
 
-    Without a bench nothing is measured but what ``sensitivity.curve`` knows.
+    Without a meter nothing is measured but what ``sensitivity.curve`` knows.
     """
-    others = usual_mixes(space, sensitivity, bench, progress)
+    others = usual_mixes(space, sensitivity, meter, progress)
     choices = _choices(space, sensitivity)
     targets = {mix.size_bytes: mix.name for mix in reversed(others) if mix.kind == "uniform"}
     found = []
@@ -117,7 +117,7 @@ def curve(
         types = _types_of(allocate(choices, size - space.file_bytes))
         title = f"mix of {name}'s size"
         predicted = sensitivity.predicted(type_names(types))
-        found.append(Mix(title, "searched", space.size_of(types), predicted, measured_divergence(bench, types)))
+        found.append(Mix(title, "searched", space.size_of(types), predicted, measured_divergence(meter, types)))
         progress("measuring searched mixes", number + 1, len(targets))
     return tuple(sorted([*others, *found], key=lambda mix: (mix.size_bytes, mix.kind, mix.name)))
 

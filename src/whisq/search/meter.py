@@ -30,7 +30,7 @@ MOST_KEPT = 300_000_000
 """Weights of the largest model whose roundings are kept: in all types they take seven bytes per weight."""
 
 
-class Bench:
+class MixMeter:
     """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks, up to ``MOST_KEPT``."""
 
     def __init__(

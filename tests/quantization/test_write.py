@@ -208,11 +208,12 @@ def test_norms_may_exceed_f16(tmp_path):
         quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "out.bin")
 
 
-def test_all_bad_tensors_are_listed_at_once(tmp_path):
+@pytest.mark.parametrize("piece_weights", [1 << 20, 640])
+def test_all_bad_tensors_are_listed_at_once(tmp_path, piece_weights):
     change = {name: np.full((256, 64), np.nan, np.float32) for name in (MLP, MLP.replace("0.mlp", "1.mlp"))}
     path = write_model(tmp_path / "source.bin", NARROW, 0, change)
     with open_model(path) as model, pytest.raises(WeightError) as caught:
-        quantize(make_plan(model, Recipe(TYPES["q8_0"])), tmp_path / "out.bin")
+        quantize(make_plan(model, Recipe(TYPES["q8_0"])), tmp_path / "out.bin", piece_weights=piece_weights)
     assert "2 tensors hold weights" in str(caught.value)
     assert f"{MLP}: 16384 NaN" in str(caught.value)
 

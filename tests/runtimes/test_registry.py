@@ -13,7 +13,7 @@ import pytest
 
 import whisq
 from tests.support.containers import write_model
-from tests.support.models import WIDE
+from tests.support.models import NARROW, WIDE
 from whisq import Recipe, make_plan, open_model, parse_rule, quantize
 from whisq.cli import main
 from whisq.clips.audio import Samples
@@ -206,6 +206,13 @@ def test_hints_for_stock_whisper_cpp(f16: Model, f32: Model) -> None:
     assert refused(f32, Recipe(TYPES["q5_0"]), "whisper.cpp", keep_f32=True) == (
         f"leave out --keep-f32 and {lift}{elsewhere}"
     )
+
+
+def test_the_one_type_that_is_advised_fits_every_row(tmp_path: Path) -> None:
+    mixed = Recipe(TYPES["q4_K"], (Rule(r".*attn.*\.weight", TYPES["q8_0"]),), unprotect=LIFT)
+    with open_model(write_model(tmp_path / "narrow.bin", NARROW)) as model:
+        assert refused(model, mixed, "whisper.cpp").startswith("drop the rules and use one type (q5_0)")
+        make_plan(model, Recipe(TYPES["q5_0"], unprotect=LIFT), target="whisper.cpp")
 
 
 def test_hints_for_pull_request_3605(f16: Model, f32: Model) -> None:

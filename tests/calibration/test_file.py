@@ -7,6 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import whisq
 from tests.support.calibrations import MULTILINGUAL, languages_heard, moments_of, write
@@ -219,6 +221,32 @@ def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: s
     with_metadata(tmp_path / "a.calib", text)
     with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
+
+
+@pytest.mark.parametrize("part", ["mean", "second_moment"])
+def test_moments_that_are_not_finite_are_refused(tmp_path: Path, part: str) -> None:
+    name = next(iter(write(tmp_path / "a.calib", NARROW)))
+    arrays = load_file(tmp_path / "a.calib")
+    arrays[f"{name}.{part}"][3] = np.nan
+    save_again(tmp_path / "a.calib", arrays)
+    with pytest.raises(CalibrationError, match=f"the moments of {name} are not finite"):
+        read_calibration(tmp_path / "a.calib").moments(name)
+
+
+def test_moments_of_another_size_than_their_mean_are_refused(tmp_path: Path) -> None:
+    name = next(iter(write(tmp_path / "a.calib", NARROW)))
+    arrays = load_file(tmp_path / "a.calib")
+    arrays[f"{name}.second_moment"] = arrays[f"{name}.second_moment"][:-1]
+    save_again(tmp_path / "a.calib", arrays)
+    with pytest.raises(CalibrationError, match=rf"{name}.second_moment has shape \[\d+\], expected \[\d+\]"):
+        read_calibration(tmp_path / "a.calib")
+
+
+def save_again(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a calibration with other arrays, its document as it was."""
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    save_file(arrays, path, metadata)
 
 
 def with_metadata(path: Path, text: str) -> None:

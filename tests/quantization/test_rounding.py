@@ -178,6 +178,16 @@ def test_columns_that_were_never_active_leave_finite_weights(model, tmp_path: Pa
                 assert np.isfinite(result.array(tensor)).all(), (method, tensor.name)
 
 
+def test_importance_of_a_column_that_was_never_active_is_a_thousandth_of_the_smallest_that_was(tmp_path: Path) -> None:
+    made = {name: moments_of(width, 3, idle=slice(0, 64)) for name, width in inputs_of(WIDE).items()}
+    listed = [(name, width, 500) for name, width in inputs_of(WIDE).items()]
+    write_calibration(tmp_path / "a.calib", {}, listed, made.__getitem__, None)
+    squares = made["encoder.blocks.0.mlp.2"].squares
+    found = LayerInputs(read_calibration(tmp_path / "a.calib")).importance("encoder.blocks.0.mlp.2.weight")
+    assert np.array_equal(found[64:], squares[64:])
+    np.testing.assert_allclose(found[:64], squares[64:].min() / 1000, rtol=1e-6)
+
+
 def test_methods_ask_for_what_they_need(model, tmp_path: Path) -> None:
     write(tmp_path / "a.calib")
     recipe = whisq.Recipe(parse_type("q4_0"))

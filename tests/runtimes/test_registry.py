@@ -102,6 +102,19 @@ def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
         assert runtime.types <= frozenset(TYPES.values())
 
 
+@pytest.mark.parametrize(
+    ("runtime", "not_taken"),
+    [
+        (WHISPER_CPP, set()),
+        (WHISPER_CPP_PR3605, set()),
+        (TRANSCRIBE_CPP, {"q2_K", "q3_K", "iq4_nl", "iq4_xs", "mxfp4"}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Runtime) else "",
+)
+def test_types_that_the_real_ones_were_not_seen_to_take(runtime: Runtime, not_taken: set[str]) -> None:
+    assert {name for name, kind in TYPES.items() if kind not in runtime.types} == not_taken
+
+
 def test_a_plan_for_a_made_up_runtime(candle: Runtime, f16: Model) -> None:
     mixed = Recipe(TYPES["q4_K"], (parse_rule(r".*attn.*\.weight=q2_K"),))
     plan = make_plan(f16, mixed, container="gguf", target="CANDLE-whisper")

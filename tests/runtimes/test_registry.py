@@ -91,6 +91,16 @@ def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
     assert caught.value.hint == "use one of: " + " ".join(runtime.name for runtime in registry.RUNTIMES)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("PyWhisperCp", "whisper.cpp"), ("transcribe.ccp", "transcribe.cpp"), ("candle-wisper", "Candle")],
+)
+def test_a_name_that_is_nearly_one_is_asked_about(candle: Runtime, text: str, meant: str) -> None:
+    with pytest.raises(PlanError, match="unknown runtime") as caught:
+        registry.parse_runtime(text)
+    assert str(caught.value.hint).endswith(f" (did you mean {meant}?)")
+
+
 def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
     later = replace(TYPES["q4_0"], name="q9_9", ggml_type=99)
     with_it = [(spec, later) for spec in whisq.whisper.expected_tensors(WIDE).values()]

@@ -42,16 +42,39 @@ def test_one_meaning_of_an_error(made, signal, noise, n_not_finite, error, snr_d
     assert found.snr_db == pytest.approx(snr_db)
 
 
+def compared(folder: Path, first: list[float], second: list[float]) -> TensorDifference:
+    """Return how a bias that begins with these values differs."""
+    spec, paths = expected_tensors(NARROW)["encoder.ln_post.bias"], []
+    for name, values in (("a.bin", first), ("b.bin", second)):
+        changed = np.concatenate([np.array(values, np.float32), values_of(spec)[len(values) :]])
+        paths.append(write_model(folder / name, change={spec.name: changed}))
+    with open_model(paths[0]) as a, open_model(paths[1]) as b:
+        return compare(a, b, [spec.name]).tensors[0]
+
+
+@pytest.mark.parametrize("step", [0.5, -0.5])
+def test_the_largest_error_has_no_sign(tmp_path: Path, step: float) -> None:
+    assert compared(tmp_path, [1.0, 2.0], [1.0, 2.0 + step]).largest_error == 0.5
+
+
+def test_what_is_not_finite_differs_only_from_what_is_otherwise(tmp_path: Path) -> None:
+    odd = [math.nan, math.inf, -math.inf, 1.0]
+    same = compared(tmp_path, odd, odd)
+    assert (same.n_not_finite, same.noise, same.relative_error) == (0, 0.0, 0.0)
+    other = compared(tmp_path, odd, [0.0, -math.inf, -math.inf, math.nan])
+    assert (other.n_not_finite, other.noise, other.relative_error) == (3, 0.0, math.inf)
+
+
 def test_an_evaluation_stores_what_a_comparison_finds(tmp_path: Path) -> None:
     others = {spec.name: values_of(spec, seed=1) for spec in expected_tensors(NARROW).values() if spec.is_matrix}
     paths = [write_model(tmp_path / "a.bin"), write_model(tmp_path / "b.bin", change=others)]
     with open_model(paths[0]) as first, open_model(paths[1]) as second:
-        compared = {tensor.name: tensor for tensor in compare(first, second).tensors}
+        differences = {tensor.name: tensor for tensor in compare(first, second).tensors}
         names = [tensor.name for tensor in second.tensors if len(tensor.shape) > 1]
     errors = tensor_errors(*paths)
     assert [error.name for error in errors] == names
     for error in errors:
-        expected = compared[error.name]
+        expected = differences[error.name]
         assert (error.signal, error.noise) == (expected.signal, expected.noise)
         assert error.relative_error == expected.relative_error
         assert (error.relative_error > 0) == (error.name in others)

@@ -260,3 +260,24 @@ def test_a_command_that_cannot_write_leaves_the_old_file(
     # The refusal was all that stood against it.
     assert main(asked) == 0
     assert path.read_bytes() != OLD.encode()
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch):
+    target = tmp_path / "out.json"
+    synced: list[tuple[int, bool]] = []
+
+    def note(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, target.exists()))
+
+    monkeypatch.setattr("os.fsync", note)
+    write_text(target, "{}")
+    assert synced == [(target.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+def test_a_new_files_mode_is_the_users(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "out.json", "{}")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "out.json").stat().st_mode & 0o777 == 0o640

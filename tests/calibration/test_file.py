@@ -7,16 +7,22 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import whisq
 from tests.support.calibrations import MULTILINGUAL, languages_heard, moments_of, write
 from tests.support.containers import model_bytes
 from tests.support.models import NARROW, WIDE
-from whisq.calibration import input_of, inputs_of, merge, read_calibration
+from whisq.calibration import input_of, inputs_of, merge, read_calibration, write_calibration
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.calibration.imatrix import write_imatrix
+from whisq.calibration.probes import MOST_PROBES, Probes
 from whisq.errors import CalibrationError
 from whisq.whisper import expected_tensors
+
+PARTS = ((1, 100), (2, 300))
+"""Seeds and numbers of vectors of two calibrations."""
 
 
 def test_queries_keys_and_values_share_an_input() -> None:
@@ -61,6 +67,31 @@ def test_merging_is_as_if_all_had_been_one_calibration(tmp_path: Path) -> None:
         assert found.n_rows == 1000
         expected = (first[name].second_moment + second[name].second_moment) / 2
         np.testing.assert_allclose(found.second_moment, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_what_was_measured_on_more_audio_counts_for_more(tmp_path: Path) -> None:
+    widths, parts = inputs_of(NARROW), []
+    made = [{name: moments_of(width, seed, n_rows) for name, width in widths.items()} for seed, n_rows in PARTS]
+    for number, (moments, (_, n_rows)) in enumerate(zip(made, PARTS, strict=True)):
+        audio = {"model_sha256": "x", "languages": {"en": 60.0, "de": 60.0 * number}}
+        listed = [(name, width, n_rows) for name, width in widths.items()]
+        probes = Probes(np.full((20, 2, 3), number, np.float16), tuple(f"{number}.{n}" for n in range(20)))
+        write_calibration(tmp_path / f"{number}.calib", audio, listed, moments.__getitem__, probes)
+        parts.append(read_calibration(tmp_path / f"{number}.calib"))
+    merge(tmp_path / "c.calib", parts)
+    both = read_calibration(tmp_path / "c.calib")
+    assert both.audio["languages"] == {"en": 120.0, "de": 60.0}
+    for name in widths:
+        found, first, second = both.moments(name), made[0][name], made[1][name]
+        assert found.n_rows == 400
+        for part in ("second_moment", "mean"):
+            expected = 0.25 * getattr(first, part) + 0.75 * getattr(second, part)
+            np.testing.assert_allclose(getattr(found, part), expected, rtol=1e-5, atol=1e-6)
+    probes = both.load_probes()
+    assert len(probes) == MOST_PROBES
+    # Of both, from the first to the last, each with its own language.
+    assert (probes.languages[0], probes.languages[-1]) == ("0.0", "1.19")
+    assert [float(language[0]) for language in probes.languages] == probes.mels[:, 0, 0].tolist()
 
 
 def test_calibrations_of_different_models_are_not_merged(tmp_path: Path) -> None:
@@ -219,6 +250,32 @@ def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: s
     with_metadata(tmp_path / "a.calib", text)
     with pytest.raises(CalibrationError, match="a safetensors file but not a calibration"):
         read_calibration(tmp_path / "a.calib")
+
+
+@pytest.mark.parametrize("part", ["mean", "second_moment"])
+def test_moments_that_are_not_finite_are_refused(tmp_path: Path, part: str) -> None:
+    name = next(iter(write(tmp_path / "a.calib", NARROW)))
+    arrays = load_file(tmp_path / "a.calib")
+    arrays[f"{name}.{part}"][3] = np.nan
+    save_again(tmp_path / "a.calib", arrays)
+    with pytest.raises(CalibrationError, match=f"the moments of {name} are not finite"):
+        read_calibration(tmp_path / "a.calib").moments(name)
+
+
+def test_moments_of_another_size_than_their_mean_are_refused(tmp_path: Path) -> None:
+    name = next(iter(write(tmp_path / "a.calib", NARROW)))
+    arrays = load_file(tmp_path / "a.calib")
+    arrays[f"{name}.second_moment"] = arrays[f"{name}.second_moment"][:-1]
+    save_again(tmp_path / "a.calib", arrays)
+    with pytest.raises(CalibrationError, match=rf"{name}.second_moment has shape \[\d+\], expected \[\d+\]"):
+        read_calibration(tmp_path / "a.calib")
+
+
+def save_again(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a calibration with other arrays, its document as it was."""
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    save_file(arrays, path, metadata)
 
 
 def with_metadata(path: Path, text: str) -> None:

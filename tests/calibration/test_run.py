@@ -106,14 +106,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(made, tiny_en_bin: Path, da
     with pytest.raises(Stop):
         calibrate(tiny_en_bin, data, tmp_path / "a.calib", settings=settings, progress=stop_in_the_decoder)
     assert not (tmp_path / "a.calib").exists()
-    first = []
+    reported = []
     calibrate(
         tiny_en_bin,
         data,
         tmp_path / "a.calib",
         settings=settings,
-        progress=lambda label, done, total: first.append((label, done)),
+        progress=lambda label, done, total: reported.append((label, done, total)),
     )
+    # A layer that was finished is reported once, as a whole: the encoder's four are, of eight.
+    layers = [(done, total) for label, done, total in reported if label == "calibrating"][:4]
+    assert layers == [(number * total / 8, total) for number, (_, total) in enumerate(layers, start=1)]
     resumed = read_calibration(tmp_path / "a.calib")
     for name in made.counts:
         assert np.array_equal(resumed.moments(name).second_moment, made.moments(name).second_moment), name

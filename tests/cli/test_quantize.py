@@ -15,6 +15,7 @@ import whisq
 from tests.support.containers import write_ctranslate2, write_model
 from tests.support.models import NARROW, WIDE, named_weights
 from whisq.cli import main, quantize_main
+from whisq.recipe import save_recipe
 from whisq.whisper import TOKEN_EMBEDDING, expected_tensors
 
 LINE = re.compile(
@@ -156,6 +157,26 @@ def test_recipe_out_saves_what_was_asked(capsys, source, tmp_path):
 def test_command_line_rules_come_before_the_recipes(capsys, source, tmp_path):
     _, out, _ = run(capsys, "--recipe", "conservative", "--tensor-type", ".*mlp.*=q4_0", source, tmp_path / "a.bin")
     assert "matched pattern -> q4_0" in lines_of(out)["encoder.blocks.0.mlp.0.weight"][0]
+
+
+def test_what_the_command_line_says_goes_before_the_recipe_and_what_it_does_not_say_is_the_recipes(
+    capsys, source, tmp_path
+):
+    mine, saved = tmp_path / "mine.toml", tmp_path / "saved.toml"
+    own = whisq.Recipe(whisq.parse_type("q4_0"), protect=(r".*attn\..*",), unprotect=("a",), on_misfit="error")
+    mine.write_text(save_recipe(own))
+
+    def asked(*words) -> whisq.Recipe:
+        code, _, _ = run(capsys, "--dry-run", "--recipe", mine, "--recipe-out", saved, *words)
+        assert code == 0
+        return whisq.load_recipe(saved)
+
+    paths = (source, tmp_path / "a.bin")
+    assert asked(*paths) == own
+    assert asked(*paths, "q8_0") == replace(own, default=whisq.parse_type("q8_0"))
+    assert asked("--on-misfit", "fallback", *paths) == replace(own, on_misfit="fallback")
+    more = asked("--protect", "b", "--unprotect", "c", *paths)
+    assert (more.protect, more.unprotect) == ((*own.protect, "b"), ("a", "c"))
 
 
 def test_an_ftype_number_is_a_type(capsys, source, tmp_path):

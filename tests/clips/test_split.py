@@ -1,10 +1,11 @@
 """What is judged by was not calibrated on: by speaker, by language, the same for the same seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from whisq.clips.clip import Clip, ClipSet
+from whisq.clips.clip import Clip, ClipSet, Problem
 from whisq.clips.split import split_clips
 from whisq.errors import DataError
 
@@ -58,6 +59,19 @@ def test_a_speaker_with_most_of_the_audio_is_calibrated_on(seed: int) -> None:
     heard, judged = split_clips(data, seed=seed)
     assert "a" in speakers(heard)
     assert judged.clips
+
+
+def test_where_every_speaker_is_too_much_the_one_of_least_audio_is_held_out() -> None:
+    data = clip_set(("long", "en", "a", 70.0), ("short", "en", "b", 30.0))
+    for seed in range(8):
+        assert speakers(split_clips(data, judged=0.1, seed=seed)[1]) == {"b"}
+
+
+def test_what_is_wrong_with_the_clips_is_told_once() -> None:
+    lost = Problem("c9.wav", "is not audio")
+    data = replace(clip_set(*[(f"c{n}", None, None, 2.0) for n in range(3)]), problems=(lost,))
+    heard, judged = split_clips(data)
+    assert (heard.problems, judged.problems) == ((), (lost,))
 
 
 def test_a_single_clip_cannot_be_split() -> None:

@@ -196,6 +196,9 @@ def test_one_runtime_for_all_files_where_there_is_one(tiny_en_bin: Path) -> None
     assert [c.runtime for c in choose_runtimes([f16, q8])] == ["transcribe.cpp"] * 2
     assert [c.runtime for c in choose_runtimes([f16, q8, iq4])] == ["whisper.cpp"] * 3
     assert [c.runtime for c in choose_runtimes([f16, iq4], "transcribe.cpp")] == ["transcribe.cpp", None]
+    # What none runs has no say in what is common to the others.
+    mix = replace(f16, tensors=tuple(q8.tensors[:-20] + iq4.tensors[-20:]))
+    assert [c.runtime for c in choose_runtimes([f16, iq4, mix])] == ["whisper.cpp", "whisper.cpp", None]
 
 
 def test_a_runtime_that_is_not_installed_is_said_to_be_so(tiny_en_bin: Path) -> None:

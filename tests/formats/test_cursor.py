@@ -50,6 +50,11 @@ def test_strings_are_cut_off_nowhere_unnoticed(tmp_path: Path, code: str) -> Non
             cursor_over(tmp_path / "b", content[:size]).strings(3, code, lambda number: f"word {number}")
 
 
+def test_a_string_may_be_as_long_as_the_longest(tmp_path: Path) -> None:
+    longest = max(map(len, _WORDS))
+    assert cursor_over(tmp_path / "a", strings("I")).strings(3, "I", str, longest) == _WORDS
+
+
 def test_a_string_that_is_too_long_is_refused_whether_or_not_it_is_there(tmp_path: Path) -> None:
     for content in (strings("I"), struct.pack("<I", 1 << 31)):
         with pytest.raises(FormatError, match=r"word [02] claims a length of \d+ bytes, at most 8 expected"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,34 @@ def test_an_english_model_with_a_token_of_its_own_stays_english(tmp_path: Path) 
     assert found.languages == {}
     assert found.prompt() == [50257, 50362]
     assert special_of(gguf) == found
+
+
+def test_a_timestamp_that_is_named_is_where_its_name_says(tmp_path: Path) -> None:
+    special = {**named(50257, list(LANGUAGES[:99])), "<|0.00|>": 51860}
+    found = special_of(write_huggingface(tmp_path / "hf", weights_with(51865, special)))
+    assert found.timestamps_begin == 51860
+    assert found.texts[50365] == "<|0.02|>"
+
+
+def test_what_is_not_emitted_is_openais_list_where_the_container_states_none(
+    tiny_en_folder: Path, tiny_en_bin: Path
+) -> None:
+    config = json.loads((tiny_en_folder / "config.json").read_text())
+    for path in (tiny_en_folder, tiny_en_bin):
+        found = special_of(path)
+        assert found.suppress == tuple(config["suppress_ids"])
+        assert found.begin_suppress == tuple(config["suppress_ids_begin"])
+
+
+def test_what_a_container_states_is_not_emitted(tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path / "hf", weights_with(300, {"<|startoftranscript|>": 290, "<|nospeech|>": 299}))
+    own = special_of(folder).suppress
+    assert {290, 299} < set(own)
+    stated = {"suppress_tokens": [7, 300, 5], "begin_suppress_tokens": [3]}
+    for tokens, expected in (([7, 300, 5], (7, 5)), ([], ()), ([-1], own), (None, own)):
+        (folder / "generation_config.json").write_text(json.dumps({**stated, "suppress_tokens": tokens}))
+        assert special_of(folder).suppress == expected
+        assert special_of(folder).begin_suppress == (3,)
 
 
 def test_tokens_anywhere(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_nothing_is_negative_and_equals_are_zero(operations) -> None:
     assert (found < 1e-12).all()
 
 
+def test_what_rounding_leaves_of_no_divergence_is_not_negative(operations) -> None:
+    # In steps of 1/64 the shift is exact, the distributions are the same, and the sum's rounding is of either sign.
+    logits = (np.random.default_rng(3).integers(-256, 256, (64, 1000)) / 64).astype(np.float32)
+    found = divergences(operations.array(logits), operations.array(logits + 8), operations)
+    assert (found >= 0).all()
+    assert (found < 1e-12).all()
+
+
 def test_no_tokens(operations) -> None:
     none = operations.array(np.zeros((0, 7)))
     assert divergences(none, none, operations).shape == (0,)

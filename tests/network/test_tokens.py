@@ -37,6 +37,12 @@ def test_bytes_that_the_vocabulary_lacks_are_an_error() -> None:
         encode_text("zoo", without)
 
 
+def test_of_equal_tokens_the_first_is_taken() -> None:
+    whole = tiny_tokenizer()
+    twice = replace(whole, tokens=(*whole.tokens, b"z"))
+    assert encode_text("zoo", twice) == encode_text("zoo", whole)
+
+
 def test_text_of_a_bin_is_all_before_the_end(tiny_en_bin: Path) -> None:
     with whisq.open_model(tiny_en_bin) as model:
         special = special_tokens(model)

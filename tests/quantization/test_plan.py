@@ -52,6 +52,14 @@ def test_an_f32_source_is_stored_as_whisper_cpp_reserves_it(f32):
     assert verdict(plan, "whisper.cpp-pr3605").loads
 
 
+def test_f32_throughout_is_f32_only_where_nothing_is_protected(f32):
+    names = (EMBEDDING, "encoder.conv1.weight")
+    protected = make_plan(f32, Recipe(TYPES["f32"]))
+    assert [protected[name].type.name for name in names] == ["f16", "f16"]
+    throughout = make_plan(f32, Recipe(TYPES["f32"], unprotect=LIFT))
+    assert [throughout[name].type.name for name in names] == ["f32", "f32"]
+
+
 def test_keep_f32_keeps_them_and_says_who_refuses(f32):
     plan = make_plan(f32, Recipe(TYPES["q4_0"]), keep_f32=True)
     assert plan[EMBEDDING].type is TYPES["f32"]

@@ -13,9 +13,10 @@ from tests.support.containers import model_bytes
 from tests.support.models import WIDE
 from whisq import kernels
 from whisq.calibration import input_of, inputs_of, read_calibration, write_calibration
-from whisq.calibration.factors import factor_for
+from whisq.calibration.factors import factor_for, reason_against
 from whisq.calibration.imatrix import write_imatrix
 from whisq.errors import CalibrationError, PlanError
+from whisq.kernels.feedback import damping_for
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import GGML
 from whisq.quantization.rounding import FEEDBACK, parse_method
@@ -129,6 +130,28 @@ def test_moments_are_about_the_mean_only_where_a_shift_of_the_output_is_taken_up
         np.testing.assert_allclose(factor_for(source, moments).moment[off], expected[off], rtol=1e-5, atol=1e-7)
 
 
+def test_moments_of_little_audio_are_damped_more() -> None:
+    few, many = (replace(moments_of(64, seed=3), n_rows=n_rows) for n_rows in (64, 6400))
+    source = "decoder.token_embedding"
+    for moments in (few, many):
+        damping = damping_for(64, moments.n_rows)
+        added = np.diag(factor_for(source, moments).moment) - moments.squares
+        np.testing.assert_allclose(added, damping * moments.squares.mean(), rtol=1e-4)
+    assert damping_for(64, 64) > damping_for(64, 6400)
+
+
+def test_a_column_that_never_varied_can_be_rounded_with_feedback() -> None:
+    moments = moments_of(64, seed=3)
+    mean, second = moments.mean.copy(), moments.second_moment.copy()
+    # Always 0.3, which f32 rounds: its variance comes out as -1e-8, not 0.
+    mean[5] = 0.3
+    second[5] = second[:, 5] = mean * mean[5]
+    second[5, 5] = np.nextafter(np.float32(0.09), np.float32(0))
+    assert float(second[5, 5]) < float(mean[5]) ** 2
+    still = replace(moments, mean=mean, second_moment=second, squares=np.diag(second).copy())
+    assert reason_against("encoder.blocks.0.attn.query", still) == ""
+
+
 def test_a_layer_that_is_not_covered_is_named_in_the_plan(model, tmp_path: Path) -> None:
     write(tmp_path / "a.calib", leave_out=("encoder.blocks.0.mlp.2",), idle=("decoder.blocks.0.mlp.0",))
     calibration = read_calibration(tmp_path / "a.calib")
@@ -176,6 +199,16 @@ def test_columns_that_were_never_active_leave_finite_weights(model, tmp_path: Pa
         with whisq.open_model(tmp_path / "q.bin") as result:
             for tensor in result.tensors:
                 assert np.isfinite(result.array(tensor)).all(), (method, tensor.name)
+
+
+def test_importance_of_a_column_that_was_never_active_is_a_thousandth_of_the_smallest_that_was(tmp_path: Path) -> None:
+    made = {name: moments_of(width, 3, idle=slice(0, 64)) for name, width in inputs_of(WIDE).items()}
+    listed = [(name, width, 500) for name, width in inputs_of(WIDE).items()]
+    write_calibration(tmp_path / "a.calib", {}, listed, made.__getitem__, None)
+    squares = made["encoder.blocks.0.mlp.2"].squares
+    found = LayerInputs(read_calibration(tmp_path / "a.calib")).importance("encoder.blocks.0.mlp.2.weight")
+    assert np.array_equal(found[64:], squares[64:])
+    np.testing.assert_allclose(found[:64], squares[64:].min() / 1000, rtol=1e-6)
 
 
 def test_methods_ask_for_what_they_need(model, tmp_path: Path) -> None:

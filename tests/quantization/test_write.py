@@ -3,13 +3,14 @@
 import os
 import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.containers import write_model
-from tests.support.models import NARROW, WIDE, values_of
+from tests.support.containers import write_bin, write_model
+from tests.support.models import NARROW, WIDE, tiny_weights, values_of
 from whisq import Recipe, kernels, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import OutputError, WeightError
 from whisq.types import TYPES
@@ -73,6 +74,19 @@ def test_the_same_bytes_with_any_number_of_threads_and_pieces(model, tmp_path):
         quantize(plan, tmp_path / "out.bin", threads=threads, piece_weights=weights)
         seen.add((tmp_path / "out.bin").read_bytes())
     assert len(seen) == 1
+
+
+def test_a_gguf_is_padded_behind_its_last_tensor_too(tmp_path):
+    weights = tiny_weights()
+    last = "decoder.token_embedding.weight"
+    arrays = {name: array for name, array in weights.arrays.items() if name != last} | {last: weights.arrays[last]}
+    with open_model(write_bin(tmp_path / "source.bin", replace(weights, arrays=arrays))) as model:
+        plan = make_plan(model, Recipe(TYPES["q4_0"], unprotect=LIFT), container="gguf")
+        quantize(plan, tmp_path / "out.bin")
+    assert plan.assignments[-1].tensor.name == last
+    assert plan.assignments[-1].size_after % 32
+    assert (tmp_path / "out.bin").stat().st_size == plan.size_bytes
+    assert plan.size_bytes % 32 == 0
 
 
 def test_progress_counts_every_weight(model, tmp_path):
@@ -208,11 +222,12 @@ def test_norms_may_exceed_f16(tmp_path):
         quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "out.bin")
 
 
-def test_all_bad_tensors_are_listed_at_once(tmp_path):
+@pytest.mark.parametrize("piece_weights", [1 << 20, 640])
+def test_all_bad_tensors_are_listed_at_once(tmp_path, piece_weights):
     change = {name: np.full((256, 64), np.nan, np.float32) for name in (MLP, MLP.replace("0.mlp", "1.mlp"))}
     path = write_model(tmp_path / "source.bin", NARROW, 0, change)
     with open_model(path) as model, pytest.raises(WeightError) as caught:
-        quantize(make_plan(model, Recipe(TYPES["q8_0"])), tmp_path / "out.bin")
+        quantize(make_plan(model, Recipe(TYPES["q8_0"])), tmp_path / "out.bin", piece_weights=piece_weights)
     assert "2 tensors hold weights" in str(caught.value)
     assert f"{MLP}: 16384 NaN" in str(caught.value)
 

@@ -13,7 +13,7 @@ import pytest
 
 import whisq
 from tests.support.containers import write_model
-from tests.support.models import WIDE
+from tests.support.models import NARROW, WIDE
 from whisq import Recipe, make_plan, open_model, parse_rule, quantize
 from whisq.cli import main
 from whisq.clips.audio import Samples
@@ -91,6 +91,16 @@ def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
     assert caught.value.hint == "use one of: " + " ".join(runtime.name for runtime in registry.RUNTIMES)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("PyWhisperCp", "whisper.cpp"), ("transcribe.ccp", "transcribe.cpp"), ("candle-wisper", "Candle")],
+)
+def test_a_name_that_is_nearly_one_is_asked_about(candle: Runtime, text: str, meant: str) -> None:
+    with pytest.raises(PlanError, match="unknown runtime") as caught:
+        registry.parse_runtime(text)
+    assert str(caught.value.hint).endswith(f" (did you mean {meant}?)")
+
+
 def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
     later = replace(TYPES["q4_0"], name="q9_9", ggml_type=99)
     with_it = [(spec, later) for spec in whisq.whisper.expected_tensors(WIDE).values()]
@@ -100,6 +110,19 @@ def test_a_type_that_no_runtime_was_seen_to_take_loads_in_none() -> None:
             runtime.name
         )
         assert runtime.types <= frozenset(TYPES.values())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "not_taken"),
+    [
+        (WHISPER_CPP, set()),
+        (WHISPER_CPP_PR3605, set()),
+        (TRANSCRIBE_CPP, {"q2_K", "q3_K", "iq4_nl", "iq4_xs", "mxfp4"}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Runtime) else "",
+)
+def test_types_that_the_real_ones_were_not_seen_to_take(runtime: Runtime, not_taken: set[str]) -> None:
+    assert {name for name, kind in TYPES.items() if kind not in runtime.types} == not_taken
 
 
 def test_a_plan_for_a_made_up_runtime(candle: Runtime, f16: Model) -> None:
@@ -207,6 +230,17 @@ def test_hints_for_stock_whisper_cpp(f16: Model, f32: Model) -> None:
     assert refused(f32, Recipe(TYPES["q5_0"], protect=kept), "whisper.cpp", keep_f32=True) == (
         f"leave out --keep-f32 and {lift}{elsewhere}"
     )
+
+
+def test_the_one_type_that_is_advised_fits_every_row(tmp_path: Path) -> None:
+    mixed = Recipe(TYPES["q4_K"], (Rule(r".*attn.*\.weight", TYPES["q8_0"]),), unprotect=LIFT)
+    with open_model(write_model(tmp_path / "narrow.bin", NARROW)) as model:
+        advice = refused(model, mixed, "whisper.cpp")
+        assert advice.startswith("drop the rules and use one type that fits all rows: iq4_nl or q4_0 or ")
+        for name in (
+            advice.removeprefix("drop the rules and use one type that fits all rows: ").split(",")[0].split(" or ")
+        ):
+            make_plan(model, Recipe(TYPES[name]), target="whisper.cpp")
 
 
 def test_hints_for_pull_request_3605(f16: Model, f32: Model) -> None:

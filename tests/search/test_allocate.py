@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from whisq.errors import CalibrationError, PlanError
 from whisq.search import Choice, Mix, Sensitivity, fastest, read_sensitivity, write_sensitivity
 from whisq.search.allocate import LARGEST_TABLE, allocate, by_table, undominated
+from whisq.search.integer_programme import least_cost
 
 options = st.lists(
     st.builds(Choice, st.just("q"), st.integers(1, 2000), st.floats(0, 1, allow_subnormal=False)),
@@ -114,6 +115,29 @@ def test_no_mix_within_both_limits_is_told() -> None:
         fastest(a_matrix((1, 0.5, 1.0), (9, 0.1, 0.0)), 8, 0.4)
     with pytest.raises(PlanError, match="no mix of timed types"):
         fastest({**a_matrix((1, 0.5, 1.0), (9, 0.0, 0.0)), "n": [Choice("q", 1, 0.4), Choice("q", 9, 0.0)]}, 10, 0.3)
+
+
+@pytest.mark.parametrize(("over", "limit"), [("q5", 0), ("q4", 1)], ids=["size", "harm"])
+def test_what_the_solver_lets_over_a_limit_is_solved_again_with_less_of_it(monkeypatch, over: str, limit: int) -> None:
+    choices = {name: [Choice("q4", 10, 2.0, 1.0), Choice("q5", 20, 1.0, 3.0)] for name in "ab"}
+    bounds: list[list[float]] = []
+
+    def solver(groups, costs, limits):
+        bounds.append([bound for _, bound in limits])
+        if len(bounds) == 1:
+            return {name: next(c for c in options if c.type == over) for name, options in groups.items()}
+        return least_cost(groups, costs, limits)
+
+    monkeypatch.setattr("whisq.search.allocate.least_cost", solver)
+    assert total(fastest(choices, 35, 3.5)) == (30, 3.0)
+    assert bounds[0] == [1.0, 1.0]
+    assert [bound < 1 for bound in bounds[1]] == [limit == 0, limit == 1]
+
+
+def test_where_the_solver_finds_nothing_the_least_harm_is_taken_if_it_is_within_the_limits(monkeypatch) -> None:
+    monkeypatch.setattr("whisq.search.allocate.least_cost", lambda groups, costs, limits: None)
+    choices = {name: [Choice("q4", 10, 2.0, 1.0), Choice("q5", 20, 1.0, 3.0)] for name in "ab"}
+    assert total(fastest(choices, 40, 3.5)) == (40, 2.0)
 
 
 def test_a_budget_below_the_smallest_is_refused() -> None:

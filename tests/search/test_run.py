@@ -255,6 +255,8 @@ def test_it_says_so_when_a_uniform_type_is_better(model) -> None:
     assert not replace(found, others=(replace(found.mix, name="q4_0", kind="uniform"),)).better_than_all
     rival = Mix("q4_0", "uniform", found.mix.size_bytes, found.mix.predicted / 2, None)
     assert not replace(found, others=(rival,)).better_than_all
+    assert not replace(found, others=(replace(rival, size_bytes=rival.size_bytes - 1),)).better_than_all
+    assert replace(found, others=(replace(rival, size_bytes=rival.size_bytes + 1),)).better_than_all
     measured = replace(found.mix, measured=0.5)
     assert not replace(found, mix=measured, others=(replace(rival, measured=0.4),)).better_than_all
 

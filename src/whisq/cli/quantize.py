@@ -111,8 +111,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
             method=method,
         )
         _warn(plan, console, strict=args.strict)
-        for note in notes_on(plan, asked, target):
-            console.note_always(note)
         if not args.dry_run:
             check_output(plan, args.output)
         if args.recipe_out:
@@ -132,6 +130,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             if args.sidecar:
                 write_sidecar(plan, args.output)
         _conclude(args, console, plan, written.duration_s if written else None)
+        for note in notes_on(plan, asked, target):
+            console.note_always(note)
     return 0
 
 

@@ -206,6 +206,14 @@ def test_a_runtime_that_is_not_installed_is_said_to_be_so(tiny_en_bin: Path) -> 
     assert reasons_against(describe(tiny_en_bin, "x"), absent) == ("transcribe-cpp-that-nobody-made is not installed",)
 
 
+def test_a_folders_name_is_its_label_dots_included(tmp_path: Path) -> None:
+    (tmp_path / "whisper-tiny.en").mkdir()
+    assert labels_of([tmp_path / "whisper-tiny.en", tmp_path / "tiny.en-q4_0.bin"]) == [
+        "whisper-tiny.en",
+        "tiny.en-q4_0",
+    ]
+
+
 def test_labels_tell_files_apart() -> None:
     assert labels_of([Path("a/f16.bin"), Path("a/q4.bin")]) == ["f16", "q4"]
     assert labels_of([Path("a/m.bin"), Path("b/m.bin")]) == ["a/m", "b/m"]

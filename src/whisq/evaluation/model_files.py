@@ -66,8 +66,10 @@ def describe(source: str | Path | Model, label: str) -> ModelFile:
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
     """Return a short name for each path, as many folders before the stem as it takes to tell them apart."""
+    # What follows the dot of a folder called tiny.en is a part of its name.
+    names = [path.name if path.is_dir() else path.stem for path in paths]
     for depth in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
-        labels = ["/".join((*path.parts[-depth:-1], path.stem if path.suffix else path.name)) for path in paths]
+        labels = ["/".join((*path.parts[-depth:-1], name)) for path, name in zip(paths, names, strict=True)]
         if len(set(labels)) == len(labels):
             return labels
     return [str(path) for path in paths]

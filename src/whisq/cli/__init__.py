@@ -1,8 +1,8 @@
 """The command line: ``whisq COMMAND …`` and the plain ``quantize …``.
 
-One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``; its help line is in
-``COMMANDS``. Only the command that was asked for is imported. Exit code 0 is fine, 1 a user error, 2 an internal error,
-130 Ctrl-C.
+One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``, and with
+``more_outputs(args)`` where it writes more than its arguments name; its help line is in ``COMMANDS``. Only the command
+that was asked for is imported. Exit code 0 is fine, 1 a user error, 2 an internal error, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from whisq.cli.console import Console
+from whisq.cli.paths import check_paths
 from whisq.errors import WhisqError
 from whisq.version import __version__
 
@@ -84,7 +85,9 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
     console = Console(quiet=getattr(args, "quiet", False))
     signal.signal(signal.SIGTERM, _stop)
     try:
-        code: int = _command(args.command).run(args, console)
+        command = _command(args.command)
+        check_paths(args, command.more_outputs(args) if hasattr(command, "more_outputs") else ())
+        code: int = command.run(args, console)
         sys.stdout.flush()
     except WhisqError as error:
         console.error(error)

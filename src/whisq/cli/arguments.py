@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+from whisq.cli.paths import Clips
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -82,7 +84,7 @@ def add_space(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def add_clips(group: argparse._ArgumentGroup, *, what: str, seed_of: str, required: bool = True) -> None:
     """Declare ``--data`` and what chooses and reads its clips."""
-    group.add_argument("--data", metavar="CLIPS", required=required, help=what)
+    group.add_argument("--data", type=Clips, metavar="CLIPS", required=required, help=what)
     group.add_argument("--limit", type=count, metavar="N", help="use N clips, drawn at random")
     group.add_argument("--seed", type=int, default=0, metavar="N", help=f"seed {seed_of} (default: 0)")
     group.add_argument(

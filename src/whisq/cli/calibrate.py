@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.errors import DataError
 from whisq.units import megabytes
 from whisq.writing import check_writable
@@ -33,13 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the calibration to write (.calib)")
+    parser.add_argument("model", type=Read, metavar="MODEL", help="the f16 or f32 model, in any form")
+    parser.add_argument(
+        "-o", "--output", type=Written, metavar="FILE", required=True, help="the calibration to write (.calib)"
+    )
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio, and what is said in it where that is known", seed_of="the draw", required=False)
     data.add_argument("--own-text", action="store_true", help="use the model's own text, not the transcripts")
     data.add_argument(
         "--merge",
+        type=Read,
         metavar="FILE",
         action="append",
         default=[],
@@ -55,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-cache", action="store_true", help="do not keep an interrupted run")
     out = parser.add_argument_group("more outputs")
-    out.add_argument("--imatrix-out", metavar="FILE", help="also write the importance as llama.cpp's imatrix GGUF")
+    out.add_argument(
+        "--imatrix-out", type=Written, metavar="FILE", help="also write the importance as llama.cpp's imatrix GGUF"
+    )
     out.add_argument(
         "--imatrix-names",
         choices=("canonical", "transcribe.cpp", "huggingface"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", metavar="SOURCE", help="the model to read: a path, or an id on the hub")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument("source", type=Read, metavar="SOURCE", help="the model to read: a path, or an id on the hub")
+    parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     parser.add_argument(
         "--type", choices=("f16", "f32", "bf16"), help="store all matrices in this type (default: as they are)"
     )
@@ -33,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     parser.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def more_outputs(args: argparse.Namespace) -> list[Path]:
+    """Return what is written beside OUTPUT."""
+    from whisq.provenance import sidecar_path
+
+    return [sidecar_path(args.output)] if args.sidecar else []
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

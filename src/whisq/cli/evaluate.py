@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
 
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("reference", metavar="REFERENCE", help="the model to compare with, usually f16")
-    parser.add_argument("candidates", metavar="CANDIDATE", nargs="*", help="models to compare with it")
+    parser.add_argument("reference", type=Read, metavar="REFERENCE", help="the model to compare with, usually f16")
+    parser.add_argument("candidates", type=Read, metavar="CANDIDATE", nargs="*", help="models to compare with it")
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio and what is said in it: see below", seed_of="the draw and the bootstrap")
     how = parser.add_argument_group("how it is measured")
@@ -68,11 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
     output = parser.add_argument_group("output")
-    output.add_argument("--report", metavar="FILE", help="write an HTML report")
+    output.add_argument("--report", type=Written, metavar="FILE", help="write an HTML report")
     output.add_argument(
-        "--search", metavar="FILE", help="show the curve of this search in the report (its --sensitivity file)"
+        "--search",
+        type=Read,
+        metavar="FILE",
+        help="show the curve of this search in the report (its --sensitivity file)",
     )
-    output.add_argument("--json", metavar="FILE", help="write all results, for scripts and `whisq report`")
+    output.add_argument(
+        "--json", type=Written, metavar="FILE", help="write all results, for scripts and `whisq report`"
+    )
     output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_clips, add_goal, add_space, count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ new files.
 """
 
 
+_MADE_ON_THE_WAY = ("model.calib", "sensitivity.json", "recipe.toml", "results.json", "report.html", "made.json")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument("model", type=Read, metavar="MODEL", help="the f16 or f32 model, in any form")
+    parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     add_goal(parser)
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio and what is said in it", seed_of="the draw and the split")
@@ -43,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
     )
     how.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def more_outputs(args: argparse.Namespace) -> list[Path]:
+    """Return what is made on the way, in a folder of its own."""
+    target = Path(args.output)
+    folder = Path(args.folder) if args.folder else target.with_name(f"{target.stem}.optimize")
+    return [folder / name for name in _MADE_ON_THE_WAY]
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

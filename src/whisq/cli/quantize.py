@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.errors import PlanError, RecipeError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import RUNTIMES, parse_runtime
@@ -37,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG.replace("{types}", " ".join(TYPES))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("input", metavar="INPUT", help="a model in any form: .bin, GGUF, .pt, a folder, or a hub id")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument(
+        "input", type=Read, metavar="INPUT", help="a model in any form: .bin, GGUF, .pt, a folder, or a hub id"
+    )
+    parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     parser.add_argument("type", metavar="TYPE", nargs="?", help="give this type to the matrices that no rule matches")
     rules = parser.add_argument_group("what becomes of the tensors")
     rules.add_argument(
@@ -49,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give TYPE to the tensors that PATTERN matches; repeatable",
     )
     rules.add_argument(
-        "--recipe", metavar="NAME|FILE", help="apply a preset (conservative, balanced, compact) or a .toml file"
+        "--recipe",
+        type=Read,
+        metavar="NAME|FILE",
+        help="apply a preset (conservative, balanced, compact) or a .toml file",
     )
     rules.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="never quantize these too")
     rules.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="lift the protection")
@@ -67,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--target", metavar="RUNTIME", help=f"refuse what this runtime does not load: {known}")
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     rules.add_argument(
-        "--calibration", metavar="FILE", help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool"
+        "--calibration",
+        type=Read,
+        metavar="FILE",
+        help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool",
     )
     rules.add_argument(
         "--method",
@@ -78,10 +87,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
     runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
-    runs.add_argument("--recipe-out", metavar="FILE", help="save what was asked as a recipe")
+    runs.add_argument("--recipe-out", type=Written, metavar="FILE", help="save what was asked as a recipe")
     runs.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
+
+
+def more_outputs(args: argparse.Namespace) -> list[Path]:
+    """Return what is written beside OUTPUT."""
+    from whisq.provenance import sidecar_path
+
+    return [sidecar_path(args.output)] if args.sidecar else []
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -6,20 +6,29 @@ import argparse
 from pathlib import Path
 
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.units import megabytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("results", metavar="RESULTS.json", help="what `whisq evaluate --json` wrote")
+    parser.add_argument("results", type=Read, metavar="RESULTS.json", help="what `whisq evaluate --json` wrote")
     parser.add_argument(
         "output",
+        type=Written,
         metavar="REPORT",
         nargs="?",
         help="an .html page, or its tables as .md (default: RESULTS.html beside it)",
     )
-    parser.add_argument("--search", metavar="FILE", help="show the curve of this search, too (its --sensitivity file)")
+    parser.add_argument(
+        "--search", type=Read, metavar="FILE", help="show the curve of this search, too (its --sensitivity file)"
+    )
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def more_outputs(args: argparse.Namespace) -> list[Path]:
+    """Return the report's name where none is given."""
+    return [] if args.output else [Path(args.results).with_suffix(".html")]
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_goal, add_space, count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written
 from whisq.errors import PlanError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import parse_runtime
@@ -36,11 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="the f16 or f32 model, in any form")
+    parser.add_argument("model", type=Read, metavar="MODEL", help="the f16 or f32 model, in any form")
     parser.add_argument(
-        "--calibration", metavar="FILE", required=True, help="measure with what `whisq calibrate` wrote"
+        "--calibration", type=Read, metavar="FILE", required=True, help="measure with what `whisq calibrate` wrote"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the recipe to write (.toml)")
+    parser.add_argument(
+        "-o", "--output", type=Written, metavar="FILE", required=True, help="the recipe to write (.toml)"
+    )
     add_goal(parser)
     parser.add_argument(
         "--format", choices=("bin", "gguf"), default="bin", help="take --size as that of such a file (default: bin)"
@@ -64,8 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="seed the random mixes (default: 0)")
     how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
-    how.add_argument("--sensitivity", metavar="FILE", help="keep what was measured, as JSON")
-    how.add_argument("--reuse", metavar="FILE", help="take what was measured from this file, and measure nothing")
+    how.add_argument("--sensitivity", type=Written, metavar="FILE", help="keep what was measured, as JSON")
+    how.add_argument(
+        "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
+    )
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 

@@ -29,8 +29,8 @@ format: ## what `check` would complain of, mended where a tool can
 	ruff format .
 	clang-format -i native/*.cpp native/*.h
 
-test: ## the fast tests; TESTS=tests/formats for some of them
-	$(PYTHON) -m pytest -q -m "not slow" $(TESTS)
+test: ## the fast tests on all cores; TESTS=tests/formats for some of them
+	$(PYTHON) -m pytest -q -n auto -m "not slow" $(TESTS)
 
 test-all: ## everything but torch, where that is not installed
 	$(PYTHON) -m pytest $(TESTS)

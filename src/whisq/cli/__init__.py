@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from whisq.cli.console import Console
+from whisq.cli.console import Console, discard_stdout
 from whisq.cli.paths import check_paths
 from whisq.errors import WhisqError
 from whisq.version import __version__
@@ -95,7 +95,7 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
     except KeyboardInterrupt:
         return console.interrupted(resumes=False)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - so that Python's exit does not complain
+        discard_stdout()
         return 0
     except Exception as error:
         if os.environ.get("WHISQ_TRACEBACK"):

@@ -20,6 +20,11 @@ _STEPS = 1000
 _STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36", "note": "1;36"}
 
 
+def discard_stdout() -> None:
+    """Send what is still printed nowhere, once the reader of stdout has gone: Python's exit would complain."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open until exit
+
+
 class Console:
     """The streams of one command. ``quiet`` drops data and notes, never warnings and errors."""
 
@@ -36,7 +41,7 @@ class Console:
         except BrokenPipeError:
             # `whisq quantize … | head` must still finish its file.
             self._stdout_is_gone = True
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open until exit
+            discard_stdout()
 
     def note(self, text: str) -> None:
         """Print a remark on stderr."""

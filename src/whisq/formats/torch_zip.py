@@ -90,7 +90,7 @@ def _entries(file: MappedFile) -> dict[str, tuple[int, int]]:
         zipfile.BadZipFile,
         struct.error,
         ValueError,
-        NotImplementedError,
+        NotImplementedError,  # what zipfile raises for a version or a flag that it does not read
         EOFError,
         OSError,
         IndexError,

@@ -252,12 +252,10 @@ def _decide(tensor: TensorRef, model: Model, recipe: Recipe) -> Assignment:
         return Assignment(tensor, _fitting(recipe.embedding, tensor.n_columns), "embedding", recipe.embedding)
     first = recipe.first_rule(spec, model.dims)
     if first is None:
-        asked, why, rule, match = recipe.default, "default", None, None
-    else:
-        (rule, match), why = first, "rule"
-        asked = recipe.rules[rule].type
-    chosen = _fitting(asked, tensor.n_columns)
-    return Assignment(tensor, chosen, why, asked, rule, match)  # type: ignore[arg-type]  # two of Why's values
+        return Assignment(tensor, _fitting(recipe.default, tensor.n_columns), "default", recipe.default)
+    rule, match = first
+    asked = recipe.rules[rule].type
+    return Assignment(tensor, _fitting(asked, tensor.n_columns), "rule", asked, rule, match)
 
 
 def _fitting(asked: TensorType, n_columns: int) -> TensorType:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from whisq.errors import RecipeError
+from whisq.recipe.patterns import full_matches
 from whisq.recipe.recipe import Recipe, Rule, glob_as_regex, match_name
 from whisq.types import TensorType
 from whisq.whisper import PROTECTED, TOKEN_EMBEDDING, Dimensions, TensorSpec
@@ -23,6 +25,10 @@ _PEER_NAMES = {
     r"(?<![a-z])dec(?![a-z])": "decoder", r"blk": "blocks",
 }  # fmt: skip
 """What other projects call Whisper's parts → what they are called here."""
+
+
+_LONGEST_COMPARED = 300
+"""Looking for the nearest name takes the square of a pattern's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,8 @@ def _lifting(rule: Rule, name: str) -> str:
 
 def _nearest(pattern: str, tensors: Sequence[Finished]) -> str:
     names = [t.spec.name for t in tensors]
+    if len(pattern) > _LONGEST_COMPARED:
+        return f"the names are like {', '.join(names[:3])}"
     glob = glob_as_regex(pattern)
     if glob and any(match_name(glob, name) for name in names):
         return f"it looks like a glob; as a regular expression: '{glob}'"
@@ -139,10 +147,9 @@ def _nearest(pattern: str, tensors: Sequence[Finished]) -> str:
 
 def _matching(pattern: str, names: Sequence[str]) -> list[str]:
     try:
-        compiled = re.compile(pattern)
-    except re.error:
+        return [name for name, matched in zip(names, full_matches(pattern, names), strict=True) if matched]
+    except RecipeError:
         return []
-    return [name for name in names if compiled.fullmatch(name)]
 
 
 def _misfit_findings(recipe: Recipe, tensors: Sequence[Finished]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from whisq.errors import RecipeError, TypeNameError
+from whisq.recipe.patterns import check_pattern, full_matches
 from whisq.types import TensorType, parse_type
 from whisq.whisper import (
     MATRIX_ROLES,
@@ -103,28 +104,22 @@ class Rule:
 
 
 @lru_cache(maxsize=256)
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a rule's pattern; raises ``RecipeError`` with what is wrong, and a glob's translation."""
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        glob = glob_as_regex(pattern)
-        hint = r"put a backslash before a character that is meant as itself: \( \) \[ \] \."
-        if glob:
-            hint = f"it looks like a glob; as a regular expression: '{glob}'"
-        raise RecipeError(f"'{pattern}' is not a regular expression: {error}", hint=hint) from None
+def check_expression(pattern: str) -> None:
+    """Raise ``RecipeError`` for what is not a regular expression, with a glob's translation."""
+    glob = glob_as_regex(pattern)
+    escape = r"put a backslash before a character that is meant as itself: \( \) \[ \] \."
+    check_pattern(pattern, f"it looks like a glob; as a regular expression: '{glob}'" if glob else escape)
 
 
 @lru_cache(maxsize=65536)
 def match_name(pattern: str, canonical: str) -> Match | None:
-    """Return the dialect in which a pattern matches the whole of a tensor's name, canonical first."""
-    compiled = compile_pattern(pattern)
-    if compiled.fullmatch(canonical):
-        return Match("canonical", canonical)
-    for dialect, name in dialect_names(canonical).items():
-        if compiled.fullmatch(name):
-            return Match(dialect, name)
-    return None
+    """Return the dialect in which a pattern matches the whole of a tensor's name, canonical first.
+
+    Raises ``RecipeError`` for a pattern that takes too long.
+    """
+    names = dialect_names(canonical)
+    found = zip(names.items(), full_matches(pattern, tuple(names.values())), strict=True)
+    return next((Match(dialect, name) for (dialect, name), matched in found if matched), None)
 
 
 def glob_as_regex(pattern: str) -> str | None:
@@ -160,9 +155,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for rule in self.rules:
             if isinstance(rule.what, str):
-                compile_pattern(rule.what)
+                check_expression(rule.what)
         for pattern in (*self.protect, *self.unprotect):
-            compile_pattern(pattern)
+            check_expression(pattern)
         if self.on_misfit not in get_args(OnMisfit):
             raise RecipeError(f"on_misfit is {self.on_misfit!r}", hint="use one of: fallback error")
         against = [pattern for pattern in self.protect if match_name(pattern, TOKEN_EMBEDDING)]
@@ -201,7 +196,7 @@ def parse_rule(text: str, origin: str = "command line") -> Rule:
     pattern, equals, type_name = text.rpartition("=")
     if not equals or not pattern or not type_name:
         raise RecipeError(f"'{text}' is not a rule", hint=r"write PATTERN=TYPE, for example '.*mlp.*\.weight'=q4_0")
-    compile_pattern(pattern)
+    check_expression(pattern)
     try:
         return Rule(pattern, parse_type(type_name), origin)
     except TypeNameError as error:

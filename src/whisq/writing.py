@@ -73,8 +73,11 @@ def write_bytes(path: str | Path, content: bytes, *, hint: str = "choose another
 
 
 def write_text(path: str | Path, text: str, *, hint: str = "choose another place") -> None:
-    """Write a file in UTF-8, whole or not at all; raises ``OutputError``."""
-    write_bytes(path, text.encode(), hint=hint)
+    """Write a file in UTF-8, whole or not at all; raises ``OutputError``.
+
+    A half of a surrogate pair (from a file name that is no text) becomes an escape, which JSON reads back.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), hint=hint)
 
 
 def check_writable(*paths: str | Path | None) -> None:

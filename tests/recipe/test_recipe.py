@@ -97,7 +97,7 @@ def test_round_trip_through_toml(tmp_path):
         unprotect=(r"decoder\.token_embedding\.weight",),
         embedding=TYPES["q8_0"],
         on_misfit="error",
-        name="mine",
+        name="mine: it's a \x1b, a \x7f and a 😀",
     )
     path = tmp_path / "mine.toml"
     path.write_text(save_recipe(recipe, {"whisq": "0.1.0"}))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -94,6 +95,25 @@ def test_labels_are_escaped(made: Evaluation) -> None:
     nasty = replace(made.models[1], label="<img src=x onerror=alert(1)>", failure="")
     page = render_report(replace(made, models=(made.models[0], nasty)))
     assert "<img" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_names_of_others_are_shown_in_the_page_and_halves_of_characters_end_nothing(
+    made: Evaluation, tmp_path: Path
+) -> None:
+    harmed = made.models[2]
+    utterances = (replace(harmed.utterances[0], text="half \ud83d"), *harmed.utterances[1:])
+    nasty = replace(harmed, label="a\x1b\u202eb\udcff", path="c\x07\udcfe.bin", utterances=utterances)
+    hostile = replace(made, models=(made.models[0], nasty))
+    assert from_json(to_json(hostile).encode("utf-8", "backslashreplace").decode()) == hostile
+    write_report(hostile, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert r"What quantizing" in page
+    assert r"a\x1b\u202eb\xff" in page
+    assert r"c\x07\xfe.bin" in page
+    outside = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not [c for c in outside if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"]
+    content = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1)
+    assert any(record["models"][1]["text"] == "half \ud83d" for record in json.loads(content)["transcripts"])
 
 
 def test_a_reference_alone_makes_a_page(made: Evaluation) -> None:

@@ -1,12 +1,16 @@
 """Words and figures for people."""
 
+import html
+import json
 import math
 from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 
 from whisq.evaluation.results import Evaluation
 from whisq.report.figures import difference_figure, inside_figure, size_figure, speed_figure, spread
+from whisq.report.search_curve import curve_figure
 from whisq.report.tables import (
     Table,
     accuracy_table,
@@ -19,7 +23,9 @@ from whisq.report.tables import (
 )
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import marked_words, transcript_records, worst_order
-from whisq.report.wording import audio_needed, duration, number, verdict_sentence
+from whisq.report.wording import audio_needed, duration, in_chart, in_markdown, number, verdict_sentence
+from whisq.screen import shown
+from whisq.search import Mix
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,37 @@ def test_markdown_has_every_figure_of_the_tables_and_the_verdicts(made: Evaluati
         assert all(list(row) in rows for row in table.rows)
     assert "- **harmed**: worse: +" in text
     assert markdown_lines(Table(("a", "b"), (("x|y", "1"),))) == ["| a | b |", "| --- | --: |", "| x\\|y | 1 |"]
+
+
+HOSTILE = "<b>big</b> &lt; a*b_ _c_ `d` [e](f) | ~~g~~ q5_0\x1b[2J\u202e\nnext"
+
+
+def test_markdown_shows_texts_of_others_as_they_are(made: Evaluation) -> None:
+    """Read back by an independent reader of Markdown: no tag, link or emphasis has come of them, and no cell more."""
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    models = (made.models[0], *(replace(model, label=HOSTILE, failure=HOSTILE) for model in made.models[1:]))
+    blocks = [block.children or [] for block in parser.parse(markdown_text(replace(made, models=models)))]
+    kinds = {token.type for block in blocks for token in block}
+    assert kinds == {"text", "strong_open", "strong_close", "softbreak"} | ({"text_special"} & kinds)
+    texts = ["".join(token.content for token in block) for block in blocks]
+    assert texts.count(shown(HOSTILE)) == 3 * 3 + 2  # of divergences for those that ran
+    assert sum(text.endswith(f": {shown(HOSTILE)}") for text in texts) == 1
+    assert in_markdown("base-q5_0 < 0.001, _x_") == r"base-q5_0 < 0.001, \_x\_"
+
+
+def test_charts_and_the_terminal_show_texts_of_others_as_they_are(made: Evaluation) -> None:
+    label = f"{HOSTILE} %{{y}} var(--ink)"
+    models = (made.models[0], *(replace(model, label=label) for model in made.models[1:]))
+    hostile = replace(made, models=models)
+    figures = [size_figure(hostile), difference_figure(hostile), speed_figure(hostile), inside_figure(hostile)]
+    for text in json.dumps(figures, ensure_ascii=False), json.dumps(curve_figure((Mix(label, "preset", 1, 1.0, 1.0),))):
+        assert "big" in text
+        for read in ("<b>big", "&lt; a", "%{y} var", "var(--ink) ", "\u202e"):
+            assert read not in text
+    assert in_chart(label).startswith("&lt;b&gt;big&lt;/b&gt; &amp;lt; a")
+    assert html.unescape(in_chart(label)) == shown(label)
+    lines = terminal_lines(hostile)
+    assert len(lines[0]) == len(lines[2])
 
 
 def test_an_interval_that_the_sign_flip_test_does_not_confirm_is_explained(made: Evaluation) -> None:

@@ -43,7 +43,7 @@ def write_safetensors(path: Path, metadata: Mapping[str, str], entries: Sequence
         offsets = [offset, offset + entry.size_bytes]
         header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
         offset = offsets[1]
-    encoded = json.dumps(header, ensure_ascii=False).encode()
+    encoded = json.dumps(header, ensure_ascii=False).encode("utf-8", "backslashreplace")
     encoded += b" " * (-len(encoded) % 8)
     with whole(path) as part:
         part.write(struct.pack("<Q", len(encoded)) + encoded, 0)

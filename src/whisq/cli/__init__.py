@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from whisq.cli.console import Console, discard_stdout
+from whisq.cli.console import Console, discard_stdout, prepare_streams
 from whisq.cli.paths import check_paths
 from whisq.errors import WhisqError
 from whisq.version import __version__
@@ -81,6 +81,7 @@ def _command(name: str) -> ModuleType:
 
 
 def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    prepare_streams()
     args = parser.parse_args(words)
     console = Console(quiet=getattr(args, "quiet", False))
     signal.signal(signal.SIGTERM, _stop)

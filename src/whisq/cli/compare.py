@@ -36,9 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with console.progress(first.n_weights, "comparing") as advance:
             comparison = compare(first, second, names, advance)
         if args.json:
-            import json
-
-            console.data(json.dumps(_as_json(first, second, comparison, args.top), indent=2))
+            console.json(_as_json(first, second, comparison, args.top))
             return 0
         for line in _lines(first, second, comparison, args.top):
             console.data(line)

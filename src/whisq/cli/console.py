@@ -1,4 +1,7 @@
-"""Where output goes: data on stdout, everything else on stderr; progress as bars on a terminal, as lines elsewhere."""
+"""Where output goes: data on stdout, everything else on stderr; progress as bars on a terminal, as lines elsewhere.
+
+Every line that whisq prints goes through here, where what a terminal would obey is shown as an escape.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from whisq.errors import WhisqError
 from whisq.progress import Progress
+from whisq.screen import shown, shown_lines
 
 NOTE_EVERY_S = 60
 """How often a line says how far long work is, where no bar can."""
 _STEPS = 1000
 """Steps of a bar."""
 _STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36", "note": "1;36"}
+
+
+def prepare_streams() -> None:
+    """Let no character end a command: what a stream's encoding lacks is shown as an escape, in help texts too."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def discard_stdout() -> None:
@@ -37,17 +48,24 @@ class Console:
         if self.quiet or self._stdout_is_gone:
             return
         try:
-            print(text, flush=False)
+            print(shown_lines(text), flush=False)
         except BrokenPipeError:
             # `whisq quantize … | head` must still finish its file.
             self._stdout_is_gone = True
             discard_stdout()
 
+    def json(self, document: Any) -> None:
+        """Print the command's result as JSON on stdout, in ASCII: its own escapes keep every character."""
+        import json
+
+        for line in json.dumps(document, indent=2).replace("\x7f", "\\u007f").split("\n"):
+            self.data(line)
+
     def note(self, text: str) -> None:
         """Print a remark on stderr."""
         if not self.quiet:
             self._flush_data()
-            print(text, file=sys.stderr)
+            print(shown_lines(text), file=sys.stderr)
 
     def note_always(self, text: str) -> None:
         """Print a note that ``quiet`` does not drop on stderr: what a file that was written can be used for."""
@@ -69,9 +87,9 @@ class Console:
 
     def _labelled(self, label: str, message: str, hint: str | None) -> None:
         self._flush_data()
-        print(f"{_styled(label, sys.stderr)}: {message}", file=sys.stderr)
+        print(f"{_styled(label, sys.stderr)}: {shown_lines(message)}", file=sys.stderr)
         if hint:
-            print(f"{_styled('hint', sys.stderr)}: {hint}", file=sys.stderr)
+            print(f"{_styled('hint', sys.stderr)}: {shown_lines(hint)}", file=sys.stderr)
 
     def _flush_data(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -88,9 +106,11 @@ class Console:
         from rich.progress import Progress as RichProgress
 
         self._flush_data()
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        # Without markup: a label with brackets in it is not rich's to read.
+        description = TextColumn("{task.description}", markup=False)
+        columns = (description, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=total)
+            task = bar.add_task(shown(label), total=total)
             yield lambda amount: bar.advance(task, amount)
 
     @contextlib.contextmanager

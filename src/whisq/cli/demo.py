@@ -57,5 +57,6 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
         console.data(f"{name:<10} {size:>9} {bits:>12.2f} {found.load_s:>6.2f} s {found.run_s:>9.2f} s")
     original, smaller = rows[0], rows[1]
     same = "the same transcript" if original[3].text == smaller[3].text else "another transcript"
-    console.data(f"\n{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and gives {same}.")
+    console.data()
+    console.data(f"{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and gives {same}.")
     return 0

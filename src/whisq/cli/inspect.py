@@ -31,9 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for warning in model.warnings:
             console.warn(warning)
         if args.json:
-            import json
-
-            console.data(json.dumps(_as_json(model, with_tensors=args.tensors), indent=2, ensure_ascii=False))
+            console.json(_as_json(model, with_tensors=args.tensors))
             return 0
         for line in _lines(model):
             console.data(line)

@@ -190,11 +190,9 @@ def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Meth
 
 def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:
     if args.json:
-        import json
-
         from whisq.cli.plan_text import plan_as_json
 
-        console.data(json.dumps(plan_as_json(plan, args.output, duration_s), indent=2))
+        console.json(plan_as_json(plan, args.output, duration_s))
         return
     from whisq.cli.plan_text import summary_lines
 

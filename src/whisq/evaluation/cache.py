@@ -63,7 +63,7 @@ class Cache:
             return
         with self._lock, self._path.open("ab") as stream:
             start = b"" if stream.tell() == 0 or _ends_with_newline(self._path) else b"\n"
-            stream.write(start + json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            stream.write(start + json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -193,4 +193,6 @@ def _quote(text: str) -> str:
         return f"'{text}'"
     import json
 
-    return json.dumps(text)
+    # TOML has no halves of surrogate pairs, and wants all control characters escaped.
+    encodable = text.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(encodable, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
-from whisq.report.wording import interval, megabytes_text, number, percent, points, verdict_word
+from whisq.report.wording import in_chart, interval, megabytes_text, number, percent, points, verdict_word
 from whisq.units import megabytes
 
 Figure = dict[str, Any]
@@ -99,7 +99,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": model.label,
+                "name": in_chart(model.label),
                 "x": [place],
                 "y": [100 * found.estimate],
                 "error_y": {
@@ -117,7 +117,7 @@ def size_figure(evaluation: Evaluation) -> Figure:
                     "symbol": _SYMBOLS[index % len(_SYMBOLS)],
                 },
                 "hovertemplate": (
-                    f"<b>{model.label}</b><br>{megabytes_text(model.size_bytes)} MB, "
+                    f"<b>{in_chart(model.label)}</b><br>{megabytes_text(model.size_bytes)} MB, "
                     f"{number(model.bits_per_weight, 2)} bits/weight<br>{percent(found.estimate, 2)} % of "
                     f"words wrong<br>95 %: {interval(found, 2)} %<br>{verdict_word(model, summary)}<extra></extra>"
                 ),
@@ -144,7 +144,7 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
         "type": "scatter",
         "mode": "markers",
         "x": [100 * found.interval.estimate for _, _, found in rows],
-        "y": [model.label for _, model, _ in rows],
+        "y": [in_chart(model.label) for _, model, _ in rows],
         "error_x": {
             "type": "data",
             "symmetric": False,
@@ -160,7 +160,7 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
             "symbol": [_VERDICT_SYMBOLS.get(found.verdict, "circle") for _, _, found in rows],
         },
         "hovertemplate": [
-            f"<b>{model.label}</b><br>{points(found.interval.estimate)} points "
+            f"<b>{in_chart(model.label)}</b><br>{points(found.interval.estimate)} points "
             f"({points(found.interval.low)} to {points(found.interval.high)})<br>{found.verdict}, "
             f"p = {found.p_value:.3f}<extra></extra>"
             for _, model, found in rows
@@ -191,7 +191,7 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
 def speed_figure(evaluation: Evaluation) -> Figure:
     """Return real-time factor and peak memory as two rows of bars."""
     rows = _ran(evaluation)[::-1]
-    labels = [model.label for _, model, _ in rows]
+    labels = [in_chart(model.label) for _, model, _ in rows]
     colours = [colour_of(index) for index, _, _ in rows]
 
     def bars(values: list[float | None], axis: str, digits: int, unit: str) -> Figure:
@@ -228,7 +228,7 @@ def inside_figure(evaluation: Evaluation) -> Figure | None:
     if not rows:
         return None
     rows.sort(key=lambda row: row[1].size_bytes)
-    labels = [model.label for _, model, _ in rows]
+    labels = [in_chart(model.label) for _, model, _ in rows]
     means = [s.divergence for _, _, s in rows if s.divergence]
     mean = {
         "type": "scatter",

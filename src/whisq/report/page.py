@@ -16,6 +16,7 @@ from whisq.report.tables import Table, accuracy_table, difference_table, inside_
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import SHOWN, transcript_records
 from whisq.report.wording import duration, megabytes_text, number, remarks, verdict_parts, verdict_word
+from whisq.screen import shown
 from whisq.units import megabytes
 from whisq.writing import write_bytes
 
@@ -35,7 +36,9 @@ def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined, finalize=_shown
+    )
     template = environment.get_template("template.html.j2")
     text: str = template.render(
         **_context(evaluation),
@@ -50,9 +53,15 @@ def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
 
 def write_report(evaluation: Evaluation, path: str | Path, curve: Sequence[Mix] = ()) -> int:
     """Write the report; returns its size in bytes. Raises ``OutputError``."""
-    content = render_report(evaluation, curve).encode()
+    # Halves of surrogate pairs are left in the embedded JSON only, where this makes them escapes.
+    content = render_report(evaluation, curve).encode("utf-8", "backslashreplace")
     write_bytes(path, content, hint="name a file in a folder you can write")
     return len(content)
+
+
+def _shown(value: object) -> object:
+    """Return what the template puts into the page: texts with their escapes, our own markup as it is."""
+    return shown(value) if type(value) is str else value
 
 
 def _embedded_json(value: Any) -> str:
@@ -63,7 +72,7 @@ def _embedded_json(value: Any) -> str:
 
 def _payload(evaluation: Evaluation, curve: Sequence[Mix]) -> dict[str, Any]:
     return {
-        "labels": [model.label for model in evaluation.models],
+        "labels": [shown(model.label) for model in evaluation.models],
         "chosen": _most_changed(evaluation),
         "figures": {
             "size": size_figure(evaluation),

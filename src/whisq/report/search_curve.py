@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whisq.report.figures import Figure, chart_layout
 from whisq.report.tables import Table
-from whisq.report.wording import megabytes_text
+from whisq.report.wording import in_chart, megabytes_text
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def curve_figure(curve: Sequence[Mix]) -> Figure | None:
 
 def _hover(mix: Mix) -> str:
     measured = "not measured" if mix.measured is None else f"measured {mix.measured:.3g} nats"
-    return f"<b>{mix.name}</b><br>{megabytes_text(mix.size_bytes, 2)} MB<br>{measured}, expected {mix.predicted:.3g}"
+    size = f"{megabytes_text(mix.size_bytes, 2)} MB"
+    return f"<b>{in_chart(mix.name)}</b><br>{size}<br>{measured}, expected {mix.predicted:.3g}"
 
 
 def curve_table(curve: Sequence[Mix]) -> Table:

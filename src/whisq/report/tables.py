@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.report.wording import (
+    in_markdown,
     interval,
     megabytes_text,
     number,
@@ -15,6 +16,7 @@ from whisq.report.wording import (
     verdict_sentence,
     verdict_word,
 )
+from whisq.screen import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,10 @@ def inside_table(evaluation: Evaluation) -> Table | None:
 
 def text_lines(table: Table) -> list[str]:
     """Return the table for a terminal: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (table.columns, *table.rows)) for i in range(len(table.columns))]
+    rows = [tuple(map(shown, row)) for row in (table.columns, *table.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
     lines = []
-    for row in (table.columns, *table.rows):
+    for row in rows:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
@@ -145,7 +148,7 @@ def markdown_lines(table: Table) -> list[str]:
     """Return the table in Markdown: the first column to the left, the others to the right."""
     rules = ("---", *["--:"] * (len(table.columns) - 1))
     rows = (table.columns, rules, *table.rows)
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(map(in_markdown, row)) + " |" for row in rows]
 
 
 def markdown_text(evaluation: Evaluation) -> str:
@@ -162,8 +165,8 @@ def markdown_text(evaluation: Evaluation) -> str:
             lines += [f"### {title}", "", *markdown_lines(table), ""]
     lines += ["### Verdicts", ""]
     for index, model in enumerate(evaluation.models):
-        lines.append(f"- **{model.label}**: {verdict_sentence(evaluation, index)}")
-    told = remarks(evaluation)
+        lines.append(f"- **{in_markdown(model.label)}**: {in_markdown(verdict_sentence(evaluation, index))}")
+    told = [in_markdown(remark) for remark in remarks(evaluation)]
     return "\n".join([*lines, *([""] if told else []), *told]) + "\n"
 
 

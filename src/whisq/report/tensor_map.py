@@ -6,7 +6,7 @@ import math
 
 from whisq.evaluation.results import TensorError
 from whisq.report.figures import INK, Figure, chart_layout
-from whisq.report.wording import megabytes_text, number, percent
+from whisq.report.wording import in_chart, megabytes_text, number, percent
 from whisq.types import TYPES
 from whisq.whisper import MATRIX_ROLES
 
@@ -51,8 +51,8 @@ def map_figures(tensors: tuple[TensorError, ...]) -> dict[str, Figure] | None:
 def _tensor_hover(tensor: TensorError) -> str:
     snr = "no difference" if tensor.relative_error == 0 else f"{number(tensor.snr_db)} dB signal to noise"
     return (
-        f"<b>{tensor.name}</b><br>{tensor.type}, {megabytes_text(tensor.size_bytes, 2)} MB<br>{snr}, "
-        f"{percent(tensor.relative_error, 2)} % relative error"
+        f"<b>{in_chart(tensor.name)}</b><br>{in_chart(tensor.type)}, {megabytes_text(tensor.size_bytes, 2)} MB<br>"
+        f"{snr}, {percent(tensor.relative_error, 2)} % relative error"
     )
 
 

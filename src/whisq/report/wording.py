@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
+from whisq.screen import shown
 from whisq.units import megabytes
 
 _MINUS = "−"
+_READ_IN_MARKDOWN = re.compile(r"[\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
+"""What Markdown does not show as it stands: an underscore inside a word (q5_0) it does."""
+
+
+def in_chart(text: str) -> str:
+    """Return a text of others that a chart shows as it is: plotly reads tags and ``%{x}``, the page ``var(x)``."""
+    return html.escape(shown(text), quote=False).replace("%{", "&#37;{").replace("var(", "var&#40;")
+
+
+def in_markdown(text: str) -> str:
+    """Return a text of others that Markdown shows as it is, in a table's cell too."""
+    return _READ_IN_MARKDOWN.sub(r"\\\g<0>", shown(text))
 
 
 def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:

@@ -24,7 +24,7 @@ from whisq.cli import COMMANDS, main
     ],
 )
 def test_a_rule_in_any_dialect_on_any_container(capsys, model: Path, tmp_path: Path, pattern: str, said) -> None:
-    words = ["--tensor-type", f"{pattern}=q4_0", model, tmp_path / "out.bin", "q8_0"]
+    words = ["--verbose", "--tensor-type", f"{pattern}=q4_0", model, tmp_path / "out.bin", "q8_0"]
     code, out, err = run(capsys, "quantize", *words)
     assert code == 0
     assert "matches no tensor" not in err

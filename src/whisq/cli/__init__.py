@@ -59,8 +59,9 @@ def quantize_main(arguments: Sequence[str] | None = None) -> int:
     """Run the plain ``quantize``; returns the exit code."""
     parser = _Parser(prog="quantize", description=COMMANDS["quantize"])
     parser.add_argument("--version", action="version", version=f"whisq {__version__}")
-    parser.set_defaults(command="quantize")
     _command("quantize").add_arguments(parser)
+    # Tools read its lines: one for every tensor, as whisper.cpp's own prints them.
+    parser.set_defaults(command="quantize", verbose=True)
     return _run(parser, list(sys.argv[1:] if arguments is None else arguments))
 
 

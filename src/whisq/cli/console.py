@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from whisq.screen import shown, shown_lines
 
 NOTE_EVERY_S = 60
 """How often a line says how far long work is, where no bar can."""
+_UNBROKEN = 1 << 16
 _STEPS = 1000
 """Steps of a bar."""
 _STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36", "note": "1;36"}
@@ -42,6 +44,11 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._stdout_is_gone = False
+
+    @property
+    def width(self) -> int:
+        """Characters in a line of stdout; where it is no terminal, more than any line has."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBROKEN
 
     def data(self, text: str = "") -> None:
         """Print a line of the command's result on stdout."""

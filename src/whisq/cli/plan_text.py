@@ -28,7 +28,7 @@ def _line(a: Assignment, width: int) -> str:
     if a.why == "protected":
         parts.append("[skipped]")
     if a.is_quantized_here:
-        parts.append(f"{_ORIGINS[a.why]} -> {a.type}")
+        parts.append(f"{origin_of(a)} -> {a.type}")
         if a.is_fallback:
             parts.append(f"({a.asked} does not fit)")
         if not a.method.is_plain:
@@ -55,19 +55,25 @@ def summary_lines(plan: Plan, output: str, duration_s: float | None) -> Iterator
         f"size: {megabytes(before):.2f} MB -> {megabytes(after):.2f} MB ({after} bytes, {after / before:.1%}),"
         f" {source_bits:.2f} -> {plan.bits_per_weight:.2f} bits per weight"
     )
-    yield from _types(plan)
+    yield from type_lines(plan)
     yield from _rules(plan)
     yield from _protected(plan)
-    yield from _fallbacks(plan)
-    yield from _methods(plan)
-    yield from _loads(plan)
+    yield from fallback_lines(plan)
+    yield from method_lines(plan)
+    yield from load_lines(plan)
     if duration_s is None:
         yield f"dry run: nothing was written; {output} would have {after} bytes"
     else:
         yield f"wrote {output} in {duration_s:.2f} s"
 
 
-def _types(plan: Plan) -> Iterator[str]:
+def origin_of(a: Assignment) -> str:
+    """Return who decided a tensor's type, in the words of the lines."""
+    return _ORIGINS[a.why]
+
+
+def type_lines(plan: Plan) -> Iterator[str]:
+    """Yield what each type takes."""
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for a in plan.assignments:
@@ -106,7 +112,8 @@ def _protected(plan: Plan) -> Iterator[str]:
         yield f"  {a.tensor.name} ({a.type})"
 
 
-def _fallbacks(plan: Plan) -> Iterator[str]:
+def fallback_lines(plan: Plan) -> Iterator[str]:
+    """Yield which types did not fit, and what was taken."""
     groups: Counter[tuple[TensorType, TensorType, int]] = Counter()
     for a in plan.assignments:
         if a.asked is not None and a.is_fallback:
@@ -117,7 +124,8 @@ def _fallbacks(plan: Plan) -> Iterator[str]:
         yield f"  {asked} -> {got}: {count} tensors, whose rows of {columns} are not a multiple of {asked.block_size}"
 
 
-def _methods(plan: Plan) -> Iterator[str]:
+def method_lines(plan: Plan) -> Iterator[str]:
+    """Yield how many tensors are rounded by which method, and why not by the one asked for."""
     if plan.method.is_plain:
         return
     counts = Counter((a.method.name, a.note) for a in plan.assignments if a.is_quantized_here)
@@ -126,7 +134,8 @@ def _methods(plan: Plan) -> Iterator[str]:
         yield f"  {method}: {count} tensors" + (f" ({note})" if note else "")
 
 
-def _loads(plan: Plan) -> Iterator[str]:
+def load_lines(plan: Plan) -> Iterator[str]:
+    """Yield every runtime's verdict."""
     yield "loads in:"
     for verdict in plan.verdicts:
         yield f"  {'yes' if verdict.loads else ' no'}  {verdict.title}" + (

@@ -14,16 +14,12 @@ from whisq.errors import PlanError, RecipeError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import RUNTIMES, parse_runtime
 from whisq.types import TYPES
-from whisq.whisper import TOKEN_EMBEDDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from whisq.calibration import Calibration
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
-    from whisq.runtimes.runtime import Runtime
 
 _EPILOG = r"""
 A rule's PATTERN is a regular expression that must match a whole tensor name; the first rule that matches wins.
@@ -89,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     runs.add_argument("--recipe-out", type=Written, metavar="FILE", help="save what was asked as a recipe")
     runs.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
+    runs.add_argument(
+        "--verbose", action="store_true", help="print a line for every tensor, as the plain `quantize` always does"
+    )
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
 
@@ -102,6 +101,7 @@ def more_outputs(args: argparse.Namespace) -> list[Path]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
+    from whisq.cli.notes import notes_on
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, write_sidecar
     from whisq.quantization.plan import make_plan, recipe_for
@@ -135,10 +135,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
             write_text(args.recipe_out, save_recipe(recipe))
         if not args.json:
-            from whisq.cli.plan_text import plan_lines
-
-            for line in plan_lines(plan):
-                console.data(line)
+            _print_plan(plan, console, verbose=args.verbose)
         written = None
         if not args.dry_run:
             with console.progress(model.n_weights, "quantizing") as advance:
@@ -146,29 +143,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
             if args.sidecar:
                 write_sidecar(plan, args.output)
         _conclude(args, console, plan, written.duration_s if written else None)
-        for note in notes_on(plan, asked, target):
+        for note in notes_on(plan, asked, target, args.output):
             console.note_always(note)
     return 0
-
-
-def notes_on(plan: Plan, asked: Recipe, target: Runtime | None) -> Iterator[str]:
-    """Yield what whoever made the file should know: a lifted embedding, and which runtimes load the file."""
-    embedding = next((a for a in plan.assignments if a.tensor.name == TOKEN_EMBEDDING), None)
-    if embedding is not None and embedding.why != "protected":
-        why = "its protection is lifted"
-        if target is not None and asked.protects(embedding.tensor.spec):
-            why = f"since {target.name} loads one type only"
-        yield f"embedding: {embedding.type}, {why}"
-    loading = [verdict for verdict in plan.verdicts if verdict.loads]
-    others = [runtime for runtime, verdict in zip(RUNTIMES, plan.verdicts, strict=True) if not verdict.loads]
-    if target is None and loading and others:
-        options = "; ".join(f"for {runtime.name}: {_way_to(runtime, plan)}" for runtime in others)
-        yield f"loads in {', '.join(verdict.runtime for verdict in loading)}; {options}"
-
-
-def _way_to(runtime: Runtime, plan: Plan) -> str:
-    container = "" if plan.container in runtime.containers else f"a .{runtime.containers[0]} with "
-    return f"{container}--target {runtime.name}"
 
 
 def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:
@@ -188,15 +165,23 @@ def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Meth
     return calibration, asked or best_method(calibration)
 
 
-def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:
-    if args.json:
-        from whisq.cli.plan_text import plan_as_json
+def _print_plan(plan: Plan, console: Console, *, verbose: bool) -> None:
+    from whisq.cli.plan_groups import group_lines, wrapped
+    from whisq.cli.plan_text import plan_lines
 
+    for line in plan_lines(plan) if verbose else wrapped(group_lines(plan), console.width):
+        console.data(line)
+
+
+def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s: float | None) -> None:
+    from whisq.cli.plan_groups import conclusion_lines, wrapped
+    from whisq.cli.plan_text import plan_as_json, summary_lines
+
+    if args.json:
         console.json(plan_as_json(plan, args.output, duration_s))
         return
-    from whisq.cli.plan_text import summary_lines
-
-    for line in summary_lines(plan, args.output, duration_s):
+    brief = wrapped(conclusion_lines(plan, args.output, duration_s), console.width)
+    for line in summary_lines(plan, args.output, duration_s) if args.verbose else brief:
         console.data(line)
 
 

@@ -89,7 +89,8 @@ class Runtime:
 
     ``package`` is the Python package that carries it, and ``load`` what loads a model with that package (arguments:
     path, threads, whether to retry at higher temperatures); both are None for one that cannot be run from Python.
-    ``more_objections`` says what else it does not load.
+    ``more_objections`` says what else it does not load. ``companion`` returns what it looks for beside a model of some
+    name and does without where it is not there; None where it looks for nothing.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Runtime:
     package: str | None = None
     load: Callable[[Path, int, bool], Transcriber] | None = None
     more_objections: Callable[[Tensors], Iterable[Objection]] = _nothing_else
+    companion: Callable[[Path], Path] | None = None
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a package that nothing is loaded with, or the other way round."""

@@ -62,6 +62,19 @@ def _f32_anywhere(tensors: Tensors) -> Iterator[Objection]:
     yield from convs
 
 
+def core_ml_encoder(model: Path) -> Path:
+    """Return the compiled Core ML encoder that whisper.cpp looks for beside a model.
+
+    After ``whisper_get_coreml_path_encoder`` in ``src/whisper.cpp``: the suffix goes, and then an ending of five
+    characters like ``-q5_1`` or ``-q4_K``. An ending of another length, such as ``-iq4_nl``, stays.
+    """
+    stem = model.stem
+    rest, dash, ending = stem.rpartition("-")
+    if dash and len(ending) == 4 and ending[0] == "q" and ending[2] == "_":
+        stem = rest
+    return model.with_name(f"{stem}-encoder.mlmodelc")
+
+
 WHISPER_CPP = Runtime(
     name="whisper.cpp",
     title="whisper.cpp (stock, up to 1.9.3; pywhispercpp)",
@@ -72,6 +85,7 @@ WHISPER_CPP = Runtime(
     package="pywhispercpp",
     load=WhisperCpp,
     more_objections=_f32_convs,
+    companion=core_ml_encoder,
 )
 
 WHISPER_CPP_PR3605 = Runtime(
@@ -82,4 +96,5 @@ WHISPER_CPP_PR3605 = Runtime(
     containers=("bin",),
     aliases=("whisper.cpp+pr3605",),
     more_objections=_f32_anywhere,
+    companion=core_ml_encoder,
 )

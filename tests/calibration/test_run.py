@@ -12,7 +12,7 @@ from tests.support.models import TINY, tiny_weights
 from tests.support.transformers_whisper import load_transformers
 from whisq.calibration import Calibration, inputs_of, read_calibration
 from whisq.calibration.run import CalibrationSettings, calibrate
-from whisq.calibration.texts import transcript_ids, windows_of
+from whisq.calibration.texts import lines_of, windows_of
 from whisq.clips.datasets import load_clips
 from whisq.demo import SENTENCE
 from whisq.errors import CalibrationError, DataError
@@ -152,7 +152,8 @@ def test_a_fine_tune_is_calibrated_with_the_tokens_that_its_tokenizer_names(data
         special = {name: model.tokenizer.special[f"<|{name}|>"] for name in SPECIAL}
         text = encode_text(" the tea", model.tokenizer)
         windows = windows_of(load_clips(tmp_path / "clips.csv").clips)
-        ids = transcript_ids(model.tokenizer, special_tokens(model), windows[0], 1)
+        (line,) = lines_of(model, special_tokens(model), windows)
+        ids = line.ids
         prompt = [special[name] for name in ("startoftranscript", "de", "transcribe", "notimestamps")]
         assert ids == [*prompt, *text, special["endoftext"]]
         found = calibrate(model, tmp_path / "clips.csv", tmp_path / "a.calib", settings=CalibrationSettings(cache=None))

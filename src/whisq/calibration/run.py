@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, input_of, 
 from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
 from whisq.calibration.spill import Checkpoint
 from whisq.calibration.sums import Sums
-from whisq.calibration.texts import Window, own_texts, transcript_ids, windows_of
+from whisq.calibration.texts import Line, Window, lines_of, windows_of, write_texts, written_ids
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
@@ -33,7 +32,7 @@ from whisq.model import Model
 from whisq.network import stack
 from whisq.network.mel import HOP_SAMPLES, log_mel
 from whisq.network.model import load_decoder
-from whisq.network.stack import Layer, Observer, read_embedding, read_layer
+from whisq.network.stack import KeysValues, Layer, Observer, read_embedding, read_layer
 from whisq.network.torch_operations import TorchOperations
 from whisq.progress import Progress, no_progress
 from whisq.version import __version__
@@ -105,15 +104,16 @@ def calibrate(
             hint="leave them out of the data",
         )
     sha256 = opened.sha256
-    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 2}
+    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 4}
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)
     for language in {window.language for window in windows}:
         special.prompt(language)  # raises, before the work, for one that the vocabulary lacks
+    lines = lines_of(opened, special, windows, own=chosen.own_text)
     with operations.no_gradients():
-        collector = _Collector(opened, special, windows, chosen, checkpoint, operations, progress)
+        collector = _Collector(opened, special, windows, lines, chosen, checkpoint, operations, progress)
         collector.run()
-    audio = _audio(opened, sha256, windows, clips.source, clips.sha256, len(clips.clips), chosen)
+    audio = _audio(opened, sha256, windows, lines, clips, chosen)
     path = Path(output)
     widths = inputs_of(opened.dims)
     listed = [(name, widths[name], count) for name, count in collector.counts.items()]
@@ -126,25 +126,26 @@ def _audio(
     model: Model,
     sha256: str,
     windows: Sequence[Window],
-    source: str,
-    data_sha256: str,
-    n_clips: int,
+    lines: Sequence[Line],
+    clips: ClipSet,
     chosen: CalibrationSettings,
 ) -> dict[str, Any]:
     languages: dict[str, float] = {}
     for window in windows:
-        languages[window.language or "en"] = languages.get(window.language or "en", 0.0) + window.seconds
+        parts = [(said.language, said.end_s - said.start_s) for said in window.clip.sentences]
+        for language, seconds in parts or [(window.language or "en", window.seconds)]:
+            languages[language] = languages.get(language, 0.0) + seconds
     return {
         "whisq": __version__,
         "model": model.path.name,
         "model_sha256": sha256,
         "dims": list(dims_of(model)),
-        "data": [Path(source).name],
-        "data_sha256": data_sha256,
-        "clips": n_clips,
+        "data": [Path(clips.source).name],
+        "data_sha256": clips.sha256,
+        "clips": len(clips.clips),
         "windows": len(windows),
         "seconds": round(sum(window.seconds for window in windows), 2),
-        "tokens": sum(len(window.ids) for window in windows),
+        "tokens": sum(len(line.ids) for line in lines),
         "languages": {name: round(seconds, 2) for name, seconds in languages.items()},
         "own_text": chosen.own_text,
         "seed": chosen.seed,
@@ -168,14 +169,15 @@ class _Sees(Observer):
         self.sums: dict[str, Sums] = {}
         self.received: list[Array] = []
         self.frame_weights: Array = None
+        self.heard = True
 
     def input(self, name: str, x: Array) -> None:
         # The encoder's output belongs to all decoder layers: it is added up at the end.
-        if name == input_of(f"{name}.weight") and name != ENCODER_OUTPUT:
+        if name == input_of(f"{name}.weight") and name != ENCODER_OUTPUT and (self.heard or ".cross_attn." not in name):
             self.sums.setdefault(name, Sums(self._operations)).add(x[0], self.frame_weights)
 
     def attention(self, name: str, queries: Array, keys: Array) -> None:
-        if name.endswith(".cross_attn"):
+        if name.endswith(".cross_attn") and self.heard:
             self.received.append(self._operations.attention_weights(queries, keys)[0].mean(0).sum(0))
 
 
@@ -187,17 +189,19 @@ class _Collector:
         model: Model,
         special: SpecialTokens,
         windows: Sequence[Window],
+        lines: Sequence[Line],
         settings: CalibrationSettings,
         checkpoint: Checkpoint,
         operations: Operations,
         progress: Progress,
     ) -> None:
-        self.model, self.special, self.windows, self.checkpoint = model, special, windows, checkpoint
+        self.model, self.special, self.checkpoint = model, special, checkpoint
+        self.windows, self.lines = windows, lines
         self.settings, self.operations = settings, operations
         self.counts: dict[str, int] = {}
         self._progress = progress
         dims = model.dims
-        self._total = len(windows) * (dims.n_audio_layer + dims.n_text_layer)
+        self._total = len(windows) * dims.n_audio_layer + len(lines) * dims.n_text_layer
         self._done = 0
 
     def run(self) -> None:
@@ -208,7 +212,7 @@ class _Collector:
         for layer in range(dims.n_audio_layer):
             if layer >= done:
                 hidden = hidden or (states.load(done) if done else self._start_encoder())
-                hidden = self._layer("encoder", layer, hidden, None)
+                hidden = self._encoder_layer(layer, hidden)
                 if layer + 1 == dims.n_audio_layer:
                     hidden = self._end_encoder(hidden)
                 self.checkpoint.finish(layer + 1, hidden)
@@ -221,17 +225,17 @@ class _Collector:
             stage = dims.n_audio_layer + layer
             if stage >= done:
                 hidden = hidden or (states.load(done) if done > dims.n_audio_layer else self._start_decoder())
-                hidden = self._layer("decoder", layer, hidden, encoded)
+                hidden = self._decoder_layer(layer, hidden, encoded)
                 if layer + 1 == dims.n_text_layer:
                     self._end_decoder(hidden, encoded)
                 self.checkpoint.finish(stage + 1, hidden)
                 if layer:
                     states.forget(stage)
-            self._advance(len(self.windows) if stage < done else 0)
+            self._advance(len(self.lines) if stage < done else 0)
         self.counts = self.checkpoint.counts(inputs_of(dims))
 
-    def _advance(self, windows: int) -> None:
-        self._done += windows
+    def _advance(self, passed: int) -> None:
+        self._done += passed
         self._progress("calibrating", self._done, self._total)
 
     def _outside(self, half: Stack, *parts: str) -> Layer:
@@ -248,30 +252,28 @@ class _Collector:
         return [stack.encoder_end(encoder, states) for states in hidden]
 
     def _write_texts(self, encoded: list[Array]) -> None:
-        if not self.settings.own_text:
-            pieces = Counter(window.clip.id for window in self.windows)
-            for window in self.windows:
-                n_pieces = pieces[window.clip.id]
-                window.ids = transcript_ids(self.model.tokenizer, self.special, window, n_pieces)
-        wanted = [window for window in self.windows if not window.ids]
-        missing = [window for window in wanted if not self.checkpoint.text(window.key)]
+        wanted = [line for line in self.lines if not line.ids]
+        missing = [self.windows[line.window] for line in wanted]
+        missing = [window for window in missing if not self.checkpoint.text(window.key)]
         if missing:
             states = {window.key: states for window, states in zip(self.windows, encoded, strict=True)}
             decoder = load_decoder(self.model, self.operations)
-            self.checkpoint.put_texts(own_texts(decoder, missing, states, self._progress))
-        for window in wanted:
-            window.ids = self.checkpoint.text(window.key)
+            self.checkpoint.put_texts(write_texts(decoder, missing, states, self._progress))
+        for line in wanted:
+            window = self.windows[line.window]
+            line.ids = written_ids(self.special, line, window, self.checkpoint.text(window.key))
 
     def _start_decoder(self) -> list[Array]:
         decoder = read_embedding(self.model, self.operations)
-        return [stack.embed(decoder, np.array([window.ids[:-1]])) for window in self.windows]
+        return [stack.embed(decoder, np.array([line.ids[:-1]])) for line in self.lines]
 
     def _end_decoder(self, hidden: list[Array], encoded: list[Array]) -> None:
         sums = Sums(self.operations)
         # A key or value matters as much as the decoder attends to its frame.
         received = self.checkpoint.states.attention(self.model.dims.n_text_layer)
-        for states, attended in zip(encoded, received, strict=True):
-            sums.add(states[0], attended)
+        heard = [line for line in self.lines if line.heard]
+        for line, attended in zip(heard, received, strict=True):
+            sums.add(encoded[line.window][0], attended)
         self.checkpoint.put(ENCODER_OUTPUT, sums.moments())
         sums = Sums(self.operations)
         decoder = self._outside("decoder", "ln.weight", "ln.bias")
@@ -279,23 +281,33 @@ class _Collector:
             sums.add(stack.decoder_end(decoder, states)[0])
         self.checkpoint.put(EMBEDDING_INPUT, sums.moments())
 
-    def _layer(self, half: Stack, number: int, hidden: list[Array], encoded: list[Array] | None) -> list[Array]:
-        layer = read_layer(self.model, half, number, self.operations)
-        sees = _Sees(self.operations)
-        result = []
-        for index, (states, window) in enumerate(zip(hidden, self.windows, strict=True)):
-            if encoded is None:
-                sees.frame_weights = self.operations.array(_frame_weights(window, states.shape[1]))
-                result.append(stack.encoder_block(layer, states, sees))
-            else:
-                cross = stack.keys_values(layer, "cross_attn", encoded[index], sees)
-                result.append(stack.decoder_block(layer, states, cross, sees))
+    def _encoder_layer(self, number: int, hidden: list[Array]) -> list[Array]:
+        layer = read_layer(self.model, "encoder", number, self.operations)
+        sees, result = _Sees(self.operations), []
+        for states, window in zip(hidden, self.windows, strict=True):
+            sees.frame_weights = self.operations.array(_frame_weights(window, states.shape[1]))
+            result.append(stack.encoder_block(layer, states, sees))
             self._advance(1)
-        if encoded is not None:
-            self.checkpoint.states.put_attention(number, sees.received)
+        self._keep(sees)
+        return result
+
+    def _decoder_layer(self, number: int, hidden: list[Array], encoded: list[Array]) -> list[Array]:
+        layer = read_layer(self.model, "decoder", number, self.operations)
+        sees, result = _Sees(self.operations), []
+        cross: dict[int, KeysValues] = {}
+        for states, line in zip(hidden, self.lines, strict=True):
+            if line.window not in cross:
+                cross = {line.window: stack.keys_values(layer, "cross_attn", encoded[line.window])}
+            sees.heard = line.heard
+            result.append(stack.decoder_block(layer, states, cross[line.window], sees))
+            self._advance(1)
+        self.checkpoint.states.put_attention(number, sees.received)
+        self._keep(sees)
+        return result
+
+    def _keep(self, sees: _Sees) -> None:
         for name, found in sees.sums.items():
             self.checkpoint.put(name, _checked(found.moments(), name, self.model))
-        return result
 
 
 def _frame_weights(window: Window, n_frames: int) -> NDArray[np.float32]:

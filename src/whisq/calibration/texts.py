@@ -1,32 +1,36 @@
-"""The windows of 30 s that a model is given, and the tokens its decoder is shown for each."""
+"""The windows of 30 s that a model is given, and what its decoder is shown for each."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisq.clips.audio import SAMPLE_RATE, Samples
-from whisq.clips.clip import Clip
-from whisq.network.mel import FRAME_SAMPLES, windows
+from whisq.clips.clip import Clip, Sentence
+from whisq.network.mel import FRAME_SAMPLES, WINDOW_SAMPLES, windows
 from whisq.network.tokens import LONGEST_TEXT, encode_text
 
 if TYPE_CHECKING:
-    from whisq.formats.special_tokens import SpecialTokens
-    from whisq.model import Tokenizer
+    from whisq.formats.special_tokens import SpecialTokens, Task
+    from whisq.model import Model
     from whisq.network.model import Decoder
     from whisq.network.operations import Array
 
+TIMESTAMPS_PER_S = 50
+_WITHOUT_SPACES = ("zh", "yue", "ja", "th", "lo", "my", "km")
+"""Languages whose text Whisper writes without a space before it."""
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Window:
-    """Up to 30 s of a clip. ``ids`` are the decoder's tokens, prompt and end included; empty until they are known."""
+    """Up to 30 s of a clip."""
 
     clip: Clip
     number: int
     size: int
     language: str | None
-    ids: list[int] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -48,8 +52,24 @@ class Window:
         return windows(self.clip.samples())[self.number]
 
 
+@dataclass(slots=True)
+class Line:
+    """What the decoder is shown of a window, which goes by its number: prompt, text and end.
+
+    ``ids`` is empty as long as the model has to write the text. With ``timed`` there are timestamps around each
+    sentence, as whisper.cpp decodes by default. A line that was not ``heard`` is text of its own: what it makes of the
+    window's audio says nothing.
+    """
+
+    window: int
+    language: str | None
+    ids: list[int]
+    timed: bool = False
+    heard: bool = True
+
+
 def windows_of(clips: Iterable[Clip]) -> list[Window]:
-    """Return all clips' windows in order, without tokens."""
+    """Return all clips' windows in order."""
     found = []
     for clip in clips:
         pieces = windows(clip.samples())
@@ -57,23 +77,97 @@ def windows_of(clips: Iterable[Clip]) -> list[Window]:
     return found
 
 
-def transcript_ids(tokenizer: Tokenizer, special: SpecialTokens, window: Window, n_windows: int) -> list[int]:
-    """Return the tokens of a clip's transcript, or none where it has none or is cut into several windows."""
-    if n_windows > 1 or not window.clip.text.strip():
-        return []
-    text = encode_text(" " + window.clip.text.strip(), tokenizer)
-    return [*special.prompt(window.language), *text, special.required("end")][:LONGEST_TEXT]
+def lines_of(model: Model, special: SpecialTokens, all_windows: Sequence[Window], *, own: bool = False) -> list[Line]:
+    """Return what the decoder is shown of windows, in their order; every second line has timestamps.
+
+    Where a clip says when its sentences are said, a window in one language is one line, and a window in several is a
+    line for each sentence, and one for each translation. Else a clip's transcript is one line, unless it is cut into
+    several windows. What is left has no ids: the model writes it, as it does all text in one language with ``own``.
+    """
+    pieces = Counter(window.clip.id for window in all_windows)
+    found: list[Line] = []
+    for number, window in enumerate(all_windows):
+        sentences = window.clip.sentences
+        if len({sentence.language for sentence in sentences}) > 1:
+            found += _lines_by_sentence(model, special, number, sentences, len(found))
+            continue
+        timed = len(found) % 2 == 1 and _has_timestamps(special)
+        if not sentences and window.clip.text.strip():
+            sentences = (Sentence(0.0, window.seconds, window.language or "en", window.clip.text),)
+        ids: list[int] = []
+        if not own and sentences and pieces[window.clip.id] == 1:
+            ids = _ids(model, special, sentences, window.language, timed)
+        found.append(Line(number, window.language, ids, timed))
+    return found
 
 
-def own_texts(
+def _lines_by_sentence(
+    model: Model, special: SpecialTokens, number: int, sentences: Sequence[Sentence], before: int
+) -> list[Line]:
+    found: list[Line] = []
+    for sentence in sentences:
+        timed = (before + len(found)) % 2 == 1 and _has_timestamps(special)
+        ids = _ids(model, special, [sentence], sentence.language, timed)
+        found.append(Line(number, sentence.language, ids, timed))
+    if special.translate is not None:
+        for sentence in sentences:
+            if sentence.translation:
+                said = Sentence(sentence.start_s, sentence.end_s, "en", sentence.translation)
+                ids = _ids(model, special, [said], sentence.language, False, "translate")
+                found.append(Line(number, sentence.language, ids))
+    return found
+
+
+def _ids(
+    model: Model,
+    special: SpecialTokens,
+    sentences: Sequence[Sentence],
+    language: str | None,
+    timed: bool,
+    task: Task = "transcribe",
+) -> list[int]:
+    ids = special.prompt(language, timestamps=timed, task=task)
+    for sentence in sentences:
+        space = "" if sentence.language in _WITHOUT_SPACES else " "
+        text = encode_text(space + sentence.text.strip(), model.tokenizer)
+        ids += _between_timestamps(special, sentence.start_s, text, sentence.end_s) if timed else text
+    return [*ids, special.required("end")][: _longest(model)]
+
+
+def _longest(model: Model) -> int:
+    return min(LONGEST_TEXT, model.dims.n_text_ctx)
+
+
+def _has_timestamps(special: SpecialTokens) -> bool:
+    begin = special.timestamps_begin
+    return begin is not None and begin + TIMESTAMPS_PER_S * WINDOW_SAMPLES // SAMPLE_RATE in special.texts
+
+
+def _between_timestamps(special: SpecialTokens, start_s: float, text: Sequence[int], end_s: float) -> list[int]:
+    begin = special.required("timestamps_begin")
+    start, end = (begin + round(TIMESTAMPS_PER_S * seconds) for seconds in (start_s, end_s))
+    return [start, *text, end]
+
+
+def write_texts(
     decoder: Decoder,
     missing: Sequence[Window],
     encoded: Mapping[str, Array],
     progress: Callable[[str, float, float], None],
 ) -> dict[str, list[int]]:
-    """Return what the model itself writes for windows, greedily, by the windows' keys."""
+    """Return what the model itself writes for windows, greedily and without its prompt, by the windows' keys."""
     texts = {}
     for number, window in enumerate(missing):
-        texts[window.key] = decoder.write(encoded[window.key], decoder.special.prompt(window.language))
+        prompt = decoder.special.prompt(window.language)
+        texts[window.key] = decoder.write(encoded[window.key], prompt)[len(prompt) :]
         progress("writing texts", number + 1, len(missing))
     return texts
+
+
+def written_ids(special: SpecialTokens, line: Line, window: Window, text: Sequence[int]) -> list[int]:
+    """Return the ids of a line whose text, with the end or without, the model wrote."""
+    ids = special.prompt(line.language, timestamps=line.timed)
+    if not line.timed:
+        return [*ids, *text]
+    end = [token for token in text[-1:] if token == special.end]
+    return [*ids, *_between_timestamps(special, 0.0, text[: len(text) - len(end)], window.seconds), *end]

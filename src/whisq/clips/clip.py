@@ -15,10 +15,22 @@ BAD_HINT = "fix these, or leave them out of the measurement with --skip-bad (the
 
 
 @dataclass(frozen=True, slots=True)
+class Sentence:
+    """What is said in a part of a clip. ``translation`` is into English, empty where there is none."""
+
+    start_s: float
+    end_s: float
+    language: str
+    text: str
+    translation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One utterance. ``row`` is set when ``path`` is an Arrow file and the audio is in that row of it.
 
-    ``sha256`` (of the audio's bytes) and ``duration_s`` are filled in by ``check_clips``.
+    ``sha256`` (of the audio's bytes) and ``duration_s`` are filled in by ``check_clips``. ``sentences`` are there where
+    it is known when what is said; they may be of several languages.
     """
 
     id: str
@@ -29,6 +41,7 @@ class Clip:
     sha256: str = ""
     duration_s: float = 0.0
     speaker: str | None = None
+    sentences: tuple[Sentence, ...] = ()
 
     def content(self) -> bytes:
         """Return the encoded audio; raises ``OSError``."""
@@ -82,6 +95,8 @@ class ClipSet:
         digest = hashlib.sha256()
         for clip in self.clips:
             digest.update(repr((clip.sha256, clip.text, clip.language)).encode())
+            if clip.sentences:
+                digest.update(repr(clip.sentences).encode())
         return digest.hexdigest()
 
 

@@ -66,12 +66,6 @@ def test_quiet_says_nothing(monkeypatch, capsys) -> None:
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("resumes", "said"), [(True, "the same command resumes it"), (False, "nothing was kept")])
-def test_an_interrupted_command_says_what_was_kept(capsys, resumes, said) -> None:
-    assert Console().interrupted(resumes=resumes) == 130
-    assert capsys.readouterr().err == f"interrupted: {said}\n"
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("45MB", 45_000_000), ("1.5 gb", 1_500_000_000), ("7", 7), ("2kB", 2000), ("55MiB", 55 << 20), ("1 KiB", 1024)],

@@ -2,7 +2,7 @@
 
 One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``, and with
 ``more_outputs(args)`` where it writes more than its arguments name; its help line is in ``COMMANDS``. Only the command
-that was asked for is imported. Exit code 0 is fine, 1 a user error, 2 an internal error, 130 Ctrl-C.
+that was asked for is imported. Exit code 0 is fine, 1 a user error, 2 an internal error, 128 + its number a signal.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import NoReturn
 
 from whisq.cli.console import Console, discard_stdout, prepare_streams
 from whisq.cli.paths import check_paths
 from whisq.errors import WhisqError
+from whisq.stopping import begin, last_line
 from whisq.version import __version__
 
 COMMANDS = {
@@ -85,7 +85,7 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
     prepare_streams()
     args = parser.parse_args(words)
     console = Console(quiet=getattr(args, "quiet", False))
-    signal.signal(signal.SIGTERM, _stop)
+    begin()
     try:
         command = _command(args.command)
         check_paths(args, command.more_outputs(args) if hasattr(command, "more_outputs") else ())
@@ -95,7 +95,9 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
         console.error(error)
         return 1
     except KeyboardInterrupt:
-        return console.interrupted(resumes=False)
+        # In the program it never comes to this: there a signal ends it, see `whisq.stopping`.
+        print(last_line(), file=sys.stderr)
+        return 130
     except BrokenPipeError:
         discard_stdout()
         return 0
@@ -109,7 +111,3 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
         console.error(internal)
         return 2
     return code
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

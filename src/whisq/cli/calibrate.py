@@ -11,6 +11,7 @@ from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
 from whisq.errors import DataError
+from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable
 
@@ -86,11 +87,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for part in parts:
             part.check_fits(model)
         if args.data:
-            try:
-                found = _collect(args, console, output)
-            except KeyboardInterrupt:
-                return console.interrupted(resumes=not args.no_cache)
-            parts.insert(0, found)
+            begin(resumes=not args.no_cache)
+            parts.insert(0, _collect(args, console, output))
         if len(parts) > 1 or not args.data:
             merge(output, parts)
         calibration = read_calibration(output)

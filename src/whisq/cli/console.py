@@ -86,12 +86,6 @@ class Console:
         """Print an error and its hint on stderr."""
         self._labelled("error", str(error), error.hint)
 
-    def interrupted(self, *, resumes: bool) -> int:
-        """Say what Ctrl-C left on stderr; returns the exit code."""
-        kept = "the same command resumes it" if resumes else "nothing was kept"
-        print(f"interrupted: {kept}", file=sys.stderr)
-        return 130
-
     def _labelled(self, label: str, message: str, hint: str | None) -> None:
         self._flush_data()
         print(f"{_styled(label, sys.stderr)}: {shown_lines(message)}", file=sys.stderr)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from whisq.cli.console import Console
 from whisq.units import megabytes
+from whisq.writing import scratch_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder = Path(args.output)
         folder.mkdir(parents=True, exist_ok=True)
         return _show(weights, folder, args.recipe, console)
-    with tempfile.TemporaryDirectory(prefix="whisq-demo-") as scratch:
-        return _show(weights, Path(scratch), args.recipe, console)
+    with scratch_folder() as folder:
+        return _show(weights, folder, args.recipe, console)
 
 
 def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import add_clips, cache_folder, count
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
+from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
 
@@ -101,13 +102,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
         require_packages("jinja2", "plotly", purpose="--report")
     curve = _curve(args.search)
-    try:
-        with console.stages() as progress:
-            evaluation = evaluate(
-                args.reference, args.candidates, args.data, settings=_settings(args), progress=progress
-            )
-    except KeyboardInterrupt:
-        return console.interrupted(resumes=not args.no_cache)
+    begin(resumes=not args.no_cache)
+    with console.stages() as progress:
+        evaluation = evaluate(args.reference, args.candidates, args.data, settings=_settings(args), progress=progress)
     for problem in evaluation.data.problems:
         console.warn(f"left out: {problem}")
     if args.json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import add_clips, add_goal, add_space, count
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
+from whisq.stopping import begin
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -73,20 +74,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
         device=args.device,
         folder=Path(args.folder) if args.folder else None,
     )
-    try:
-        with console.stages() as progress:
-            found = optimize(
-                args.model,
-                args.output,
-                args.data,
-                size_bytes=args.size,
-                bits=args.bits,
-                divergence=args.divergence,
-                settings=settings,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        return console.interrupted(resumes=True)
+    begin(resumes=True)
+    with console.stages() as progress:
+        found = optimize(
+            args.model,
+            args.output,
+            args.data,
+            size_bytes=args.size,
+            bits=args.bits,
+            divergence=args.divergence,
+            settings=settings,
+            progress=progress,
+        )
     for message, hint in found.calibration.warnings:
         console.warn(message, hint)
     for problem in found.evaluation.data.problems:

@@ -22,7 +22,7 @@ from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
 from whisq.quantization.rounding import shifted
-from whisq.writing import Part, whole
+from whisq.writing import Part, check_writable, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,20 +83,13 @@ def check_output(plan: Plan, output: str | Path) -> Path:
 
     Raises ``OutputError`` when it is a source file, a directory, in no directory, or the disk has no room.
     """
-    target = Path(output).resolve()
     shown = str(output)
-    if target.is_dir():
-        raise OutputError(f"{shown}: is a directory, expected a file name", hint=f"write to {target / 'model.bin'}")
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{shown}: is not a regular file", hint="write to a file: the result is renamed into place")
+    check_writable(output)
+    target = Path(output).resolve()
     for file in plan.model.files:
         if target.exists() and target.samefile(file.path):
             raise OutputError(f"{shown}: is the input itself", hint="give the output another name")
     parent = target.parent
-    if not parent.is_dir():
-        raise OutputError(f"{shown}: directory {parent} does not exist", hint=f"create it: mkdir -p {parent}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{shown}: no permission to write in {parent}", hint="choose another directory")
     free = shutil.disk_usage(parent).free
     if free < plan.size_bytes:
         raise OutputError(

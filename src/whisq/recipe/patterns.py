@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import RecipeError
+from whisq.stopping import held, undo_at_end
 
 MOST_CHARACTERS = 20_000
 MOST_SECONDS = 2.0
@@ -155,12 +156,14 @@ class _Matcher:
         # After a fork the pipes would be shared with the parent.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             script = str(Path(__file__).with_name("pattern_process.py"))
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            with held:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", script],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+                undo_at_end(self._process.kill)
             self._owner = os.getpid()
             if _line_from(self._process) != b"ready\n":
                 raise RecipeError("the process that matches patterns does not start", hint=f"run {script} to see why")

@@ -13,9 +13,12 @@ from types import TracebackType
 from typing import Any
 
 from whisq.errors import RuntimeUnavailableError
+from whisq.stopping import held, undo_at_end, undone
 
 _NOISE = "load_backend:"  # ggml tells of each, whether all is well or not
 _TAIL_LINES = 3
+_DEATH_S = 30
+"""A process that is killed is gone within this, unless the disk or a driver keeps it."""
 
 
 class WorkerError(RuntimeUnavailableError):
@@ -35,15 +38,19 @@ class WorkerProcess:
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         # ggml's abort starts a debugger for a trace of the stack: it would read our requests, and wait for ever.
         environment["GGML_NO_BACKTRACE"] = "1"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
+        with held:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+                # A terminal's Ctrl-C is for this process, which ends that one: not for both, in any order.
+                process_group=0,
+            )
+            self._undoing = undo_at_end(self._kill)
 
     @property
     def pid(self) -> int:
@@ -89,9 +96,13 @@ class WorkerProcess:
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
+        undone(self._undoing)
         self._log.close()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait(timeout=_DEATH_S)
 
     def __enter__(self) -> WorkerProcess:
         return self

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from whisq.errors import MissingExtraError, PlanError
 from whisq.extras import install_hint
@@ -16,6 +15,7 @@ from whisq.runtimes.process import WorkerProcess
 from whisq.runtimes.runtime import Runtime
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.types import TensorType
+from whisq.writing import scratch_folder
 
 RUNS = 4
 """Runs of a clip; the fastest counts, and the first also warms up."""
@@ -36,8 +36,8 @@ def seconds_by_type(
     for kind in types:
         if kind not in runtime.types:
             continue
-        with TemporaryDirectory() as folder, WorkerProcess("whisq.runtimes.worker") as worker:
-            path = Path(folder) / "model.bin"
+        with scratch_folder() as folder, WorkerProcess("whisq.runtimes.worker") as worker:
+            path = folder / "model.bin"
             quantize(make_plan(model, Recipe(kind)), path)
             worker.ask("load", runtime=runtime.name, path=str(path), threads=threads, fallback=False)
             runs = [worker.ask("run", path=str(clip), row=None, language="en")["seconds"] for _ in range(RUNS)]

@@ -1,22 +1,17 @@
 """A whole file or none, whatever the system refuses and whichever command writes."""
 
 import errno
+import fcntl
 import os
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.calibrations import write as write_calibration
-from tests.support.containers import write_model
-from tests.support.evaluations import made_curve, made_evaluation
-from tests.support.models import WIDE
-from whisq import open_model
-from whisq.cli import main
+from tests.support.full_disk import refusing
 from whisq.errors import OutputError
-from whisq.evaluation import to_json
-from whisq.search import Sensitivity, Space
-from whisq.writing import whole, write_bytes, write_text
+from whisq.writing import check_writable, scratch_folder, text_with, whole, write_bytes, write_text
 
 OLD = "what stood there before\n"
 
@@ -28,19 +23,6 @@ def old(tmp_path: Path) -> Path:
     path = tmp_path / "folder" / "file.txt"
     path.write_text(OLD)
     return path
-
-
-def refusing(monkeypatch: pytest.MonkeyPatch, call: str, target: Path, number: int = errno.ENOSPC) -> None:
-    """Have ``os.fsync`` or ``os.pwrite`` refuse, where they are called for what is to become ``target``."""
-    real = getattr(os, call)
-
-    def refuse(descriptor: int, *arguments: object) -> object:
-        parts = target.parent.glob(f".{target.name}.*.part")
-        if os.fstat(descriptor).st_ino in {part.stat().st_ino for part in parts}:
-            raise OSError(number, os.strerror(number))
-        return real(descriptor, *arguments)
-
-    monkeypatch.setattr(f"os.{call}", refuse)
 
 
 def only(path: Path) -> bool:
@@ -160,106 +142,138 @@ def test_a_folder_that_may_not_be_written_in(old: Path, monkeypatch) -> None:
     assert only(old)
 
 
-# --- The commands. Each is given a folder, and says with which words it writes the file of a name in there.
+# --- Writers that were killed, and writers that live.
 
 
-def quantizing(*more: str) -> Callable[[Path, pytest.MonkeyPatch], list[str]]:
-    def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        source = write_model(folder / "source.bin", WIDE)
-        return ["quantize", str(source), str(folder / "out.bin"), "q4_0", *(word.format(folder) for word in more)]
-
-    return words
-
-
-def converting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return ["convert", str(write_model(folder / "source.bin", WIDE)), str(folder / "out.gguf")]
+KILLED = """
+import os, sys
+from whisq.writing import whole
+with whole(sys.argv[1]) as part:
+    part.write(b"half", 0)
+    print(part.path.name, flush=True)
+    sys.stdin.read()
+"""
 
 
-def merging(*more: str) -> Callable[[Path, pytest.MonkeyPatch], list[str]]:
-    def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        source = write_model(folder / "source.bin", WIDE)
-        for seed, name in enumerate("ab"):
-            write_calibration(folder / f"{name}.calib", seed=seed)
-        merged = ["--merge", str(folder / "a.calib"), "--merge", str(folder / "b.calib")]
-        return ["calibrate", str(source), *merged, "-o", str(folder / "out.calib"), *(w.format(folder) for w in more)]
-
-    return words
+def beginning_to_write(path: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", KILLED, str(path)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
-def evaluating(*more: str) -> Callable[[Path, pytest.MonkeyPatch], list[str]]:
-    def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        monkeypatch.setattr("whisq.evaluation.run.evaluate", lambda *_, **__: made_evaluation())
-        return [
-            "evaluate",
-            "reference.bin",
-            "candidate.bin",
-            "--data",
-            "clips",
-            *(word.format(folder) for word in more),
-        ]
-
-    return words
-
-
-def reporting(name: str) -> Callable[[Path, pytest.MonkeyPatch], list[str]]:
-    def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        (folder / "in.json").write_text(to_json(made_evaluation()), "utf-8")
-        return ["report", str(folder / "in.json"), str(folder / name)]
-
-    return words
+def test_what_a_killed_writer_left_goes_with_the_next_writer_of_that_file_and_no_other(old: Path) -> None:
+    for path in (old, old.with_name("other.txt")):
+        with beginning_to_write(path) as process:
+            process.kill()
+    foreign = [old.with_name(name) for name in (".file.txt.part", ".file.txt.0123.part", ".file.txt.zzzzzzzzzzzz.part")]
+    for path in foreign:
+        path.touch()
+    assert len(list(old.parent.glob(".*.part"))) == 5
+    write_text(old, "new")
+    left = {path.name for path in old.parent.iterdir()}
+    assert {path.name for path in (old, *foreign)} < left
+    (other,) = left - {path.name for path in (old, *foreign)}
+    assert other.startswith(".other.txt.")
 
 
-def searching(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    source = write_model(folder / "source.bin", WIDE)
-    write_calibration(folder / "a.calib")
-    with open_model(source) as model:
-        space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
-        harms = {name: {kind.name: 1 / kind.bits_per_weight for kind in kinds} for name, kinds in space.types.items()}
-    measured = {name: tuple(found) for name, found in harms.items()}
-    known = Sensitivity(harms, 1.0, 1.0, (), {"how": "one"}, measured, curve=made_curve())
-    monkeypatch.setattr("whisq.search.measure_space", lambda *_, **__: (known, None))
-    words = ["search", str(source), "--calibration", str(folder / "a.calib"), "--types", "q4_0,q8_0", "--bits", "12"]
-    return [*words, "-o", str(folder / "out.toml"), "--sensitivity", str(folder / "out.json")]
+def test_a_writer_that_lives_is_left_alone(old: Path) -> None:
+    with beginning_to_write(old) as process:
+        write_text(old, "mine")
+        assert len(list(old.parent.glob(".*.part"))) == 1
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert old.read_bytes() == b"half"
+    assert only(old)
 
 
-WRITERS = [
-    ("out.bin", quantizing()),
-    ("out.bin.json", quantizing("--sidecar")),
-    ("recipe.toml", quantizing("--recipe-out", "{}/recipe.toml")),
-    ("out.gguf", converting),
-    ("out.calib", merging()),
-    ("results.json", evaluating("--json", "{}/results.json")),
-    ("report.html", evaluating("--report", "{}/report.html")),
-    ("tables.md", reporting("tables.md")),
-    ("page.html", reporting("page.html")),
-    ("out.toml", searching),
-    ("out.json", searching),
-]
+def test_two_writers_in_one_process_are_two(old: Path) -> None:
+    with whole(old) as first, whole(old) as second:
+        first.write(b"first", 0)
+        second.write(b"second", 0)
+    assert old.read_bytes() == b"first"
+    assert only(old)
 
 
-# Of an imatrix the gguf package writes the bytes, not by pwrite.
-CASES = [(name, words, call) for name, words in WRITERS for call in ("fsync", "pwrite")]
-CASES.append(("out.imatrix", merging("--imatrix-out", "{}/out.imatrix"), "fsync"))
+def test_a_writer_whose_part_was_taken_for_an_orphan_begins_another(old: Path, monkeypatch) -> None:
+    real, taken = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        if not taken:
+            (part,) = old.parent.glob(".*.part")
+            part.unlink()
+            taken.append(part)
+        real(descriptor, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    write_text(old, "new")
+    assert taken
+    assert old.read_text() == "new"
+    assert only(old)
 
 
-@pytest.mark.parametrize(("name", "words", "call"), CASES, ids=[f"{name}-{call}" for name, _, call in CASES])
-def test_a_command_that_cannot_write_leaves_the_old_file(
-    tmp_path: Path, capsys, monkeypatch, name: str, words: Callable[[Path, pytest.MonkeyPatch], list[str]], call: str
-) -> None:
-    path = tmp_path / name
-    path.write_text(OLD)
-    asked = words(tmp_path, monkeypatch)
-    with monkeypatch.context() as refused:
-        refusing(refused, call, path)
-        assert main(asked) == 1
-    said = capsys.readouterr().err
-    assert f"{name}: cannot be written: No space left" in said
-    assert "hint: " in said
-    assert path.read_text() == OLD
-    assert not list(tmp_path.glob(".*.part"))
-    # The refusal was all that stood against it.
-    assert main(asked) == 0
-    assert path.read_bytes() != OLD.encode()
+def test_where_there_are_no_locks_nothing_is_taken_for_an_orphan(old: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with beginning_to_write(old) as process:
+        process.kill()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    write_text(old, "new")
+    assert old.read_text() == "new"
+    assert len(list(old.parent.glob(".*.part"))) == 1
+
+
+# --- What is not a file.
+
+
+@pytest.fixture
+def streams(tmp_path: Path) -> dict[str, Path]:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "round").symlink_to("round")
+    names = {name: tmp_path / name for name in ("fifo", "link", "round")}
+    return names | {name: Path(name) for name in ("/dev/stdout", "/dev/null", "/dev/fd/1", "/dev/../dev/stderr")}
+
+
+NO_FILES = ["fifo", "link", "round", "/dev/stdout", "/dev/null", "/dev/fd/1", "/dev/../dev/stderr"]
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_a_stream_is_refused(streams: dict[str, Path], name: str) -> None:
+    said = "cannot be written" if name == "round" else "is not a regular file"
+    with pytest.raises(OutputError, match=said):
+        write_text(streams[name], "new")
+    with pytest.raises(OutputError, match=said):
+        check_writable(streams[name])
+
+
+def test_standard_output_is_refused_also_where_it_is_a_file(tmp_path: Path) -> None:
+    code = "import sys; from whisq.writing import write_text; print('plan', flush=True); write_text('/dev/stdout', 'x')"
+    with (tmp_path / "out").open("wb") as out:
+        done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert "is not a regular file" in done.stderr
+    assert (tmp_path / "out").read_text() == "plan\n"
+
+
+def test_what_goes_with_a_file_has_its_name_after_it_and_only_then(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    with text_with(second, "beside"):
+        assert not second.exists()
+        write_text(first, "main")
+    assert second.read_text() == "beside"
+    with pytest.raises(ZeroDivisionError), text_with(second, "again"):
+        raise ZeroDivisionError
+    assert second.read_text() == "beside"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_a_scratch_folder_goes_with_all_that_is_in_it() -> None:
+    with scratch_folder() as folder:
+        (folder / "large").touch()
+    assert not folder.exists()
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch):

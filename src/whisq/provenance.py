@@ -5,8 +5,9 @@ A ``.bin`` has no room for it, so a sidecar, ``OUTPUT.json``, is written on requ
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
 from whisq.model import Model
 from whisq.recipe import Recipe, save_recipe
 from whisq.version import __version__
-from whisq.writing import write_text
+from whisq.writing import text_with
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
@@ -45,10 +46,11 @@ def sidecar_path(output: str | Path) -> Path:
     return Path(f"{output}.json")
 
 
-def write_sidecar(plan: Plan, output: str | Path) -> Path:
-    """Write what a plan's file has no room for beside it; returns where.
+@contextlib.contextmanager
+def sidecar(plan: Plan, output: str | Path) -> Iterator[Path]:
+    """Write what a plan's file has no room for beside it, where it is once the block has written that file.
 
-    Raises ``OutputError`` when it cannot be written.
+    Raises ``OutputError`` when it cannot be written, before the block where that can be told.
     """
     path = sidecar_path(output)
     document = {
@@ -57,8 +59,8 @@ def write_sidecar(plan: Plan, output: str | Path) -> Path:
         "bits_per_weight": plan.bits_per_weight,
         "tensors": {assignment.tensor.name: assignment.type.name for assignment in plan.assignments},
     }
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n", hint="leave out --sidecar")
-    return path
+    with text_with(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n", hint="leave out --sidecar"):
+        yield path
 
 
 def stated_provenance(model: Model) -> dict[str, Any]:

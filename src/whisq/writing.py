@@ -106,6 +106,18 @@ def scratch_folder() -> Iterator[Path]:
         undone(undoing)
 
 
+@contextlib.contextmanager
+def text_with(path: str | Path, text: str, *, hint: str = "choose another place") -> Iterator[None]:
+    """Write a file in UTF-8 that takes its name where the block ends without an error, after what is written in it.
+
+    What goes with another file is on the disk before that has its name, and has its own only after. Raises
+    ``OutputError``.
+    """
+    with whole(path, hint=hint) as part:
+        part.write(text.encode(), 0)
+        yield
+
+
 def write_bytes(path: str | Path, content: bytes, *, hint: str = "choose another place") -> None:
     """Write a file, whole or not at all; raises ``OutputError``."""
     with whole(path, hint=hint) as part:

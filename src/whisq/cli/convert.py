@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def more_outputs(args: argparse.Namespace) -> list[Path]:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Convert; returns the exit code."""
     from whisq.formats import container_of, open_model
-    from whisq.provenance import provenance_of, write_sidecar
+    from whisq.provenance import provenance_of, sidecar
     from whisq.quantization.convert import make_conversion
     from whisq.quantization.write import check_output, quantize
     from whisq.types import parse_type
@@ -60,10 +61,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         plan = make_conversion(model, container, kind, stated)
         check_output(plan, args.output)
         warn_of_special_tokens(plan, console)
-        with console.progress(model.n_weights, "converting") as advance:
+        beside = sidecar(plan, args.output) if args.sidecar else nullcontext()
+        with beside, console.progress(model.n_weights, "converting") as advance:
             written = quantize(plan, args.output, threads=args.threads, progress=advance)
-        if args.sidecar:
-            write_sidecar(plan, args.output)
         for line in _report(plan, args.output, written.duration_s):
             console.data(line)
     return 0

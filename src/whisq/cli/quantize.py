@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
     from whisq.cli.notes import notes_on
     from whisq.formats import container_of, open_model
-    from whisq.provenance import provenance_of, write_sidecar
+    from whisq.provenance import provenance_of, sidecar
     from whisq.quantization.plan import make_plan, recipe_for
     from whisq.quantization.write import check_output, quantize
 
@@ -129,19 +130,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
         _warn(plan, console, strict=args.strict)
         if not args.dry_run:
             check_output(plan, args.output)
-        if args.recipe_out:
-            from whisq.recipe import save_recipe
-            from whisq.writing import write_text
-
-            write_text(args.recipe_out, save_recipe(recipe))
         if not args.json:
             _print_plan(plan, console, verbose=args.verbose)
         written = None
-        if not args.dry_run:
-            with console.progress(model.n_weights, "quantizing") as advance:
-                written = quantize(plan, args.output, threads=args.threads, progress=advance)
-            if args.sidecar:
-                write_sidecar(plan, args.output)
+        with contextlib.ExitStack() as beside:
+            if args.recipe_out:
+                from whisq.recipe import save_recipe
+                from whisq.writing import text_with
+
+                beside.enter_context(text_with(args.recipe_out, save_recipe(recipe)))
+            if not args.dry_run:
+                if args.sidecar:
+                    beside.enter_context(sidecar(plan, args.output))
+                with console.progress(model.n_weights, "quantizing") as advance:
+                    written = quantize(plan, args.output, threads=args.threads, progress=advance)
         _conclude(args, console, plan, written.duration_s if written else None)
         for note in notes_on(plan, asked, target, args.output):
             console.note_always(note)

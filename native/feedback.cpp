@@ -8,18 +8,15 @@
 // chosen when the feedback reaches it, by running the feedback through the block for every candidate.
 #include "feedback.h"
 
+#include <optional>
+#include <utility>
+
 #include "families.h"
 #include "search.h"
+#include "trials.h"
 
 namespace whisq::WHISQ_ISA {
 namespace {
-
-// What rounding a block gave.
-struct Rounded {
-    F loss;
-    F level[32];  // l of Levels
-    F error[32];
-};
 
 // The grids below (steps of 3 % of a scale, how many of them, how far the integers of scales are sought around a fit)
 // came with the first version of this pass, and no record says on what matrices they were chosen. What was measured
@@ -28,41 +25,6 @@ constexpr float kStep = 0.03f;
 
 // ggml's search for a scale and a minimum with importance (make_qkx3_quants).
 MinSearch min_search(const Levels& levels) { return {(int)levels.high, -0.9f, 0.05f, 36}; }
-
-void round_block(const Block& b, const Levels& levels, F scale, F offset, Rounded& result) {
-    const F inverse = select(scale != 0.f, 1.f / scale, F{});
-    F x[32];
-    for (int j = 0; j < b.n; ++j) x[j] = b.x[j];
-    result.loss = F{};
-    for (int j = 0; j < b.n; ++j) {
-        const F scaled = (x[j] - offset) * inverse;
-        F decoded;
-        if (levels.book != nullptr) {
-            result.level[j] = nearest_index(*levels.book, scaled);
-            decoded = scale * value_at(*levels.book, result.level[j]);
-        } else {
-            result.level[j] = nearest_float(scaled, levels.low, levels.high);
-            decoded = scale * result.level[j] + offset;
-        }
-        const F error = x[j] - decoded;
-        result.error[j] = error;
-        result.loss += b.gain[j] * (error * error);
-        const float* row = b.factor + j * b.stride;
-        for (int k = j + 1; k < b.n; ++k) x[k] -= error * row[k];
-    }
-}
-
-// The best of the candidates seen so far, lane by lane.
-struct Best {
-    F loss, scale, offset;
-    void start() { loss = splat(3.4e38f), scale = offset = F{}; }
-    void add(F candidate_loss, F candidate_scale, F candidate_offset) {
-        const I better = candidate_loss < loss;
-        loss = select(better, candidate_loss, loss);
-        scale = select(better, candidate_scale, scale);
-        offset = select(better, candidate_offset, offset);
-    }
-};
 
 struct Range {
     F low, high;
@@ -79,35 +41,22 @@ Range range_of(const F* x, int n) {
 
 // Scales of a symmetric type with an f16 scale: the largest weight near either end of the levels, and clipped.
 Best symmetric_scale(const Block& b, const Levels& levels) {
-    Best best;
-    best.start();
+    Trials trials(b, levels);
     const F largest = extreme_of(b.x, b.n).value;
     const Codebook* book = levels.book;
     const float low = book != nullptr ? book->value[0] : levels.low;
     const float high = book != nullptr ? book->value[book->n - 1] : levels.high;
-    Rounded trial;
-    for (const float end : {low, high}) {
-        for (int step = -4; step <= 11; ++step) {
-            const F scale = as_half(largest / (end * (1.f + kStep * (float)step)));
-            round_block(b, levels, scale, F{}, trial);
-            best.add(trial.loss, scale, F{});
-        }
-    }
-    return best;
+    for (const float end : {low, high})
+        for (int step = -4; step <= 11; ++step) trials.add(as_half(largest / (end * (1.f + kStep * (float)step))), F{});
+    return trials.best();
 }
 
 // Scales of a symmetric type whose scale is a power of two: five around the one that reaches the largest weight.
 Best power_of_two_scale(const Block& b, const Levels& levels) {
-    Best best;
-    best.start();
+    Trials trials(b, levels);
     const F reaching = extreme_of(b.x, b.n).magnitude / levels.book->value[levels.book->n - 1];
-    Rounded trial;
-    for (const float factor : {0.25f, 0.5f, 1.f, 2.f, 4.f}) {
-        const F scale = as_power_of_two(factor * reaching);
-        round_block(b, levels, scale, F{}, trial);
-        best.add(trial.loss, scale, F{});
-    }
-    return best;
+    for (const float factor : {0.25f, 0.5f, 1.f, 2.f, 4.f}) trials.add(as_power_of_two(factor * reaching), F{});
+    return trials.best();
 }
 
 // Fit scale and offset by least squares to the integers that the best so far gives, as the feedback weighs errors.
@@ -140,20 +89,17 @@ void refit(const Block& b, const Levels& levels, Best& best) {
 
 // Scales and offsets of a type with both in f16: the range, shrunk at either end, then fitted.
 Best ranged_scale(const Block& b, const Levels& levels) {
-    Best best;
-    best.start();
+    Trials trials(b, levels);
     const Range range = range_of(b.x, b.n);
     const F spread = range.high - range.low;
-    Rounded trial;
     for (int below = 0; below < 6; ++below) {
         for (int above = 0; above < 6; ++above) {
             const F low = range.low + spread * (kStep * (float)(below - 1));
             const F high = range.high - spread * (kStep * (float)(above - 1));
-            const F scale = as_half((high - low) / levels.high), offset = as_half(low);
-            round_block(b, levels, scale, offset, trial);
-            best.add(trial.loss, scale, offset);
+            trials.add(as_half((high - low) / levels.high), as_half(low));
         }
     }
+    Best best = trials.best();
     // With the second pass the fit takes the divergence of tiny.en's q4_1 from 0.61 to 0.58 of importance's.
     for (int round = 0; round < 2; ++round) refit(b, levels, best);
     return best;
@@ -167,20 +113,6 @@ struct Units {
 Best block_scale(const Block& b, const Levels& levels) {
     if (levels.has_minimum) return ranged_scale(b, levels);
     return levels.scale_as == ScaleAs::kPowerOfTwo ? power_of_two_scale(b, levels) : symmetric_scale(b, levels);
-}
-
-void plain_blocks(const Rows& rows, const Levels& levels) {
-    const int64_t n_blocks = rows.job.n_columns / 32;
-    Rounded rounded;
-    for (int64_t block = 0; block < n_blocks; ++block) {
-        const Block b = rows.block(32 * block, 32);
-        const Best best = block_scale(b, levels);
-        round_block(b, levels, best.scale, best.offset, rounded);
-        rows.scale[block] = rows.unit[block] = best.scale;
-        rows.offset[block] = rows.minimum_unit[block] = best.offset;
-        for (int j = 0; j < 32; ++j) rows.level[32 * block + j] = rounded.level[j];
-        rows.push(rows.x, rows.job.factor, 32 * block, rounded.error, 32, 32 * block + 32);
-    }
 }
 
 // Choose a super-block's units from its weights as they are when the feedback reaches it.
@@ -230,19 +162,17 @@ Best sub_scale(const Block& b, const TypeRow& type, Units units, F* integers) {
     } else {
         fit = search_scale(b.x, w, b.n, -(int)levels.low).scale * scale_inverse;
     }
-    Best best;
-    best.start();
-    Rounded trial;
+    Trials trials(b, levels);
     // Scales of eight bits lie closer together: as far around the fit there are more of them.
     const int reach = s.scale_high > 100.f ? 6 : 2, minimum_reach = levels.has_minimum ? 2 : 0;
     for (int step = -reach; step <= reach; ++step) {
         const F scale_l = nearest_float(fit + (float)step, s.scale_low, s.scale_high);
         for (int minimum_step = -minimum_reach; minimum_step <= minimum_reach; ++minimum_step) {
             const F minimum_l = nearest_float(minimum_fit + (float)minimum_step, 0.f, s.scale_high);
-            round_block(b, levels, units.scale * scale_l, -(units.minimum * minimum_l), trial);
-            best.add(trial.loss, scale_l, minimum_l);
+            trials.add(units.scale * scale_l, -(units.minimum * minimum_l), scale_l, minimum_l);
         }
     }
+    Best best = trials.best();
     integers[0] = best.scale;
     integers[1] = best.offset;
     best.scale = units.scale * integers[0];
@@ -250,28 +180,52 @@ Best sub_scale(const Block& b, const TypeRow& type, Units units, F* integers) {
     return best;
 }
 
-void super_blocks(const Rows& rows, const TypeRow& type) {
-    const FeedbackJob& job = rows.job;
-    const int64_t n_super = job.n_columns / type.block_size;
+// Choose a block's scale and offset and round it; its errors are what moves.
+void round_columns(const Rows& rows, const TypeRow& type, int64_t begin, F* errors) {
     const int size = sub_size(type);
+    const int64_t block = begin / size, unit = begin / type.block_size;
+    const bool is_super = type.subs.n != 0;
+    if (is_super && begin % type.block_size == 0) {
+        const Units units = units_of(rows, begin, type);
+        rows.unit[unit] = units.scale;
+        rows.minimum_unit[unit] = units.minimum;
+    }
+    // Near each other, all of them once: candidates read the part of the factor that is inside the block many times.
+    const Block there = rows.block(begin, size);
+    float factor[32 * 32];
+    for (int j = 0; j < size; ++j) std::memcpy(factor + 32 * j, there.factor + j * there.stride, size * sizeof(float));
+    const Block b{there.x, factor, 32, there.gain, size};
+    Best best;
+    if (is_super) {
+        F integers[2];
+        best = sub_scale(b, type, {rows.unit[unit], rows.minimum_unit[unit]}, integers);
+        rows.integer[block] = integers[0];
+        rows.minimum[block] = integers[1];
+    } else {
+        best = block_scale(b, type.levels);
+        rows.unit[unit] = best.scale;
+        rows.minimum_unit[unit] = best.offset;
+    }
+    rows.scale[block] = best.scale;
+    rows.offset[block] = best.offset;
     Rounded rounded;
-    for (int64_t super = 0; super < n_super; ++super) {
-        const Units units = units_of(rows, type.block_size * super, type);
-        rows.unit[super] = units.scale;
-        rows.minimum_unit[super] = units.minimum;
-        for (int j = 0; j < type.subs.n; ++j) {
-            const int64_t begin = type.block_size * super + j * size, block = super * type.subs.n + j;
-            const Block b = rows.block(begin, size);
-            F integers[2];
-            const Best best = sub_scale(b, type, units, integers);
-            round_block(b, type.levels, best.scale, best.offset, rounded);
-            rows.scale[block] = best.scale;
-            rows.offset[block] = best.offset;
-            rows.integer[block] = integers[0];
-            rows.minimum[block] = integers[1];
-            for (int i = 0; i < size; ++i) rows.level[begin + i] = rounded.level[i];
-            rows.push(rows.x, job.factor, begin, rounded.error, size, begin + size);
+    round_block(b, type.levels, best.scale, best.offset, rounded);
+    for (int j = 0; j < size; ++j) rows.level[begin + j] = rounded.level[j], errors[j] = rounded.error[j];
+}
+
+// The first pass over all columns of some rows: errors go to the rest of a panel at once, beyond it when it is done.
+void pass(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& factor, int64_t n_columns) {
+    const int size = sub_size(type);
+    for (int64_t start = 0; start < n_columns; start += kPanel) {
+        const Columns panel{start, start + kPanel < n_columns ? start + kPanel : n_columns};
+        for (const Pair& pair : pairs) {
+            for (int64_t begin = start; begin < panel.end; begin += size) {
+                round_columns(pair.one, type, begin, pair.one.moved + (begin - start));
+                round_columns(pair.two, type, begin, pair.two.moved + (begin - start));
+                pair.push(&Rows::x, factor, start, {begin, begin + size}, {begin + size, panel.end});
+            }
         }
+        push_all(pairs, &Rows::x, factor, panel, {panel.end, n_columns});
     }
 }
 
@@ -293,39 +247,56 @@ int8_t stored_integer(const Levels& levels, float level) {
     return levels.book != nullptr ? levels.book->stored[(int)level] : (int8_t)(int)(level - levels.low);
 }
 
+// The memory of as many rows as share a panel of the matrices: few enough to stay near, and then so many that the
+// matrices, which do not, are read seldom.
+constexpr int kRowsTogether = 128, kPairs = kRowsTogether / (2 * kLanes);
+
+// Write out what was chosen for a group.
+void write(const Rows& rows, const TypeRow& type) {
+    const FeedbackJob& job = rows.job;
+    const int64_t n = job.n_columns, n_units = n / type.block_size, n_blocks = n / sub_size(type), row = rows.row;
+    if (row >= job.n_rows) return;
+    const int n_lanes = (int)(job.n_rows - row < kLanes ? job.n_rows - row : kLanes);
+    for (int64_t c = 0; c < n; ++c)
+        for (int lane = 0; lane < n_lanes; ++lane)
+            job.levels[(row + lane) * n + c] = stored_integer(type.levels, rows.level[c][lane]);
+    put(job.units, row, n_units, rows.unit, n_lanes);
+    put(job.minimum_units, row, n_units, rows.minimum_unit, n_lanes);
+    if (type.subs.n != 0) {
+        put(job.scale_integers, row, n_blocks, rows.integer, n_lanes);
+        put(job.minimum_integers, row, n_blocks, rows.minimum, n_lanes);
+    }
+}
+
 }  // namespace
 
 Outcome feedback(const FeedbackJob& job) {
     const TypeRow& type = row_of(job.type);
     if (!has_feedback(type)) return Outcome::kNoKernel;
-    const bool is_super = type.subs.n != 0;
     const int64_t n = job.n_columns, n_units = n / type.block_size, n_blocks = n / sub_size(type);
-    const Vectors vectors(3 * n + 4 * n_blocks + 2 * n_units);
-    F* x = vectors.data;
-    F* scale = x + 3 * n;
-    F* unit = scale + 4 * n_blocks;
-    const Rows rows{
-        job,      x, x + n, scale, scale + n_blocks, scale + 2 * n_blocks, scale + 3 * n_blocks, unit, unit + n_units,
-        x + 2 * n};
-    for (int64_t row = 0; row < job.n_rows; row += kLanes) {
-        const int n_lanes = (int)(job.n_rows - row < kLanes ? job.n_rows - row : kLanes);
-        for (int64_t c = 0; c < n; ++c)
-            for (int lane = 0; lane < kLanes; ++lane)
-                x[c][lane] = job.weights[(row + (lane < n_lanes ? lane : 0)) * n + c];
-        if (is_super)
-            super_blocks(rows, type);
-        else
-            plain_blocks(rows, type.levels);
-        if (job.n_sweeps > 0) improve(rows, type, row, job.n_sweeps);
-        for (int64_t c = 0; c < n; ++c)
-            for (int lane = 0; lane < n_lanes; ++lane)
-                job.levels[(row + lane) * n + c] = stored_integer(type.levels, rows.level[c][lane]);
-        put(job.units, row, n_units, rows.unit, n_lanes);
-        put(job.minimum_units, row, n_units, rows.minimum_unit, n_lanes);
-        if (is_super) {
-            put(job.scale_integers, row, n_blocks, rows.integer, n_lanes);
-            put(job.minimum_integers, row, n_blocks, rows.minimum, n_lanes);
-        }
+    const int64_t n_vectors = 3 * n + kPanel + 4 * n_blocks + 2 * n_units;
+    const int64_t n_pairs = (job.n_rows + 2 * kLanes - 1) / (2 * kLanes);
+    const Vectors vectors(2 * (n_pairs < kPairs ? n_pairs : kPairs) * n_vectors);
+    const Tiled factor(job.factor, n);
+    const std::optional<Tiled> moment =
+        job.n_sweeps > 0 ? std::optional<Tiled>(std::in_place, job.moment, n) : std::nullopt;
+    for (int64_t first = 0; first < n_pairs; first += kPairs) {
+        F* next = vectors.data;
+        const auto take = [&](int64_t size) { return std::exchange(next, next + size); };
+        const auto group = [&](int64_t number) {
+            return Rows{job,           number * kLanes, take(n),        take(n),        take(n),
+                        take(kPanel),  take(n_blocks),  take(n_blocks), take(n_blocks), take(n_blocks),
+                        take(n_units), take(n_units)};
+        };
+        std::vector<Pair> pairs;
+        for (int64_t pair = first; pair < n_pairs && pair < first + kPairs; ++pair)
+            pairs.push_back({group(2 * pair), group(2 * pair + 1)});
+        for (const Pair& pair : pairs)
+            for (int64_t c = 0; c < n; ++c)
+                pair.one.x[c] = pair.one.weights_of(c), pair.two.x[c] = pair.two.weights_of(c);
+        pass(pairs, type, factor, n);
+        if (moment) improve(pairs, type, *moment, job.n_sweeps);
+        for (const Pair& pair : pairs) write(pair.one, type), write(pair.two, type);
     }
     return Outcome::kDone;
 }

@@ -1,23 +1,11 @@
 // What the two passes of rounding with feedback share: how types write weights, and a group of rows on its way.
 #pragma once
 
+#include "codebook.h"
 #include "group.h"
+#include "tiles.h"
 
 namespace whisq::WHISQ_ISA {
-
-// The value at an index of a codebook.
-inline F value_at(const Codebook& book, F index) {
-    F value = splat(book.value[0]);
-    for (int k = 1; k < 16; ++k) value = select(index < (float)k, value, splat(book.value[k]));
-    return value;
-}
-
-// The index of the value nearest to x, the upper one at a tie.
-inline F nearest_index(const Codebook& book, F x) {
-    F index = F{};
-    for (int k = 1; k < 16; ++k) index = select(x < book.threshold[k], index, splat((float)k));
-    return index;
-}
 
 inline F value_of(const Levels& levels, F level) {
     return levels.book != nullptr ? value_at(*levels.book, level) : level;
@@ -49,46 +37,59 @@ struct Block {
     int n;
 };
 
+// Columns that are finished before their errors go to the columns beyond: a multiple of every type's block.
+constexpr int64_t kPanel = 256;
+
 // A group of rows on its way. Blocks are sub-blocks where there are such; units belong to super-blocks.
 struct Rows {
     const FeedbackJob& job;
-    F* x;        // [n_columns] weights, corrected by the errors of earlier columns
-    F* level;    // [n_columns] l of Levels
-    F* scale;    // [blocks] as they decode
-    F* offset;   // [blocks]
-    F* integer;  // [blocks] of the scale, in super-blocks
-    F* minimum;  // [blocks] integer of the minimum
-    F* unit;     // [units]
-    F* minimum_unit;
+    int64_t row;  // the group's first; lanes beyond the last row repeat it
+    F* x;         // [n_columns] weights, corrected by the errors of earlier columns; then what rounding added to them
+    F* level;     // [n_columns] l of Levels
     F* gradient;  // [n_columns]
+    F* moved;     // [kPanel] what goes from a panel's columns to the others: errors, or changes
+    F* scale;     // [blocks] as they decode
+    F* offset;    // [blocks]
+    F* integer;   // [blocks] of the scale, in super-blocks
+    F* minimum;   // [blocks] integer of the minimum
+    F* unit;      // [units]
+    F* minimum_unit;
 
     Block block(int64_t begin, int n) const {
         return {x + begin, job.factor + begin * job.n_columns + begin, job.n_columns, job.gain + begin, n};
     }
 
-    // Take values of a block's columns, times their rows of a matrix, off all columns from `from` on.
-    // A few columns at a time, so that their sums do not wait for each other.
-    void push(F* to, const float* matrix, int64_t begin, const F* values, int n, int64_t from) const {
-        constexpr int kSide = 8;
-        F moved[32];
-        const float* row[32];
-        int n_moved = 0;
-        for (int j = 0; j < n; ++j) {
-            if (!any(values[j] != 0.f)) continue;
-            moved[n_moved] = values[j];
-            row[n_moved++] = matrix + (begin + j) * job.n_columns;
+    F weights_of(int64_t column) const {
+        F w;
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const int64_t last = job.n_rows - 1, r = row + lane < last ? row + lane : last;
+            w[lane] = job.weights[r * job.n_columns + column];
         }
-        for (int64_t c = from; c < job.n_columns; c += kSide) {
-            F sums[kSide];
-            for (int k = 0; k < kSide; ++k) sums[k] = to[c + k];
-            for (int j = 0; j < n_moved; ++j)
-                for (int k = 0; k < kSide; ++k) sums[k] -= moved[j] * row[j][c + k];
-            for (int k = 0; k < kSide; ++k) to[c + k] = sums[k];
-        }
+        return w;
     }
 };
 
-// Better integers and scales than the first pass found, in so many sweeps; `row` is the group's first. See improve.cpp.
-void improve(const Rows& rows, const TypeRow& type, int64_t row, int n_sweeps);
+// Two groups, whose products are taken together.
+struct Pair {
+    Rows one, two;
+
+    const Rows& operator[](int i) const { return i == 0 ? one : two; }
+
+    // Take what is moved in `from`, columns of the panel that begins at `panel`, off other columns of a vector.
+    void push(F* Rows::* vector, const Tiled& matrix, int64_t panel, Columns from, Columns to) const {
+        const int64_t at = from.begin - panel;
+        take_off(matrix, from, one.moved + at, two.moved + at, to, one.*vector, two.*vector);
+    }
+};
+
+// The same for some pairs: a tile of the matrix serves all of them while it is near.
+inline void push_all(const std::vector<Pair>& pairs, F* Rows::* vector, const Tiled& matrix, Columns panel,
+                     Columns to) {
+    for (int64_t c = to.begin; c < to.end; c += kSide)
+        for (const Pair& pair : pairs) pair.push(vector, matrix, panel.begin, panel, {c, c + kSide});
+}
+
+// Better integers and scales than the first pass found, in so many sweeps. See improve.cpp.
+void improve(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int n_sweeps);
 
 }  // namespace whisq::WHISQ_ISA

@@ -133,37 +133,59 @@ struct Improver {
         }
     }
 
-    void sweep(int64_t block) {
+    void sweep(int64_t block, F* moved) {
         const int64_t begin = block * n;
         for (int j = 0; j < n; ++j) g[j] = rows.gradient[begin + j], change[j] = F{};
         integers(block);
         scales(block);
         integers(block);
-        rows.push(rows.gradient, rows.job.moment, begin, change, n, 0);
+        for (int j = 0; j < n; ++j) moved[j] = change[j];
     }
 };
 
+// The gradient of what the first pass chose: its change from the weights, which takes the place of x, times the moment.
+void start(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int64_t n_columns) {
+    for (const Pair& pair : pairs) {
+        for (const int side : {0, 1}) {
+            const Rows& rows = pair[side];
+            for (int64_t c = 0; c < n_columns; ++c) {
+                const int64_t block = c / sub_size(type);
+                const F decoded = rows.scale[block] * value_of(type.levels, rows.level[c]) + rows.offset[block];
+                rows.x[c] = decoded - rows.weights_of(c);
+                rows.gradient[c] = F{};
+            }
+        }
+    }
+    const Columns all{0, n_columns};
+    for (int64_t c = 0; c < n_columns; c += kSide)
+        for (const Pair& pair : pairs)
+            take_off(moment, all, pair.one.x, pair.two.x, {c, c + kSide}, pair.one.gradient, pair.two.gradient);
+}
+
 }  // namespace
 
-void improve(const Rows& rows, const TypeRow& type, int64_t row, int n_sweeps) {
-    const FeedbackJob& job = rows.job;
-    Improver improver{rows, type, type.levels, sub_size(type), {}, {}};
-    const int n = improver.n;
-    const int64_t n_blocks = job.n_columns / n;
-    for (int64_t c = 0; c < job.n_columns; ++c) rows.gradient[c] = F{};
-    F minus_d[32];
-    for (int64_t block = 0; block < n_blocks; ++block) {
-        for (int j = 0; j < n; ++j) {
-            const int64_t c = block * n + j;
-            F w;
-            for (int lane = 0; lane < kLanes; ++lane)
-                w[lane] = job.weights[(row + lane < job.n_rows ? row + lane : row) * job.n_columns + c];
-            minus_d[j] = rows.scale[block] * value_of(improver.levels, rows.level[c]) + rows.offset[block] - w;
+void improve(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int n_sweeps) {
+    const int64_t n_columns = pairs[0].one.job.n_columns;
+    start(pairs, type, moment, n_columns);
+    const int n = sub_size(type);
+    for (int sweep = 0; sweep < n_sweeps; ++sweep) {
+        // Nothing looks at a column again that the last sweep has passed.
+        const bool is_last = sweep + 1 == n_sweeps;
+        for (int64_t begin = 0; begin < n_columns; begin += kPanel) {
+            const Columns panel{begin, begin + kPanel < n_columns ? begin + kPanel : n_columns};
+            for (const Pair& pair : pairs) {
+                Improver one{pair.one, type, type.levels, n, {}, {}}, two{pair.two, type, type.levels, n, {}, {}};
+                for (int64_t at = begin; at < panel.end; at += n) {
+                    one.sweep(at / n, pair.one.moved + (at - begin));
+                    two.sweep(at / n, pair.two.moved + (at - begin));
+                    const Columns near{is_last ? at + n : begin, panel.end};
+                    pair.push(&Rows::gradient, moment, begin, {at, at + n}, near);
+                }
+            }
+            if (!is_last) push_all(pairs, &Rows::gradient, moment, panel, {0, begin});
+            push_all(pairs, &Rows::gradient, moment, panel, {panel.end, n_columns});
         }
-        rows.push(rows.gradient, job.moment, block * n, minus_d, n, 0);
     }
-    for (int sweep = 0; sweep < n_sweeps; ++sweep)
-        for (int64_t block = 0; block < n_blocks; ++block) improver.sweep(block);
 }
 
 }  // namespace whisq::WHISQ_ISA

@@ -51,6 +51,8 @@ struct Codebook {
     float value[16];
     float threshold[16];  // halfway to the value before; infinite beyond n
     int8_t stored[16];    // the index of each
+    // Thresholds for a search by halves: 2 6 10 14 part what is left in fours, 1 3 5 to 15 in twos.
+    float threshold_of_two[8], threshold_of_one[8];
 };
 
 constexpr Codebook codebook(const int8_t (&by_index)[16]) {
@@ -69,6 +71,8 @@ constexpr Codebook codebook(const int8_t (&by_index)[16]) {
     }
     for (int k = 1; k < 16; ++k)
         book.threshold[k] = k < book.n ? (book.value[k - 1] + book.value[k]) / 2 : __builtin_inff();
+    for (int k = 0; k < 4; ++k) book.threshold_of_two[k] = book.threshold[4 * k + 2];
+    for (int k = 0; k < 8; ++k) book.threshold_of_one[k] = book.threshold[2 * k + 1];
     return book;
 }
 

@@ -14,8 +14,8 @@ help: ## show this list
 install: ## whisq as you edit it, and every tool but torch; again after a change of native/
 	$(PYTHON) -m pip install -q -e '.[dev]'
 
-install-torch: ## torch, for calibrate, search and optimize
-	$(PYTHON) -m pip install -q -e '.[dev,calibrate]'
+install-torch: ## torch, which runs the model on a GPU and holds numpy's arithmetic to account in the tests
+	$(PYTHON) -m pip install -q -e '.[dev,gpu]'
 
 check: ## lint, format, types, import contract, C++ format
 	ruff check .

@@ -3,7 +3,7 @@
     python benchmarks/held_out.py MODEL CALIB CLIPS q4_0:ggml q4_0:importance q4_0:feedback mix.toml:feedback
 
 A job is a type or a recipe file, and a method. MODEL is in f16, CLIPS what `whisq evaluate` takes. Every job's matrices
-are rounded as `whisq quantize` would, exchanged in torch, and the model transcribes whole windows of 30 s; the
+are rounded as `whisq quantize` would, exchanged in memory, and the model transcribes whole windows of 30 s; the
 divergence is that of the next-token distribution from f16's, in nats per token, teacher-forced on f16's own text. Each
 job is also compared with all before it: the ratio of the sums, and its 95 % bootstrap interval over windows.
 """
@@ -22,11 +22,11 @@ from whisq.calibration import Calibration, read_calibration
 from whisq.calibration.factors import check_factors
 from whisq.clips.datasets import load_clips
 from whisq.model import Model
+from whisq.network.devices import operations_for
 from whisq.network.divergence import divergences
 from whisq.network.mel import log_mel, windows
 from whisq.network.model import Network, load_network
 from whisq.network.operations import Operations
-from whisq.network.torch_operations import TorchOperations
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.rounding import exchanged, parse_method, rounded
 from whisq.types import F16, parse_type
@@ -103,8 +103,8 @@ def main() -> None:
     arguments = parser.parse_args()
     calibration = check_factors(read_calibration(arguments.calibration))
     known: dict[str, np.ndarray] = {}
-    operations = TorchOperations()
-    with whisq.open_model(arguments.model) as model, operations.no_gradients():
+    operations = operations_for("cpu")
+    with whisq.open_model(arguments.model) as model:
         if any(t.spec.is_matrix and t.type is not F16 for t in model.tensors):
             raise SystemExit(f"{arguments.model}: is not f16: the original is what others are compared with")
         network = load_network(model, operations)

@@ -24,7 +24,7 @@ MARKERS = {
     "torch": {"torch"},
     "runtime": {"transcribe_cpp", "whisper_cpp"},
     "browser": {"browser"},
-    "slow": {"torch", "transcribe_cpp", "whisper_cpp", "browser", "base_folder"},
+    "slow": {"torch", "transcribe_cpp", "whisper_cpp", "browser", "base_folder", "tiny_en_calibration"},
 }
 """The fixtures that give a test each marker."""
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
     """torch."""
-    return pytest.importorskip("torch", reason="needs torch: pip install '.[calibrate]'")
+    return pytest.importorskip("torch", reason="needs torch: pip install '.[gpu]'")
 
 
 @pytest.fixture(scope="session")

@@ -28,13 +28,11 @@ def blocks(language):
 
 def marks_of(body):
     """Mark an example by what it runs."""
-    if needs_torch(body):
-        return [pytest.mark.torch, pytest.mark.runtime, pytest.mark.slow]
-    return [pytest.mark.runtime, pytest.mark.slow] if "evaluate" in body else []
+    return [pytest.mark.runtime, pytest.mark.slow] if measures(body) else []
 
 
-def needs_torch(body):
-    return any(command in body for command in ("whisq calibrate", "whisq optimize", "whisq search"))
+def measures(body):
+    return any(command in body for command in ("evaluate", "whisq calibrate", "whisq optimize", "whisq search"))
 
 
 @pytest.fixture
@@ -74,9 +72,7 @@ def measurable(folder, tiny_en_bin, speech_wav, tmp_path_factory, monkeypatch):
 
 
 def prepare(request, body):
-    if needs_torch(body):
-        request.getfixturevalue("torch")
-    if "evaluate" in body or needs_torch(body):
+    if measures(body):
         request.getfixturevalue("transcribe_cpp")
         request.getfixturevalue("measurable")
 

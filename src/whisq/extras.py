@@ -6,6 +6,11 @@ import importlib.util
 
 from whisq.errors import MissingExtraError
 
+SCORING = ("jiwer", "whisper_normalizer")
+"""What counts the words that a transcript gets wrong."""
+REPORTING = ("jinja2", "plotly")
+"""What draws a report."""
+
 
 def install_hint(extra: str) -> str:
     """Return what installs an extra. No index has a release yet: a checkout is what works."""
@@ -17,21 +22,13 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def missing_packages(*names: str) -> list[str]:
+    """Return those of these packages that are not installed, as pip calls them."""
+    return [name.replace("_", "-") for name in names if not is_installed(name)]
+
+
 def require_packages(*names: str, purpose: str, extra: str = "evaluate") -> None:
     """Raise ``MissingExtraError`` naming every package of these that is not installed."""
-    missing = [name for name in names if not is_installed(name)]
+    missing = missing_packages(*names)
     if missing:
-        raise MissingExtraError(
-            f"{purpose} needs {', '.join(name.replace('_', '-') for name in missing)}: not installed",
-            hint=install_hint(extra),
-        )
-
-
-def require_audio() -> None:
-    """Raise ``MissingExtraError`` unless soundfile and soxr can be imported."""
-    require_packages("soundfile", "soxr", purpose="reading audio")
-
-
-def require_torch() -> None:
-    """Raise ``MissingExtraError`` unless torch can be imported."""
-    require_packages("torch", purpose="running the model's own layers", extra="calibrate")
+        raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: not installed", hint=install_hint(extra))

@@ -258,8 +258,9 @@ def test_tensor_errors_are_those_of_the_arrays(tiny_en_bin: Path, q4_bin: Path) 
     assert all(error.noise == 0 for error in errors.values() if error.type in ("f16", "f32"))
 
 
+@pytest.mark.slow
 def test_divergence_of_a_model_from_itself_is_nothing(
-    torch, tiny_en_bin: Path, q4_bin: Path, clips: Path, tmp_path: Path
+    tiny_en_bin: Path, q4_bin: Path, clips: Path, tmp_path: Path
 ) -> None:
     from whisq.evaluation.divergence import DivergenceWorker
 
@@ -276,7 +277,7 @@ def test_divergence_of_a_model_from_itself_is_nothing(
     assert 0.001 < (other["encoder_error"] / other["encoder_power"]) ** 0.5 < 0.5
 
 
-def test_measures_inside_reach_the_summary(torch, tiny_en_bin: Path, q4_bin: Path, clips: Path,
+def test_measures_inside_reach_the_summary(tiny_en_bin: Path, q4_bin: Path, clips: Path,
                                            measured: tuple[Evaluation, EvaluationSettings]) -> None:  # fmt: skip
     evaluation = whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=replace(measured[1], inside=1))
     summary = evaluation.summaries[1]

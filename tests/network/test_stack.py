@@ -269,6 +269,6 @@ def test_torch_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(extras, "is_installed", lambda package: package != "torch")
     with pytest.raises(MissingExtraError, match="needs torch: not installed") as caught:
-        TorchOperations()
-    assert "[calibrate]" in caught.value.hint
+        TorchOperations("cuda")
+    assert "[gpu]" in caught.value.hint
     assert "transformers" not in str(caught.value)

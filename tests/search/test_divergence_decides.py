@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import whisq
 from whisq import kernels
@@ -11,9 +10,6 @@ from whisq.calibration import Calibration
 from whisq.search.goal import Goal, Space
 from whisq.search.measure import SearchSettings
 from whisq.search.run import search
-
-pytestmark = pytest.mark.usefixtures("torch")
-
 
 QUERY, VALUE = (f"decoder.blocks.0.attn.{part}.weight" for part in ("query", "value"))
 """In tiny.en, of the same shape: q4_0 takes more from the first one's weights, and more from what the model says

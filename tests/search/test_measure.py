@@ -6,6 +6,7 @@ import pytest
 import whisq
 from tests.support.transformers_whisper import load_transformers
 from whisq.errors import PlanError
+from whisq.network.stack import Observer
 from whisq.search.measure import parse_how
 from whisq.types import F16, TYPES
 
@@ -32,7 +33,7 @@ def meter(tiny_en_bin, calibration):
 
 
 class TestOnTinyEn:
-    """With real weights and the shipped sentence: needs torch."""
+    """With real weights and the shipped sentence."""
 
     @pytest.mark.parametrize(
         "names",
@@ -44,9 +45,9 @@ class TestOnTinyEn:
             ["encoder.blocks.0.attn.out.weight", "decoder.blocks.2.cross_attn.query.weight"],
         ],
     )
-    def test_a_divergence_is_transformers_own_to_the_last_digits(self, meter, tiny_en_bin, calibration, names) -> None:
-        import torch
-
+    def test_a_divergence_is_transformers_own_to_the_last_digits(
+        self, torch, meter, tiny_en_bin, calibration, names
+    ) -> None:
         from whisq import kernels
         from whisq.whisper import name_in_dialect
 
@@ -88,18 +89,17 @@ class TestOnTinyEn:
 
     def test_the_gradient_says_what_a_small_error_costs(self, meter, tiny_en_bin) -> None:
         """White noise on one output, independent at every time: the divergence is half its variance times fisher."""
-        import torch
-
-        from whisq.network.stack import Observer
 
         class Disturbs(Observer):
             def output(self, layer, y):
-                return y + size * torch.randn(y.shape, generator=generator) if f"{layer}.weight" == name else y
+                if f"{layer}.weight" != name:
+                    return y
+                return y + (size * random.standard_normal(y.shape)).astype(np.float32)
 
         names = ["decoder.blocks.1.mlp.2.weight", "encoder.blocks.1.mlp.2.weight"]
         fisher = meter.prober.fisher(names, samples=16)
         for name in names:
-            generator = torch.Generator().manual_seed(0)
+            random = np.random.default_rng(0)
             # Small: at ten times this, the encoder's divergence grows faster than the square.
             size = (2 * 0.001 / fisher[name].sum()) ** 0.5
             with whisq.open_model(tiny_en_bin) as model:

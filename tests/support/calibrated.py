@@ -1,4 +1,4 @@
-"""Fixtures: tiny.en calibrated on the shipped sentence, once a session; needs torch."""
+"""Fixtures: tiny.en calibrated on the shipped sentence, once a session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sentence_folder(tmp_path_factory: pytest.TempPathFactory, speech_wav: Path) 
 
 @pytest.fixture(scope="session")
 def tiny_en_calibration(
-    torch, tiny_en_bin: Path, sentence_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_en_bin: Path, sentence_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Calibration:
     """What ``calibrate`` returned."""
     from whisq.calibration.run import CalibrationSettings, calibrate

@@ -51,7 +51,6 @@ def optimized_size(tiny_en_bin: Path) -> int:
 
 @pytest.fixture(scope="session")
 def optimized(
-    torch,
     transcribe_cpp,
     tiny_en_bin: Path,
     speakers: Path,
@@ -59,7 +58,7 @@ def optimized(
     hashed_sizes: list[int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Optimized:
-    """What ``optimize`` returned for tiny.en; needs torch."""
+    """What ``optimize`` returned for tiny.en."""
     from whisq.optimization.run import optimize
 
     output = tmp_path_factory.mktemp("made") / "mix.bin"

@@ -12,7 +12,7 @@ from whisq.whisper import name_in_dialect
 
 def load_transformers(model: Model) -> Any:
     """Return transformers' Whisper in eval mode with the weights of ``model``, in float32; skip without it."""
-    torch = pytest.importorskip("torch", reason="needs the extra 'calibrate'")
+    torch = pytest.importorskip("torch", reason="needs the extra 'gpu'")
     transformers = pytest.importorskip("transformers", reason="an oracle of the tests")
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"), 0)
     with torch.device("meta"):

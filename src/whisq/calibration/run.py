@@ -30,10 +30,10 @@ from whisq.formats import open_model
 from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.model import Model
 from whisq.network import stack
+from whisq.network.devices import operations_for
 from whisq.network.mel import HOP_SAMPLES, log_mel
 from whisq.network.model import load_decoder
 from whisq.network.stack import KeysValues, Layer, Observer, read_embedding, read_layer
-from whisq.network.torch_operations import TorchOperations
 from whisq.progress import Progress, no_progress
 from whisq.version import __version__
 from whisq.writing import default_cache_folder
@@ -77,10 +77,10 @@ def calibrate(
     """Write the calibration of a model on audio, and return it.
 
     Raises ``DataError`` for data that cannot be used, ``CalibrationError`` for a model that is quantized (its own
-    errors would be calibrated in), ``MissingExtraError`` without torch.
+    errors would be calibrated in), ``PlanError`` and ``MissingExtraError`` for a device that cannot be used.
     """
     chosen = settings or CalibrationSettings()
-    operations = TorchOperations(chosen.device, chosen.threads)
+    operations = operations_for(chosen.device, chosen.threads)
     opened = model if isinstance(model, Model) else open_model(str(model))
     if any(tensor.type.is_quantized for tensor in opened.tensors):
         raise CalibrationError(
@@ -104,7 +104,7 @@ def calibrate(
             hint="leave them out of the data",
         )
     sha256 = opened.sha256
-    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 4}
+    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 5}
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)
     for language in {window.language for window in windows}:

@@ -51,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="merge this calibration into the output; repeatable",
     )
     how = parser.add_argument_group("how it runs")
-    how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
-    how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: torch's own choice)")
+    how.add_argument(
+        "--device", default="cpu", metavar="NAME", help="run on cpu, or with torch on cuda or mps (default: cpu)"
+    )
+    how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: all cores)")
     how.add_argument(
         "--cache",
         metavar="FOLDER",

@@ -60,9 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=20,
         default=0,
         metavar="N",
-        help="measure inside the model too, on N clips (default: 20); needs torch",
+        help="measure inside the model too, on N clips (default: 20)",
     )
-    how.add_argument("--device", default="cpu", metavar="NAME", help="run --inside on cpu or cuda (default: cpu)")
+    how.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="run --inside on cpu, or with torch on cuda or mps (default: cpu)",
+    )
     how.add_argument(
         "--cache",
         metavar="FOLDER",
@@ -98,9 +103,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.report.tables import terminal_lines
 
     if args.report:
-        from whisq.extras import require_packages
+        from whisq.extras import REPORTING, require_packages
 
-        require_packages("jinja2", "plotly", purpose="--report")
+        require_packages(*REPORTING, purpose="--report")
     curve = _curve(args.search)
     begin(resumes=not args.no_cache)
     with console.stages() as progress:

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_space(parser)
     how = parser.add_argument_group("how it runs")
     how.add_argument("--probes", type=count, default=8, metavar="N", help="search on N pieces of audio (default: 8)")
-    how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
+    how.add_argument(
+        "--device", default="cpu", metavar="NAME", help="run on cpu, or with torch on cuda or mps (default: cpu)"
+    )
     how.add_argument(
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
     )

@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="seed the random mixes (default: 0)")
-    how.add_argument("--device", default="cpu", metavar="NAME", help="run on cpu or cuda (default: cpu)")
+    how.add_argument(
+        "--device", default="cpu", metavar="NAME", help="run on cpu, or with torch on cuda or mps (default: cpu)"
+    )
     how.add_argument("--sensitivity", type=Written, metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument(
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"

@@ -6,9 +6,10 @@ import io
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
+import soxr
 
 from whisq.errors import DataError
-from whisq.extras import require_audio
 
 SAMPLE_RATE = 16_000
 SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
@@ -28,10 +29,6 @@ def decode_audio(content: bytes) -> Samples:
     Channels are averaged, other rates resampled by soxr at its high quality. Raises ``DataError`` when it
     is not audio, holds no samples, or holds NaN or infinity.
     """
-    require_audio()
-    import soundfile
-    import soxr
-
     try:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:

@@ -28,7 +28,7 @@ from whisq.clips.columns import (
     pick_column,
 )
 from whisq.errors import DataError
-from whisq.extras import require_audio, require_packages
+from whisq.extras import require_packages
 
 _MANIFESTS = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in (".csv", ".tsv", ".jsonl"))
 _DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -57,7 +57,6 @@ def load_clips(
     once, unless ``skip_bad``: then what is wrong with single clips goes into ``problems`` of the result.
     Silent clips have nothing to transcribe: they always go there. Without ``need_text`` clips may have no transcript.
     """
-    require_audio()
     if isinstance(path, ClipSet):
         return path
     where = Path(path)

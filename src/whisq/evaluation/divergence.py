@@ -1,8 +1,8 @@
 """Inside the model: how a candidate's next-token distributions and encoder outputs differ.
 
-No runtime shows these, so both run in torch with their weights dequantized. Both are teacher-forced on what the
-reference itself writes greedily, window by window of 30 s: at every token the two see the same past, so that one slip
-does not count again in all that follows.
+No runtime shows these, so both run in whisq's own forward pass with their weights dequantized. Both are teacher-forced
+on what the reference itself writes greedily, window by window of 30 s: at every token the two see the same past, so
+that one slip does not count again in all that follows.
 
 Run as a process of its own: ``python -m whisq.evaluation.divergence``.
 """
@@ -20,11 +20,11 @@ from whisq.clips.audio import Samples
 from whisq.clips.clip import read_samples
 from whisq.formats import open_model
 from whisq.model import Model
+from whisq.network.devices import operations_for
 from whisq.network.divergence import divergences
 from whisq.network.mel import FRAME_SAMPLES, log_mel, windows
 from whisq.network.model import Network, load_network
 from whisq.network.operations import Array, Operations
-from whisq.network.torch_operations import TorchOperations
 from whisq.runtimes.worker import private_stdout, serve
 
 
@@ -47,7 +47,7 @@ class DivergenceWorker:
 
     def load(self, reference: str, candidate: str, threads: int, device: str) -> dict[str, Any]:
         """Load both models in float32."""
-        operations = TorchOperations(device, threads)
+        operations = operations_for(device, threads)
         self._reference, self._candidate = (_opened(path, operations) for path in (reference, candidate))
         return {}
 

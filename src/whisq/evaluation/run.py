@@ -27,8 +27,9 @@ from whisq.evaluation.results import (
 )
 from whisq.evaluation.scoring import count_edits, normalize
 from whisq.evaluation.tensors import tensor_errors
-from whisq.extras import require_packages, require_torch
+from whisq.extras import SCORING, require_packages
 from whisq.model import Model
+from whisq.network.devices import check_device
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
 from whisq.runtimes.registry import installed_runtimes
@@ -97,10 +98,10 @@ def evaluate(
     ``RuntimeUnavailableError`` when the reference cannot be run, ``PlanError`` for a runtime that whisq does not know,
     ``MissingExtraError`` for missing packages.
     """
-    require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", purpose="measuring word error rates")
+    require_packages(*SCORING, purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()
     if chosen.inside:
-        require_torch()
+        check_device(chosen.device)
     files = _describe_all(reference, [Path(path) for path in candidates], progress)
     choices = choose_runtimes(files, chosen.runtime)
     clips = load_clips(

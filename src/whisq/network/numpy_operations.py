@@ -1,8 +1,8 @@
-"""The forward pass's operations in numpy alone: float32, no gradients."""
+"""The forward pass's operations in numpy alone, in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -75,21 +75,54 @@ class NumpyOperations:
     def attention(self, queries: Floats, keys: Floats, values: Floats, *, causal: bool) -> Floats:
         """Return softmax(q kᵀ / √width) v, head by head."""
         found = np.empty(queries.shape, np.float32)
-        n_queries = queries.shape[2]
         for place in np.ndindex(*queries.shape[:2]):
-            for start in range(0, n_queries, _QUERIES):
-                rows = slice(start, start + _QUERIES)
-                # What comes after the last of these queries is hidden from all of them.
-                seen = min(start + _QUERIES, n_queries) if causal else keys.shape[2]
-                scores = _scores(queries[place][rows], keys[place][:seen])
-                if causal:
-                    scores[np.arange(seen) > np.arange(start, seen)[:, None]] = -np.inf
-                found[place][rows] = _softmax(scores) @ values[place][:seen]
+            for rows, seen in _chunks(queries.shape[2], keys.shape[2], causal=causal):
+                weights = _weights(queries[place], keys[place], rows, seen, causal=causal)
+                found[place][rows] = weights @ values[place][:seen]
         return found
 
     def attention_weights(self, queries: Floats, keys: Floats) -> Floats:
         """Return softmax(q kᵀ / √width)."""
         return _softmax(_scores(queries, keys))
+
+    def layer_norm_back(self, x: Floats, weight: Floats, gradient: Floats) -> Floats:
+        """Return the gradient at ``x``."""
+        normed = x - x.mean(-1, keepdims=True)
+        inverse = 1 / np.sqrt(np.square(normed).mean(-1, keepdims=True) + np.float32(NORM_EPSILON))
+        normed *= inverse
+        found: Floats = gradient * weight
+        along = (found * normed).mean(-1, keepdims=True)
+        found -= found.mean(-1, keepdims=True)
+        normed *= along
+        found -= normed
+        found *= inverse
+        return found
+
+    def gelu_back(self, x: Floats, gradient: Floats) -> Floats:
+        """Return the gradient at ``x``: the slope of x Φ(x) is Φ(x) + x φ(x)."""
+        from scipy.special import ndtr
+
+        density = np.exp(np.square(x) * np.float32(-0.5)) * np.float32((2 * np.pi) ** -0.5)
+        found: Floats = (ndtr(x) + x * density) * gradient
+        return found
+
+    def attention_back(
+        self, queries: Floats, keys: Floats, values: Floats, gradient: Floats, *, causal: bool
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return the gradients at queries, keys and values, head by head."""
+        at_queries, at_keys, at_values = (np.zeros(x.shape, np.float32) for x in (queries, keys, values))
+        scale = np.float32(queries.shape[-1] ** -0.5)
+        for place in np.ndindex(*queries.shape[:2]):
+            for rows, seen in _chunks(queries.shape[2], keys.shape[2], causal=causal):
+                weights = _weights(queries[place], keys[place], rows, seen, causal=causal)
+                at_values[place][:seen] += weights.T @ gradient[place][rows]
+                at_scores = gradient[place][rows] @ values[place][:seen].T
+                at_scores -= (at_scores * weights).sum(-1, keepdims=True)
+                at_scores *= weights
+                at_scores *= scale
+                at_queries[place][rows] = at_scores @ keys[place][:seen]
+                at_keys[place][:seen] += at_scores.T @ queries[place][rows]
+        return at_queries, at_keys, at_values
 
     def concatenate(self, arrays: Sequence[Floats], axis: int) -> Floats:
         """Return arrays joined along an axis."""
@@ -111,6 +144,21 @@ class NumpyOperations:
         np.exp(apart, out=apart)
         found: NDArray[np.float64] = np.log(apart.sum(-1)) + largest[..., 0]
         return found
+
+
+def _chunks(n_queries: int, n_keys: int, *, causal: bool) -> Iterator[tuple[slice, int]]:
+    """Yield queries that are taken at once, and how many keys the last of them sees."""
+    for start in range(0, n_queries, _QUERIES):
+        stop = min(start + _QUERIES, n_queries)
+        yield slice(start, stop), stop if causal else n_keys
+
+
+def _weights(queries: Floats, keys: Floats, rows: slice, seen: int, *, causal: bool) -> Floats:
+    """Return the attention weights of some queries of a head on the first ``seen`` keys."""
+    scores = _scores(queries[rows], keys[:seen])
+    if causal:
+        scores[np.arange(seen) > np.arange(rows.start, seen)[:, None]] = -np.inf
+    return _softmax(scores)
 
 
 def _scores(queries: Floats, keys: Floats) -> Floats:

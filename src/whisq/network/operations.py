@@ -55,6 +55,17 @@ class Operations(Protocol):
     def attention_weights(self, queries: Array, keys: Array) -> Array:
         """Return softmax(q kᵀ / √width), ``[batch, heads, queries, keys]``."""
 
+    def layer_norm_back(self, x: Array, weight: Array, gradient: Array) -> Array:
+        """Return the gradient at ``x`` of a layer norm, for that at its result."""
+
+    def gelu_back(self, x: Array, gradient: Array) -> Array:
+        """Return the gradient at ``x`` of ``gelu``, for that at its result."""
+
+    def attention_back(
+        self, queries: Array, keys: Array, values: Array, gradient: Array, *, causal: bool
+    ) -> tuple[Array, Array, Array]:
+        """Return the gradients at queries, keys and values of ``attention``, for that at its result."""
+
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
         """Return arrays joined along an axis."""
 

@@ -172,7 +172,7 @@ def embed(decoder: Layer, ids: NDArray[np.intp], start: int = 0) -> Array:
 def keys_values(layer: Layer, attention: str, hidden: Array, observer: Observer = UNOBSERVED) -> KeysValues:
     """Return the keys and values that an attention, ``attn`` or ``cross_attn``, has of hidden states."""
     keys, values = (_linear(layer, f"{attention}.{part}", hidden, observer) for part in ("key", "value"))
-    return _heads(layer, keys), _heads(layer, values)
+    return heads(layer, keys), heads(layer, values)
 
 
 def decoder_block(
@@ -219,12 +219,13 @@ def _mlp(layer: Layer, hidden: Array, observer: Observer) -> Array:
 def _attend(
     layer: Layer, attention: str, normed: Array, seen: KeysValues, observer: Observer, *, causal: bool
 ) -> Array:
-    queries = _heads(layer, _linear(layer, f"{attention}.query", normed, observer))
+    queries = heads(layer, _linear(layer, f"{attention}.query", normed, observer))
     observer.attention(f"{layer.name}.{attention}", queries, seen[0])
     mixed = layer.operations.attention(queries, *seen, causal=causal)
     joined = mixed.swapaxes(1, 2).reshape(normed.shape)
     return _linear(layer, f"{attention}.out", joined, observer)
 
 
-def _heads(layer: Layer, x: Array) -> Array:
+def heads(layer: Layer, x: Array) -> Array:
+    """Return states ``[batch, positions, width]`` split among an attention's heads, as its operations take them."""
     return x.reshape(*x.shape[:2], layer.n_heads, -1).swapaxes(1, 2)

@@ -1,13 +1,15 @@
-"""The forward pass's operations in torch, on any of its devices, with gradients where they are asked for."""
+"""The forward pass's operations in torch, on any of its devices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisq.extras import require_torch
+from whisq.errors import PlanError
+from whisq.extras import require_packages
 from whisq.network.operations import NORM_EPSILON
 
 if TYPE_CHECKING:
@@ -18,12 +20,20 @@ if TYPE_CHECKING:
 class TorchOperations:
     """Torch in float32, with ``threads`` for the whole process where given.
 
-    Raises ``MissingExtraError`` where it is not installed.
+    Raises ``MissingExtraError`` where it is not installed, ``PlanError`` for a device that it cannot use.
     """
 
     def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        require_torch()
+        require_packages("torch", purpose=f"running on {device}", extra="gpu")
         import torch
+
+        try:
+            torch.empty(1, device=device)
+        # What is said depends on the device, on how torch was built, and on its release.
+        except (RuntimeError, AssertionError) as error:
+            raise PlanError(
+                f"torch cannot use the device '{device}': {str(error).strip().splitlines()[0]}", hint="use --device cpu"
+            ) from None
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -70,6 +80,30 @@ class TorchOperations:
     def attention_weights(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Return softmax(q kᵀ / √width)."""
         return self._torch.softmax(queries * queries.shape[-1] ** -0.5 @ keys.swapaxes(-1, -2), dim=-1)
+
+    def layer_norm_back(self, x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradient at ``x``."""
+        without_bias = self._torch.zeros_like(weight)
+        return self._back(lambda states: self.layer_norm(states, weight, without_bias), [x], gradient)[0]
+
+    def gelu_back(self, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradient at ``x``."""
+        return self._back(self.gelu, [x], gradient)[0]
+
+    def attention_back(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, gradient: torch.Tensor, *, causal: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients at queries, keys and values."""
+        found = self._back(partial(self.attention, causal=causal), [queries, keys, values], gradient)
+        return found[0], found[1], found[2]
+
+    def _back(
+        self, operation: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        with self._torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in inputs]
+            found: tuple[torch.Tensor, ...] = self._torch.autograd.grad(operation(*leaves), leaves, gradient)
+            return found
 
     def concatenate(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
         """Return tensors joined along an axis."""

@@ -22,9 +22,10 @@ from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import EvaluationSettings, evaluate
-from whisq.extras import require_packages, require_torch
+from whisq.extras import REPORTING, SCORING, require_packages
 from whisq.formats import container_of, open_model
 from whisq.model import Model
+from whisq.network.devices import check_device
 from whisq.optimization.steps import Steps
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of
@@ -99,8 +100,8 @@ def optimize(
     chosen = settings or OptimizationSettings()
     target = Path(output)
     goal = Goal(size_bytes, bits, divergence, container_of(target))
-    require_torch()
-    require_packages("soundfile", "soxr", "jiwer", "whisper_normalizer", "jinja2", "plotly", purpose="optimizing")
+    check_device(chosen.device)
+    require_packages(*SCORING, *REPORTING, purpose="optimizing")
     with open_model(model) as opened:
         space = Space.of(opened, chosen.types, chosen.target, chosen.protect, chosen.unprotect)
         _refuse_unreachable(opened, target, goal, space)

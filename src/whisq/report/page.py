@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisq.compare import finite_or_none
 from whisq.evaluation.results import Evaluation
-from whisq.extras import require_packages
+from whisq.extras import REPORTING, SCORING, require_packages
 from whisq.report.figures import difference_figure, inside_figure, size_figure, speed_figure
 from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
@@ -31,7 +31,7 @@ def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
 
     ``curve`` is a search's: mixes of all sizes. Raises ``MissingExtraError`` without jinja2, plotly and jiwer.
     """
-    require_packages("jinja2", "plotly", "jiwer", "whisper_normalizer", purpose="making a report")
+    require_packages(*REPORTING, *SCORING, purpose="making a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs

@@ -12,6 +12,7 @@ from whisq.calibration import Calibration, Probes, input_of
 from whisq.calibration.inputs import is_taken_about_its_mean
 from whisq.errors import CalibrationError
 from whisq.model import Model
+from whisq.network.devices import operations_for
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import Method, Rounded, Weights
 from whisq.quantization.rounding import exchanged, parse_method, rounded
@@ -49,7 +50,7 @@ class MixMeter:
         calibration.check_fits(model)
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
-        self.prober = PatchedWhisper(model, self.probes, device)
+        self.prober = PatchedWhisper(model, self.probes, operations_for(device))
         self._model, self._calibration = model, calibration
         self._keep = keep and model.n_weights <= MOST_KEPT
         self._inputs = LayerInputs(calibration, most_kept=4)

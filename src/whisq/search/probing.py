@@ -14,16 +14,15 @@ import numpy as np
 from whisq.calibration import Probes
 from whisq.network import stack
 from whisq.network.divergence import distributions
+from whisq.network.gradients import Forward
 from whisq.network.model import Decoder, Network, load_network
 from whisq.network.stack import UNOBSERVED, Observer
-from whisq.network.torch_operations import TorchOperations
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from whisq.model import Model
-    from whisq.network.operations import Array
+    from whisq.network.operations import Array, Operations
 
     Weights = Mapping[str, NDArray[np.float32]]
 
@@ -39,8 +38,8 @@ class PatchedWhisper:
     says where a token of text, or the end, follows: ``n_tokens`` in all.
     """
 
-    def __init__(self, model: Model, probes: Probes, device: str = "cpu") -> None:
-        self._operations = TorchOperations(device)
+    def __init__(self, model: Model, probes: Probes, operations: Operations) -> None:
+        self._operations = operations
         self._network = load_network(model, self._operations)
         encoder, decoder = self._network.encoder, self._network.decoder
         with self._operations.no_gradients():
@@ -68,24 +67,22 @@ class PatchedWhisper:
         summed over time: half of it times an error's variance is the divergence that the error makes, if errors at
         different times are independent. One run forward and ``samples`` back for every probe.
         """
-        import torch
-
-        squares = _SquaredGradients(matrices)
-        generator = torch.Generator(self._operations.device).manual_seed(seed)
-        decoder = self._network.decoder
+        operations = self._operations
+        squares = _Squares(matrices, operations)
+        random = np.random.default_rng(seed)
         for probe in range(len(self.ids)):
             one = slice(probe, probe + 1)
-            # Both ends: the first block's self-attention does not see the audio.
-            audio = self._seen_by_encoder[0][one].clone().requires_grad_()
-            text = stack.embed(decoder.outside, self.ids[one]).requires_grad_()
-            encoded = self._network.encoder.run(audio, observer=squares)
-            hidden = decoder.run(text, decoder.cross(encoded, squares), observer=squares)
-            logits = stack.logits(decoder.outside, hidden[self.is_text[one]], squares)
-            found = torch.log_softmax(logits, dim=-1)
-            drawn = torch.multinomial(found.detach().exp(), samples, replacement=True, generator=generator)
-            for sample in range(samples):
-                total = found.gather(1, drawn[:, sample : sample + 1]).sum()
-                torch.autograd.grad(total, (audio, text), retain_graph=sample + 1 < samples)
+            text = stack.embed(self._network.decoder.outside, self.ids[one])
+            forward = Forward(self._network, self._seen_by_encoder[0][one], text, self.is_text[one])
+            wide = operations.float64(forward.logits)
+            likely = operations.numpy(operations.exp(wide - operations.log_sum_exp(wide)[:, None]))
+            sums = likely.cumsum(-1)
+            for _ in range(samples):
+                drawn = [np.searchsorted(row, random.uniform(0, row[-1])) for row in sums]
+                # The gradient of a logarithm of a probability: what was drawn, less what is likely.
+                gradient = -likely
+                gradient[np.arange(len(drawn)), drawn] += 1
+                forward.back(operations.array(gradient), squares.add)
         return {name: found / (samples * self.n_tokens) for name, found in squares.sums.items()}
 
     def _changed_logits(self, network: Network, names: Iterable[str], observer: Observer) -> Array:
@@ -112,21 +109,20 @@ class PatchedWhisper:
         return stack.logits(decoder.outside, hidden[self.is_text], observer)
 
 
-class _SquaredGradients(Observer):
+class _Squares:
     """Adds up, for some matrices, the squares of the gradient at each output."""
 
-    def __init__(self, matrices: Iterable[str]) -> None:
+    def __init__(self, matrices: Iterable[str], operations: Operations) -> None:
         self.sums: dict[str, NDArray[np.float64]] = {name: np.zeros(0) for name in matrices}
+        self._operations = operations
 
-    def output(self, name: str, y: torch.Tensor) -> torch.Tensor:
+    def add(self, name: str, gradient: Array) -> None:
+        """Add the gradient at a linear layer's output."""
         matrix = f"{name}.weight"
-        if matrix in self.sums and y.requires_grad:
-            y.register_hook(lambda gradient: self._add(matrix, gradient))
-        return y
-
-    def _add(self, matrix: str, gradient: torch.Tensor) -> None:
-        found = gradient.double().square().reshape(-1, gradient.shape[-1]).sum(0).cpu().numpy()
-        self.sums[matrix] = self.sums[matrix] + found if len(self.sums[matrix]) else found
+        if matrix in self.sums:
+            values = self._operations.numpy(gradient).reshape(-1, gradient.shape[-1])
+            found = np.square(values, dtype=np.float64).sum(0)
+            self.sums[matrix] = self.sums[matrix] + found if len(self.sums[matrix]) else found
 
 
 def _texts(decoder: Decoder, probes: Probes, encoded: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

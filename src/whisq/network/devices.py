@@ -1,0 +1,33 @@
+"""Which operations run the forward pass: numpy's on a CPU, torch's on what it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisq.errors import PlanError
+
+if TYPE_CHECKING:
+    from whisq.network.operations import Operations
+
+
+def operations_for(device: str, threads: int | None = None) -> Operations:
+    """Return the operations of a device: ``cpu`` is numpy, ``cuda``, ``cuda:1`` or ``mps`` are torch's.
+
+    ``threads`` is their number on a CPU, None for all that it has. Raises ``PlanError`` for another name and for a
+    device that is not there, ``MissingExtraError`` where one needs torch and that is not installed.
+    """
+    if device == "cpu":
+        from whisq.network.numpy_operations import NumpyOperations
+
+        return NumpyOperations()
+    kind, _, number = device.partition(":")
+    if kind not in ("cuda", "mps") or (number and not number.isdecimal()):
+        raise PlanError(f"unknown device '{device}'", hint="use one of: cpu cuda mps, or cuda:1 for the second")
+    from whisq.network.torch_operations import TorchOperations
+
+    return TorchOperations(device, threads)
+
+
+def check_device(device: str) -> None:
+    """Raise what ``operations_for`` would raise for a device, before any work."""
+    operations_for(device)

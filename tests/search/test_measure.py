@@ -63,7 +63,7 @@ class TestOnTinyEn:
                 hidden = out[0] if isinstance(out, tuple) else out
             encoded = network.model.encoder.layer_norm(hidden)
             logits = network(decoder_input_ids=torch.from_numpy(meter.prober.ids), encoder_outputs=(encoded,)).logits
-            return torch.log_softmax(logits, -1)[meter.prober.is_text]
+            return torch.log_softmax(logits.double(), -1)[meter.prober.is_text]
 
         with whisq.open_model(tiny_en_bin) as model, torch.no_grad():
             network = load_transformers(model)
@@ -97,15 +97,16 @@ class TestOnTinyEn:
                 return y + (size * random.standard_normal(y.shape)).astype(np.float32)
 
         names = ["decoder.blocks.1.mlp.2.weight", "encoder.blocks.1.mlp.2.weight"]
-        fisher = meter.prober.fisher(names, samples=16)
+        # Few tokens: with fewer draws either side is off by half.
+        fisher = meter.prober.fisher(names, samples=48)
         for name in names:
             random = np.random.default_rng(0)
-            # Small: at ten times this, the encoder's divergence grows faster than the square.
-            size = (2 * 0.001 / fisher[name].sum()) ** 0.5
+            # Small: at a hundred times this, the encoder's divergence grows faster than the square.
+            size = (2 * 0.0001 / fisher[name].sum()) ** 0.5
             with whisq.open_model(tiny_en_bin) as model:
                 weights = {name: model.array(name)}
-            found = np.mean([meter.prober.divergence(weights, Disturbs()) for _ in range(6)])
-            assert 0.5 < found / 0.001 < 2, name
+            found = np.mean([meter.prober.divergence(weights, Disturbs()) for _ in range(16)])
+            assert 0.5 < found / 0.0001 < 2, name
 
 
 def test_types_are_timed_in_the_real_runtime(transcribe_cpp, tiny_en_bin, speech_wav) -> None:

@@ -17,8 +17,8 @@ from whisq.errors import DataError, RuntimeUnavailableError
 from whisq.evaluation import Evaluation, EvaluationSettings, run, to_json
 from whisq.evaluation.cache import Cache
 from whisq.evaluation.model_files import ModelFile, choose_runtimes, describe, labels_of, reasons_against
+from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results_json import from_json
-from whisq.evaluation.scoring import normalize
 from whisq.evaluation.tensors import tensor_errors
 from whisq.runtimes.process import WorkerError, WorkerProcess
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisq.evaluation.scoring import count_edits, normalize, repeated_words
+from whisq.evaluation.normalizing import normalize
+from whisq.evaluation.scoring import count_edits, repeated_words
 
 WORDS = st.lists(st.sampled_from(["so", "my", "fellow", "americans", "ask", "not", "colour"]), max_size=25).map(
     " ".join

@@ -16,6 +16,7 @@ from whisq.errors import DataError
 from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.environment import environment
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
+from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
@@ -25,7 +26,7 @@ from whisq.evaluation.results import (
     Utterance,
     count_types,
 )
-from whisq.evaluation.scoring import count_edits, normalize
+from whisq.evaluation.scoring import count_edits
 from whisq.evaluation.tensors import tensor_errors
 from whisq.extras import SCORING, require_packages
 from whisq.model import Model

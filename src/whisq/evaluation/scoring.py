@@ -1,14 +1,14 @@
 """Edits between what was said and what a model wrote, in words and in characters.
 
-Counted by jiwer after Whisper's own text normalizer (PyPI: whisper-normalizer). Only counts leave this
-module: rates are made of sums of them, never of means of rates.
+Counted by jiwer in normalized texts. Only counts leave this module: rates are made of sums of them, never of means of
+rates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+
+from whisq.evaluation.normalizing import characters, normalize
 
 LONGEST_PERIOD = 24
 """Words in the longest repeated phrase looked for: loops of Whisper repeat a word, a phrase or a sentence."""
@@ -16,15 +16,13 @@ FEWEST_COPIES = 3
 FEWEST_WORDS = 6
 """Speech rarely says one thing three times running over six words or more; a loop does."""
 
-_SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
-"""Languages written without spaces: every character counts as a word, as in Whisper's paper."""
-
 
 @dataclass(frozen=True, slots=True)
 class Edits:
     """Counts of one utterance. ``runaway`` insertions (loops) are not among ``insertions``.
 
-    ``words`` and ``characters`` are the reference's; ``character_edits`` is all edits of characters together.
+    ``words`` and ``characters`` are the reference's; ``character_edits`` is all edits of characters together. Spaces
+    count as characters in languages that have them between words.
     """
 
     words: int
@@ -41,28 +39,13 @@ class Edits:
         return self.substitutions + self.deletions + self.insertions + self.runaway
 
 
-@cache
-def _normalizer(language: str) -> Any:
-    from whisper_normalizer.basic import BasicTextNormalizer
-    from whisper_normalizer.english import EnglishTextNormalizer
-
-    if language == "en":
-        return EnglishTextNormalizer()
-    return BasicTextNormalizer(split_letters=language in _SPACELESS)
-
-
-def normalize(text: str, language: str | None) -> str:
-    """Return the text as Whisper's normalizer leaves it: its English rules for English, else the basic."""
-    return " ".join(str(_normalizer(language or "en")(text)).split())
-
-
 def count_edits(said: str, written: str, language: str | None) -> Edits:
     """Return the edits that turn what was said into what a model wrote, both normalized here."""
     import jiwer
 
     reference, hypothesis = normalize(said, language), normalize(written, language)
     words = jiwer.process_words(reference, hypothesis)
-    characters = jiwer.process_characters(reference, hypothesis)
+    letters = jiwer.process_characters(characters(reference, language), characters(hypothesis, language))
     inserted = [
         index
         for chunk in words.alignments[0]
@@ -77,8 +60,8 @@ def count_edits(said: str, written: str, language: str | None) -> Edits:
         deletions=words.deletions,
         insertions=words.insertions - runaway,
         runaway=runaway,
-        characters=characters.hits + characters.substitutions + characters.deletions,
-        character_edits=characters.substitutions + characters.deletions + characters.insertions,
+        characters=letters.hits + letters.substitutions + letters.deletions,
+        character_edits=letters.substitutions + letters.deletions + letters.insertions,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results import Evaluation
-from whisq.evaluation.scoring import normalize
 
 SHOWN = 200
 """Utterances in a report at most, the worst first: beyond, a browser slows down and nobody reads on."""

@@ -140,7 +140,7 @@ def test_report_of_something_else(tmp_path: Path, content: str, told: str) -> No
 
 
 def test_report_that_cannot_be_written(made: Evaluation, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="No such file"):
+    with pytest.raises(OutputError, match="does not exist"):
         write_report(made, tmp_path / "no" / "report.html")
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
+import json
+import shlex
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from whisq.errors import MissingExtraError
 
@@ -10,11 +16,30 @@ SCORING = ("jiwer", "whisper_normalizer")
 """What counts the words that a transcript gets wrong."""
 REPORTING = ("jinja2", "plotly")
 """What draws a report."""
+ON_AN_INDEX = False
+"""Whether a package index has whisq: until it does, extras are installed from where whisq itself was."""
 
 
 def install_hint(extra: str) -> str:
-    """Return what installs an extra. No index has a release yet: a checkout is what works."""
-    return f"install the extra, in a checkout of whisq: pip install '.[{extra}]'"
+    """Return what installs an extra, as it can be pasted."""
+    if ON_AN_INDEX:
+        return f"pip install 'whisq[{extra}]'"
+    folder = _installed_from()
+    if folder is not None:
+        return f"pip install {folder[0]}{shlex.quote(f'{folder[1]}[{extra}]')}"
+    return f"in a checkout of whisq: pip install '.[{extra}]'"
+
+
+def _installed_from() -> tuple[str, str] | None:
+    """Return the option and the folder that pip was given to install whisq, while the folder is there."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        stated = importlib.metadata.distribution("whisq").read_text("direct_url.json")
+        known = json.loads(stated or "{}")
+        url = urlsplit(known.get("url", ""))
+        folder = unquote(url.path)
+        if url.scheme == "file" and Path(folder).is_dir():
+            return ("-e " if known.get("dir_info", {}).get("editable") else "", folder)
+    return None
 
 
 def is_installed(package: str) -> bool:

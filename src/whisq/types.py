@@ -107,6 +107,12 @@ TYPES: dict[str, TensorType] = _table()
 
 F32, F16, BF16 = TYPES["f32"], TYPES["f16"], TYPES["bf16"]
 
+_PEERS_NAMES = {
+    "fp16": "f16", "float16": "f16", "half": "f16", "fp32": "f32", "float32": "f32", "float": "f32", "bfloat16": "bf16",
+    "q4": "q4_0", "q5": "q5_0", "q6": "q6_K", "q8": "q8_0", "int4": "q4_0", "int5": "q5_0", "int8": "q8_0",
+    "4bit": "q4_0", "5bit": "q5_0", "8bit": "q8_0", "q2": "q2_K", "q3": "q3_K", "nf4": "iq4_nl", "fp4": "mxfp4",
+}  # fmt: skip
+"""What other projects call a type of about that kind → a type here."""
 _BY_LOWER_NAME = {name.lower(): t for name, t in TYPES.items()}
 _BY_FTYPE = {t.ggml_ftype: t for t in TYPES.values()}
 _BY_GGML_TYPE = {t.ggml_type: t for t in TYPES.values()}
@@ -126,14 +132,26 @@ def parse_type(text: str | int | TensorType) -> TensorType:
     if key.isdecimal():
         numbers = ", ".join(f"{t.ggml_ftype} = {t.name}" for t in TYPES.values())
         raise TypeNameError(f"{text} is not a ggml_ftype that whisq writes", hint=f"use one of: {numbers}")
-    raise TypeNameError(f"unknown tensor type {text!r}", hint=f"use one of: {' '.join(TYPES)}" + _nearest(key))
+    raise TypeNameError(f"unknown tensor type {text!r}", hint=_type_hint(key))
 
 
-def _nearest(key: str) -> str:
+def type_meant(text: str) -> TensorType | None:
+    """Return the type that a name is or that another project means by it, None for what is no name of a type."""
+    key = text.strip().lower()
+    if key[-2:] in ("_s", "_m", "_l") and key[:-2] in _BY_LOWER_NAME:
+        key = key[:-2]
+    return _BY_LOWER_NAME.get(_PEERS_NAMES.get(key, key).lower())
+
+
+def _type_hint(key: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(key, _BY_LOWER_NAME, n=1, cutoff=0.5)
-    return f" (did you mean {_BY_LOWER_NAME[near[0]].name}?)" if near else ""
+    listed = f"use one of: {' '.join(TYPES)}"
+    meant = type_meant(key)
+    if meant is not None and key[-2:] in ("_s", "_m", "_l"):
+        return f"a mix of types is a recipe here (--recipe balanced); for one type: {meant.name}"
+    near = [meant.name] if meant else difflib.get_close_matches(key, _BY_LOWER_NAME, n=1, cutoff=0.5)
+    return listed + (f" (did you mean {_BY_LOWER_NAME[near[0].lower()].name}?)" if near else "")
 
 
 def type_from_ggml(ggml_type: int) -> TensorType | None:

@@ -154,8 +154,13 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "numpy") as file:
             yield file
-    except (SafetensorError, OSError) as error:
-        raise CalibrationError(f"{path}: is not a calibration file, or damaged: {error}", hint=AGAIN) from None
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from None
+    except SafetensorError:
+        # The package's own words ("header too large") say nothing to whoever gave another kind of file.
+        raise CalibrationError(
+            f"{path}: is not a calibration (a file of `whisq calibrate`, or an imatrix GGUF), or is damaged", hint=AGAIN
+        ) from None
 
 
 def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The command line: ``whisq COMMAND …`` and the plain ``quantize …``.
 
-One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``, and with
-``more_outputs(args)`` where it writes more than its arguments name; its help line is in ``COMMANDS``. Only the command
-that was asked for is imported. Exit code 0 is fine, 1 a user error, 2 an internal error, 128 + its number a signal.
+One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``, with
+``more_outputs(args)`` where it writes more than its arguments name, and ``check_words(args)`` where their order can be
+mistaken; its help line is in ``COMMANDS``. Only the command that was asked for is imported. Exit code 0 is fine, 1 a
+user error, 2 an internal error, 128 + its number a signal.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
 from whisq.cli.console import Console, discard_stdout, prepare_streams
+from whisq.cli.mistakes import check_command, check_options, shape_of, too_many, value_meant
 from whisq.cli.paths import check_paths
 from whisq.errors import WhisqError
 from whisq.stopping import begin, last_line
@@ -47,12 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"whisq {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
-    asked = next((word for word in words if not word.startswith("-")), None)
-    for name, help_line in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=help_line, description=help_line)
-        if name == asked:
-            _command(name).add_arguments(subparser)
-    return _run(parser, words)
+    place = next((number for number, word in enumerate(words) if not word.startswith("-")), len(words))
+    parsers = {name: subparsers.add_parser(name, help=line, description=line) for name, line in COMMANDS.items()}
+    asked = words[place] if place < len(words) else None
+    if asked in parsers:
+        _command(asked).add_arguments(parsers[asked])
+        return _run(parser, parsers[asked], words)
+    if asked is not None and not {"-h", "--help", "--version"} & set(words[:place]):
+        return _refused(lambda: check_command(asked, COMMANDS, words[place + 1 :]))
+    return _run(parser, parser, words)
 
 
 def quantize_main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +67,7 @@ def quantize_main(arguments: Sequence[str] | None = None) -> int:
     _command("quantize").add_arguments(parser)
     # Tools read its lines: one for every tensor, as whisper.cpp's own prints them.
     parser.set_defaults(command="quantize", verbose=True)
-    return _run(parser, list(sys.argv[1:] if arguments is None else arguments))
+    return _run(parser, parser, list(sys.argv[1:] if arguments is None else arguments))
 
 
 def _one_line_per_command(prog: str) -> argparse.HelpFormatter:
@@ -73,21 +78,43 @@ class _Parser(argparse.ArgumentParser):
     """Argparse, with our error style and exit code 1 for what the user typed."""
 
     def error(self, message: str) -> NoReturn:
-        Console().error(WhisqError(message, hint=f"{self.prog} --help"))
+        is_missing = "required" in message and self.prog != "whisq"
+        Console().error(
+            WhisqError(message, hint=f"the form: {shape_of(self)}" if is_missing else f"{self.prog} --help")
+        )
         sys.exit(1)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, value_meant(action, value))
 
 
 def _command(name: str) -> ModuleType:
     return importlib.import_module(f"whisq.cli.{name}")
 
 
-def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+def _refused(check: Callable[[], None]) -> int:
     prepare_streams()
-    args = parser.parse_args(words)
+    try:
+        check()
+    except WhisqError as error:
+        Console().error(error)
+        return 1
+    return 0
+
+
+def _run(parser: argparse.ArgumentParser, of_command: argparse.ArgumentParser, words: list[str]) -> int:
+    if _refused(lambda: check_options(of_command, words)):
+        return 1
+    args, rest = parser.parse_known_args(words)
     console = Console(quiet=getattr(args, "quiet", False))
     begin()
     try:
         command = _command(args.command)
+        if rest:
+            raise too_many(of_command, args, rest)
+        if hasattr(command, "check_words"):
+            command.check_words(args)
         check_paths(args, command.more_outputs(args) if hasattr(command, "more_outputs") else ())
         code: int = command.run(args, console)
         sys.stdout.flush()

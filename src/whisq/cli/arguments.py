@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -24,6 +25,32 @@ def thread_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads from 1 to 1024")
     return int(text)
+
+
+def whole_number(text: str) -> int:
+    """Return a whole number, as argparse wants it."""
+    if not text.removeprefix("-").isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Return a number greater than 0, as argparse wants it."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0, such as 5.5")
+    return found
+
+
+def device(text: str) -> str:
+    """Return a device as torch names it, as argparse wants it."""
+    if re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text) is None:
+        meant = " (did you mean cuda?)" if re.match(r"gpu|nvidia|cuda", text, re.IGNORECASE) else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of cpu, cuda, cuda:1, mps{meant}")
+    return text
 
 
 def size_bytes(text: str) -> int:
@@ -52,10 +79,10 @@ def add_goal(parser: argparse.ArgumentParser) -> None:
     """Declare what is searched for: a size, bits per weight, or a divergence."""
     goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)
     goal.add_argument("--size", type=size_bytes, help="limit the file to SIZE, such as 80MB (10^6 bytes each)")
-    goal.add_argument("--bits", type=float, metavar="N", help="limit the file to N bits per weight")
+    goal.add_argument("--bits", type=above_zero, metavar="N", help="limit the file to N bits per weight")
     goal.add_argument(
         "--divergence",
-        type=float,
+        type=above_zero,
         metavar="NATS",
         help="limit the expected divergence per token to NATS, in the smallest file",
     )
@@ -86,7 +113,7 @@ def add_clips(group: argparse._ArgumentGroup, *, what: str, seed_of: str, requir
     """Declare ``--data`` and what chooses and reads its clips."""
     group.add_argument("--data", type=Clips, metavar="CLIPS", required=required, help=what)
     group.add_argument("--limit", type=count, metavar="N", help="use N clips, drawn at random")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help=f"seed {seed_of} (default: 0)")
+    group.add_argument("--seed", type=whole_number, default=0, metavar="N", help=f"seed {seed_of} (default: 0)")
     group.add_argument(
         "--language", metavar="CODE", help="take clips whose data names no language as CODE (default: en)"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, cache_folder, count
+from whisq.cli.arguments import add_clips, cache_folder, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
 from whisq.errors import DataError
@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how it runs")
     how.add_argument(
-        "--device", default="cpu", metavar="NAME", help="run on cpu, or with torch on cuda or mps (default: cpu)"
+        "--device",
+        type=device,
+        default="cpu",
+        metavar="NAME",
+        help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
     how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: all cores)")
     how.add_argument(

@@ -45,14 +45,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _names(model: Model, pattern: str, console: Console) -> list[str]:
     """Return the canonical names that a pattern matches; says which dialect it was written in."""
-    from whisq.recipe.recipe import match_name
+    from whisq.recipe.lint import nearest_names
+    from whisq.recipe.recipe import check_expression, match_name
 
+    check_expression(pattern)
     matches = {tensor.name: match_name(pattern, tensor.name) for tensor in model.tensors}
     found = {name: match for name, match in matches.items() if match is not None}
     if not found:
         raise RecipeError(
             f"'{pattern}' matches no tensor",
-            hint="it is a regular expression for a whole name: whisq inspect MODEL --tensors lists them",
+            hint=nearest_names(pattern, list(matches)),
         )
     dialects = {match.dialect for match in found.values()} - {"canonical", None}
     if dialects:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
+from whisq.cli.mistakes import check_swapped
 from whisq.cli.paths import Read, Written
 from whisq.units import megabytes
 
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     parser.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Raise the right order where the arguments are in another."""
+    check_swapped(args.source, args.output, "SOURCE", ["convert"])
 
 
 def more_outputs(args: argparse.Namespace) -> list[Path]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from whisq.cli.console import Console
+from whisq.errors import OutputError
 from whisq.units import megabytes
 from whisq.writing import scratch_folder
 
@@ -23,7 +24,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     weights = weights_folder()
     if args.output is not None:
         folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be made a folder: {error.strerror}", hint="name a folder that is not there yet"
+            ) from None
         return _show(weights, folder, args.recipe, console)
     with scratch_folder() as folder:
         return _show(weights, folder, args.recipe, console)

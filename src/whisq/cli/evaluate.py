@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, cache_folder, count
+from whisq.cli.arguments import add_clips, cache_folder, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
 from whisq.stopping import begin
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("reference", type=Read, metavar="REFERENCE", help="the model to compare with, usually f16")
-    parser.add_argument("candidates", type=Read, metavar="CANDIDATE", nargs="*", help="models to compare with it")
+    parser.add_argument(
+        "candidates", type=Read, metavar="CANDIDATE", nargs="*", default=[], help="models to compare with it"
+    )
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio and what is said in it: see below", seed_of="the draw and the bootstrap")
     how = parser.add_argument_group("how it is measured")
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--device",
+        type=device,
         default="cpu",
         metavar="NAME",
         help="run --inside on cpu, or with torch on cuda or mps (default: cpu)",
@@ -103,8 +106,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.report.tables import terminal_lines
 
     if args.report:
+        from whisq.cli.report import check_report_name
         from whisq.extras import REPORTING, require_packages
 
+        check_report_name(args.report)
         require_packages(*REPORTING, purpose="--report")
     curve = _curve(args.search)
     begin(resumes=not args.no_cache)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, add_goal, add_space, count
+from whisq.cli.arguments import add_clips, add_goal, add_space, count, device
 from whisq.cli.console import Console
+from whisq.cli.mistakes import check_swapped
 from whisq.cli.paths import Read, Written
 from whisq.stopping import begin
 from whisq.units import megabytes
@@ -44,12 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it runs")
     how.add_argument("--probes", type=count, default=8, metavar="N", help="search on N pieces of audio (default: 8)")
     how.add_argument(
-        "--device", default="cpu", metavar="NAME", help="run on cpu, or with torch on cuda or mps (default: cpu)"
+        "--device",
+        type=device,
+        default="cpu",
+        metavar="NAME",
+        help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
     how.add_argument(
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
     )
     how.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Raise the right order where the arguments are in another."""
+    check_swapped(args.model, args.output, "MODEL", ["optimize"])
 
 
 def more_outputs(args: argparse.Namespace) -> list[Path]:

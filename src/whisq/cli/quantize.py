@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import thread_count
 from whisq.cli.console import Console
+from whisq.cli.mistakes import check_order
 from whisq.cli.paths import Read, Written
 from whisq.errors import PlanError, RecipeError
 from whisq.quantization.rounding import best_method, method_names, parse_method
@@ -91,6 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Raise the right order where the arguments are in another."""
+    check_order(args)
 
 
 def more_outputs(args: argparse.Namespace) -> list[Path]:

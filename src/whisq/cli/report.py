@@ -7,7 +7,10 @@ from pathlib import Path
 
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
+from whisq.errors import OutputError
 from whisq.units import megabytes
+
+_NOT_WRITTEN = frozenset({".pdf", ".doc", ".docx", ".odt", ".csv", ".tsv", ".xlsx", ".json", ".png", ".svg", ".tex"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,16 @@ def more_outputs(args: argparse.Namespace) -> list[Path]:
     return [] if args.output else [Path(args.results).with_suffix(".html")]
 
 
+def check_report_name(name: str, *, tables: bool = False) -> None:
+    """Raise ``OutputError`` for a report whose name says that it is of a kind that is not written."""
+    suffix = Path(name).suffix.lower()
+    if suffix in _NOT_WRITTEN or (suffix == ".md" and not tables):
+        hint = "name it .html, or .md for its tables alone"
+        if not tables:
+            hint = "name it .html; tables in Markdown: --json results.json, then whisq report results.json report.md"
+        raise OutputError(f"{name}: {suffix} is not written", hint=hint)
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; returns the exit code."""
     from whisq.evaluation.results_json import read_results
@@ -40,6 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.writing import check_writable, write_text
 
     output = args.output or str(Path(args.results).with_suffix(".html"))
+    check_report_name(output, tables=True)
     check_writable(output)
     evaluation = read_results(args.results)
     curve = read_sensitivity(args.search).curve if args.search else ()

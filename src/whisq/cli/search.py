@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_goal, add_space, count
+from whisq.cli.arguments import add_goal, add_space, count, device, whole_number
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
 from whisq.errors import PlanError
@@ -65,9 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " all others predicted from gradients (default: one up to base's size, few beyond)",
     )
     how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed the random mixes (default: 0)")
+    how.add_argument("--seed", type=whole_number, default=0, metavar="N", help="seed the random mixes (default: 0)")
     how.add_argument(
-        "--device", default="cpu", metavar="NAME", help="run on cpu, or with torch on cuda or mps (default: cpu)"
+        "--device",
+        type=device,
+        default="cpu",
+        metavar="NAME",
+        help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
     how.add_argument("--sensitivity", type=Written, metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument(

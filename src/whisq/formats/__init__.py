@@ -8,6 +8,7 @@ List the module in ``_READERS``.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,9 @@ from whisq.model import Model
 _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
 _WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
 _ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
+_RELEASED = re.compile(
+    r"(?:openai[-_/])?(?:whisper|ggml)?[-_]?((?:tiny|base|small|medium)(?:\.en)?|large(?:-v[123])?(?:-turbo)?|turbo)"
+)
 _KNOWN_KINDS = (
     "name one of what whisq reads: whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, a folder of Hugging Face"
     " (config.json beside model.safetensors) or of CTranslate2 (config.json beside model.bin)"
@@ -41,11 +45,26 @@ def open_model(path: str | Path) -> Model:
         return _open_on_disk(where)
     hub = _module("hub")
     if not hub.looks_like_id(str(path)):
-        raise FormatError(f"{where}: no such file or directory", hint="check the path")
+        raise FormatError(f"{where}: no such file or directory", hint=_meant(where))
     where, card = hub.download(str(path))
     model = _open_on_disk(where)
     model.metadata["hub"] = {**model.metadata.get("hub", {}), **card}
     return model
+
+
+def _meant(missing: Path) -> str:
+    """Return what to name in place of a path that is not there: a released model, a file of nearly that name."""
+    from difflib import get_close_matches
+
+    released = _RELEASED.fullmatch(missing.name.lower())
+    if released is not None and not missing.parent.name:
+        size = {"turbo": "large-v3-turbo"}.get(released[1], released[1])
+        return f"name a file, or fetch it from the hub: openai/whisper-{size}"
+    folder = missing.parent
+    if not folder.is_dir():
+        return f"check the path: there is no folder {folder}"
+    near = get_close_matches(missing.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.75)
+    return f"check the path; did you mean {folder / near[0]}?" if near else "check the path"
 
 
 def _open_on_disk(where: Path) -> Model:
@@ -82,12 +101,17 @@ def _what_it_looks_like(path: Path) -> str:
         return f"; the folder holds {', '.join(names[:6]) or 'nothing'}{', …' if len(names) > 6 else ''}"
     try:
         with path.open("rb") as stream:
-            start = stream.read(4)
+            start = stream.read(64)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
     if not start:
         return "; it is empty"
-    return f"; it begins with the bytes {start.hex(' ')}, expected 6c 6d 67 67 for a ggml file"
+    if start[8:9] == b"{" and path.suffix == ".calib":
+        return "; it is a calibration, for --calibration"
+    if start.removeprefix(b"\xef\xbb\xbf").isascii() and b"\0" not in start:
+        line = start.decode("utf-8", "replace").lstrip("\ufeff").split("\n")[0].strip()
+        return f"; it is text that begins {line[:24]!r}"
+    return f"; it begins with the bytes {start[:4].hex(' ')}, expected 6c 6d 67 67 for a ggml file"
 
 
 def container_of(path: Path, asked: str | None = None) -> ContainerName:

@@ -78,7 +78,9 @@ def _rule_findings(
 ) -> Iterator[Finding]:
     matched = [t for t in tensors if rule.match(t.spec, dims) is not None]
     if not matched:
-        yield Finding("no-match", f"rule {rule} matches no tensor", _nearest(pattern, tensors), number)
+        yield Finding(
+            "no-match", f"rule {rule} matches no tensor", nearest_names(pattern, [t.spec.name for t in tensors]), number
+        )
         return
     protected = [t.spec.name for t in matched if recipe.protects(t.spec) and t.spec.is_matrix]
     open_to_it = [t for t in matched if t.spec.is_matrix and not recipe.protects(t.spec)]
@@ -120,29 +122,33 @@ def _lifting(rule: Rule, name: str) -> str:
     return f"--embedding {rule.type}" if name == TOKEN_EMBEDDING else f"--unprotect '{re.escape(name)}'"
 
 
-def _nearest(pattern: str, tensors: Sequence[Finished]) -> str:
-    names = [t.spec.name for t in tensors]
+def nearest_names(pattern: str, names: Sequence[str]) -> str:
+    """Return a hint for a pattern that matches none of these names; a pattern that it offers matches some."""
     if len(pattern) > _LONGEST_COMPARED:
         return f"the names are like {', '.join(names[:3])}"
+    if pattern != pattern.strip() and _matching(pattern.strip(), names):
+        return f"leave out the spaces: '{pattern.strip()}'"
     glob = glob_as_regex(pattern)
-    if glob and any(match_name(glob, name) for name in names):
+    if glob and _matching(glob, names):
         return f"it looks like a glob; as a regular expression: '{glob}'"
     renamed = pattern
     for theirs, ours in _PEER_NAMES.items():
         renamed = re.sub(theirs, lambda _, ours=ours: ours, renamed)  # type: ignore[misc]  # binds the loop's value
     plain = re.sub(r"\\(.)", r"\1", renamed)
-    if renamed != pattern:
-        matching = _matching(renamed, names) or _matching(rf".*{renamed}.*", names)
-        if matching:
-            return f"the names are different here: '{renamed}' would match {matching[0]}" + (
-                f" and {len(matching) - 1} more" if len(matching) > 1 else ""
-            )
-    if _matching(rf".*(?:{pattern}).*", names):
-        return f"a pattern must match the whole name: '.*{pattern}.*' would"
+    for offered in (renamed, _anywhere(renamed)) if renamed != pattern else ():
+        if matching := _matching(offered, names):
+            more = f" and {len(matching) - 1} more" if len(matching) > 1 else ""
+            return f"the names are different here: '{offered}' would match {matching[0]}{more}"
+    if _matching(_anywhere(pattern), names):
+        return f"a pattern must match the whole name: '{_anywhere(pattern)}' would"
     import difflib
 
     close = difflib.get_close_matches(plain.replace(".*", ""), names, n=3, cutoff=0.3)
     return f"the nearest names: {', '.join(close or names[:3])}"
+
+
+def _anywhere(pattern: str) -> str:
+    return f".*({pattern}).*" if "|" in pattern else f".*{pattern}.*"
 
 
 def _matching(pattern: str, names: Sequence[str]) -> list[str]:
@@ -190,4 +196,8 @@ def _protection_findings(recipe: Recipe, tensors: Sequence[Finished]) -> Iterato
             )
     for pattern in recipe.protect:
         if not any(match_name(pattern, t.spec.name) for t in tensors):
-            yield Finding("no-match", f"--protect '{pattern}' matches no tensor", _nearest(pattern, tensors))
+            yield Finding(
+                "no-match",
+                f"--protect '{pattern}' matches no tensor",
+                nearest_names(pattern, [t.spec.name for t in tensors]),
+            )

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from whisq.errors import RecipeError, TypeNameError
 from whisq.recipe.patterns import check_pattern, full_matches
-from whisq.types import TensorType, parse_type
+from whisq.types import TensorType, parse_type, type_meant
 from whisq.whisper import (
     MATRIX_ROLES,
     PROTECTED,
@@ -189,15 +189,28 @@ class Recipe:
 
 
 def parse_rule(text: str, origin: str = "command line") -> Rule:
-    """Return the rule that ``PATTERN=TYPE`` says; the last ``=`` splits.
+    """Return the rule that ``PATTERN=TYPE`` says; the last ``=`` splits, and spaces around the two are none of theirs.
 
     Raises ``RecipeError`` when there is no ``=`` or no regular expression, ``TypeNameError`` for the type.
     """
     pattern, equals, type_name = text.rpartition("=")
+    pattern, type_name = pattern if pattern.endswith("\\ ") else pattern.strip(), type_name.strip()
     if not equals or not pattern or not type_name:
-        raise RecipeError(f"'{text}' is not a rule", hint=r"write PATTERN=TYPE, for example '.*mlp.*\.weight'=q4_0")
+        raise RecipeError(f"'{text}' is not a rule", hint=_rule_meant(text))
+    if type_meant(type_name) is None and type_meant(pattern) is not None:
+        raise RecipeError(f"in the rule '{text}' the type comes first", hint=f"write it last: '{type_name}={pattern}'")
     check_expression(pattern)
     try:
         return Rule(pattern, parse_type(type_name), origin)
     except TypeNameError as error:
         raise TypeNameError(f"in the rule '{text}': {error}", hint=error.hint) from None
+
+
+def _rule_meant(text: str) -> str:
+    """Return how to write a rule, of this pattern and type where another sign stands between them."""
+    found = re.fullmatch(r"(.+?)\s*(?:[:\s]|->|=>)\s*(\S+)", text.strip())
+    if found and (kind := type_meant(found[2])) is not None:
+        return f"write it with an equals sign: '{found[1]}={kind.name}'"
+    if "=" not in text and text and type_meant(text) is None:
+        return f"it has no type; write PATTERN=TYPE as one word: '{text}=q4_0'"
+    return r"write PATTERN=TYPE, for example '.*mlp.*\.weight=q4_0'"

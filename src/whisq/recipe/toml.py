@@ -27,7 +27,7 @@ from typing import Any
 
 from whisq.errors import RecipeError, WhisqError
 from whisq.recipe.recipe import ROLE_FAMILIES, Recipe, Rule, Selector
-from whisq.types import parse_type
+from whisq.types import parse_type, type_meant
 from whisq.whisper import MATRIX_ROLES, Role
 
 _RECIPE_KEYS = {"name", "description", "default", "embedding", "protect", "unprotect", "on_misfit", "provenance"}
@@ -57,11 +57,21 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     try:
         content = path.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        hint = f"presets: {' '.join(preset_names())}; or name a .toml file"
-        raise RecipeError(f"no recipe or file is called '{text}'", hint=hint) from None
+        raise RecipeError(f"no recipe or file is called '{text}'", hint=_recipe_meant(text)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a recipe: {error}", hint="name a .toml file") from None
     return _parse(content, str(path))
+
+
+def _recipe_meant(text: str) -> str:
+    import difflib
+
+    presets = preset_names()
+    if type_meant(text) is not None:
+        return f"'{text}' is a type: whisq quantize takes it after OUTPUT; presets: {' '.join(presets)}"
+    near = difflib.get_close_matches(text.lower().removesuffix(".toml"), presets, n=1, cutoff=0.6)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"presets: {' '.join(presets)}; or name a .toml file{meant}"
 
 
 def _parse(content: str, where: str) -> Recipe:

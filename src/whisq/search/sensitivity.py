@@ -92,5 +92,7 @@ def read_sensitivity(path: str | Path) -> Sensitivity:
         raise CalibrationError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CalibrationError(
-            f"{path}: is not a sensitivity file: {error}", hint="measure again, without --reuse"
+            f"{path}: is not a sensitivity file, or is damaged"
+            + ("" if isinstance(error, ValueError) else f": {error}"),
+            hint="give what `whisq search --sensitivity FILE` wrote",
         ) from None

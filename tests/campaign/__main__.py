@@ -18,6 +18,7 @@ from random import Random
 
 PARTS = {
     "aimed": "outputs aimed at what the same command reads",
+    "fuzzed": "mutated files, rules, patterns and texts, each given to what reads it",
 }
 """Every part, and what it attacks with."""
 

@@ -24,6 +24,7 @@ _SAME_OPTION = {
     "--html": "--report", "--exclude": "--protect", "--include": "--unprotect", "--simulate": "--dry-run",
     "-n": "--dry-run", "-q": "--quiet", "--silent": "--quiet", "--filter": "--match", "--budget": "--size",
     "--max-size": "--size", "--bpw": "--bits", "--kl": "--divergence",
+    "--force": "--overwrite", "-f": "--overwrite", "-y": "--overwrite",
 }  # fmt: skip
 """Options as other projects call them → as they are called here, where a command has them."""
 _PLACES = {

@@ -18,6 +18,7 @@ from whisq.evaluation import Evaluation, EvaluationSettings, run, to_json
 from whisq.evaluation.cache import Cache
 from whisq.evaluation.model_files import ModelFile, choose_runtimes, describe, labels_of, reasons_against
 from whisq.evaluation.normalizing import normalize
+from whisq.evaluation.results import FORWARD_PASS
 from whisq.evaluation.results_json import from_json
 from whisq.evaluation.tensors import tensor_errors
 from whisq.runtimes.process import WorkerError, WorkerProcess
@@ -69,7 +70,7 @@ def test_json_round_trip_and_its_summary(measured: tuple[Evaluation, EvaluationS
     text = to_json(evaluation)
     assert from_json(text) == evaluation
     document = json.loads(text)
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["summary"][1]["difference"]["verdict"] == evaluation.summaries[1].difference.verdict
     assert document["summary"][2] is None
     assert str(Path.home()) not in text
@@ -266,7 +267,7 @@ def test_divergence_of_a_model_from_itself_is_nothing(
 
     def inside(candidate: Path) -> dict[str, Any]:
         worker = DivergenceWorker()
-        worker.load(str(tiny_en_bin), str(candidate), threads=1, device="cpu")
+        worker.load(str(tiny_en_bin), str(candidate), threads=1, device="cpu", runtime=None)
         return worker.run(str(clips / "a.wav"), None, "en")
 
     same, other = inside(tiny_en_bin), inside(q4_bin)
@@ -281,6 +282,7 @@ def test_measures_inside_reach_the_summary(tiny_en_bin: Path, q4_bin: Path, clip
                                            measured: tuple[Evaluation, EvaluationSettings]) -> None:  # fmt: skip
     evaluation = whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=replace(measured[1], inside=1))
     summary = evaluation.summaries[1]
+    assert evaluation.models[1].inside_in == FORWARD_PASS  # whisper.cpp loads no q4_0 with an f16 embedding
     tokens = evaluation.models[1].inside[0].divergences
     assert summary.divergence.estimate == pytest.approx(np.mean(tokens))
     assert summary.divergence_p99 == pytest.approx(np.percentile(tokens, 99))

@@ -62,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=20,
         default=0,
         metavar="N",
-        help="measure inside the model too, on N clips (default: 20)",
+        help="measure divergence too, on N clips (default: 20); in whisper.cpp itself where that loads all files",
     )
     how.add_argument(
         "--device",
         type=device,
         default="cpu",
         metavar="NAME",
-        help="run --inside on cpu, or with torch on cuda or mps (default: cpu)",
+        help="run --inside in the forward pass, with torch on cuda or mps (default: on the CPU)",
     )
     how.add_argument(
         "--cache",

@@ -17,6 +17,9 @@ from whisq.evaluation.statistics import Difference, Interval, paired_difference,
 if TYPE_CHECKING:
     import pandas
 
+FORWARD_PASS = "whisq's forward pass"
+"""What results call the place where divergence is measured when it is no runtime."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
@@ -60,7 +63,10 @@ class InsideUtterance:
     """Teacher-forced against the reference on one clip: a divergence in nats for each token.
 
     ``same_top`` counts tokens on which both would have written the same; ``encoder_error`` and
-    ``encoder_power`` are sums of squares over the encoder's output where there is audio.
+    ``encoder_power`` are sums of squares over the encoder's output where there is audio, 0 where it is not told.
+
+    Where the reference writes timestamps too, which runtimes do by themselves, ``timestamp_divergences`` are those at
+    its timestamps, and ``shifts_s`` how many seconds the candidate's likeliest timestamp is from each of them.
     """
 
     clip: str
@@ -68,6 +74,16 @@ class InsideUtterance:
     same_top: int
     encoder_error: float
     encoder_power: float
+    timestamp_divergences: tuple[float, ...] = ()
+    shifts_s: tuple[float, ...] = ()
+
+
+def inside_utterance(fields: dict[str, Any]) -> InsideUtterance:
+    """Return an utterance of JSON's types; raises ``TypeError`` for fields that it does not have."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return InsideUtterance(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +119,12 @@ class TensorError:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """All that was measured of one model. ``failure`` says why there are no ``utterances``."""
+    """All that was measured of one model. ``failure`` says why there are no ``utterances``.
+
+    ``inside`` is measured in one way for all models of an evaluation, which ``inside_in`` names: in a runtime, or in
+    whisq's forward pass. ``beside`` is what a runtime says where it could not measure all of them, and ``beside_in``
+    its name. ``inside_failure`` says why one of the two is missing.
+    """
 
     label: str
     path: str
@@ -122,6 +143,10 @@ class ModelResult:
     inside: tuple[InsideUtterance, ...] = ()
     tensors: tuple[TensorError, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    inside_in: str = ""
+    beside: tuple[InsideUtterance, ...] = ()
+    beside_in: str = ""
+    inside_failure: str = ""
 
     @property
     def bits_per_weight(self) -> float:
@@ -157,6 +182,9 @@ class Summary:
     divergence_p99: float | None = None
     same_top: float | None = None
     encoder_error: float | None = None
+    beside_divergence: Interval | None = None
+    timestamp_divergence: Interval | None = None
+    timestamp_shift_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +254,7 @@ class Evaluation:
             difference=difference,
             character_difference=character_difference,
             real_time_factor=sum(u.seconds for u in model.utterances) / self.data.duration_s,
-            **_inside_figures(model.inside, self.seed),
+            **_inside_figures(model, self.seed),
         )
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -257,20 +285,34 @@ class Evaluation:
         return pandas.DataFrame(rows)
 
 
-def _inside_figures(inside: tuple[InsideUtterance, ...], seed: int) -> dict[str, Any]:
-    if not inside:
+def _inside_figures(model: ModelResult, seed: int) -> dict[str, Any]:
+    if not model.inside:
         return {}
     import numpy as np
 
-    tokens = [len(one.divergences) for one in inside]
+    inside = model.inside
+    tokens = sum(len(one.divergences) for one in inside)
     pooled = np.concatenate([np.asarray(one.divergences, dtype=np.float64) for one in inside])
     power = sum(one.encoder_power for one in inside)
+    # Timestamps are a runtime's to tell: of both ways, the one that has them.
+    timed = [one for one in (*inside, *model.beside) if one.shifts_s]
+    shifts = [shift for one in timed for shift in one.shifts_s]
     return {
-        "divergence": rate([sum(one.divergences) for one in inside], tokens, seed=seed),
+        "divergence": _mean([one.divergences for one in inside], seed),
         "divergence_p99": float(np.percentile(pooled, 99)),
-        "same_top": sum(one.same_top for one in inside) / sum(tokens),
+        "same_top": sum(one.same_top for one in inside) / tokens,
         "encoder_error": math.sqrt(sum(one.encoder_error for one in inside) / power) if power else None,
+        "beside_divergence": _mean([one.divergences for one in model.beside], seed),
+        "timestamp_divergence": _mean([one.timestamp_divergences for one in timed], seed),
+        "timestamp_shift_s": sum(shifts) / len(shifts) if shifts else None,
     }
+
+
+def _mean(per_clip: list[tuple[float, ...]], seed: int) -> Interval | None:
+    """Return the mean of all values, resampled by clip; None without any."""
+    if not per_clip:
+        return None
+    return rate([sum(values) for values in per_clip], [len(values) for values in per_clip], seed=seed)
 
 
 def count_types(types: list[str]) -> dict[str, int]:

@@ -17,17 +17,18 @@ from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
     Evaluation,
-    InsideUtterance,
     ModelResult,
     TensorError,
     Utterance,
+    inside_utterance,
 )
 from whisq.evaluation.scoring import Edits
 
 SCHEMA = "whisq-evaluation"
-SCHEMA_VERSION = 2
-"""What is written. Version 1, of whisq 0.1, is the same without ``n_not_finite`` of tensors, which is 0 there."""
-READ_VERSIONS = (1, 2)
+SCHEMA_VERSION = 3
+"""What is written. Version 1, of whisq 0.1, is the same without ``n_not_finite`` of tensors, which is 0 there; versions
+1 and 2 measured divergences in whisq's forward pass only, and none of timestamps."""
+READ_VERSIONS = (1, 2, 3)
 
 
 def to_json(evaluation: Evaluation) -> str:
@@ -104,6 +105,6 @@ def _model(model: dict[str, Any]) -> ModelResult:
     utterances = tuple(
         Utterance(edits=Edits(**utterance.pop("edits")), **utterance) for utterance in model.pop("utterances")
     )
-    inside = tuple(InsideUtterance(divergences=tuple(one.pop("divergences")), **one) for one in model.pop("inside"))
+    inside, beside = (tuple(inside_utterance(one) for one in model.pop(way, ())) for way in ("inside", "beside"))
     tensors = tuple(TensorError(**tensor) for tensor in model.pop("tensors"))
-    return ModelResult(utterances=utterances, inside=inside, tensors=tensors, **model)
+    return ModelResult(utterances=utterances, inside=inside, beside=beside, tensors=tensors, **model)

@@ -15,13 +15,13 @@ from whisq.clips.datasets import load_clips
 from whisq.errors import DataError
 from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.environment import environment
+from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
 from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
     Evaluation,
-    InsideUtterance,
     ModelResult,
     Utterance,
     count_types,
@@ -101,10 +101,11 @@ def evaluate(
     """
     require_packages(*SCORING, purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()
-    if chosen.inside:
-        check_device(chosen.device)
     files = _describe_all(reference, [Path(path) for path in candidates], progress)
     choices = choose_runtimes(files, chosen.runtime)
+    ways = choose_ways(files, chosen.runtime, chosen.device)
+    if chosen.inside and ways.common.runtime is None:
+        check_device(chosen.device)
     clips = load_clips(
         data,
         limit=chosen.limit,
@@ -114,7 +115,7 @@ def evaluate(
         on_clip=lambda done, total: progress("checking clips", done, total),
     )
     clips = _fit_to_models(clips, files, chosen)
-    models = _measure(files, choices, clips, chosen, progress)
+    models = _measure(files, choices, ways, clips, chosen, progress)
     return Evaluation(_data_record(clips), tuple(models), chosen.record(), environment())
 
 
@@ -162,13 +163,15 @@ def _data_record(clips: ClipSet) -> DataRecord:
 def _measure(
     files: list[ModelFile],
     choices: list[RuntimeChoice],
+    ways: Ways,
     clips: ClipSet,
     settings: EvaluationSettings,
     progress: Progress,
 ) -> list[ModelResult]:
     inside_clips = _inside_clips(clips, settings)
     runs = sum(choice.runtime is not None for choice in choices)
-    total = clips.duration_s * runs + sum(clip.duration_s for clip in inside_clips) * (len(files) - 1)
+    looks = [(file, way) for file in files[1:] for way in _ways_of(file, files[0], ways)]
+    total = clips.duration_s * runs + sum(clip.duration_s for clip in inside_clips) * len(looks)
     done, lock = 0.0, threading.Lock()
 
     def advance(clip: Clip) -> None:
@@ -180,10 +183,13 @@ def _measure(
     def one(index: int) -> ModelResult:
         file, choice = files[index], choices[index]
         measured = _transcribe(file, choice, clips, settings, advance_or_stop)
-        inside: tuple[InsideUtterance, ...] = ()
         tensors = tensor_errors(files[0].path, file.path) if index else ()
-        if index and inside_clips and file.dims == files[0].dims:
-            inside = _inside(files[0], file, inside_clips, settings, advance_or_stop)
+        inside = [
+            measure_inside(
+                files[0], file, inside_clips, way, settings.threads_each, settings.cache, advance_or_stop
+            )
+            for way in (_ways_of(file, files[0], ways) if index and inside_clips else ())
+        ]  # fmt: skip
         return _model_result(file, choice, measured, clips, inside, tensors)
 
     stop = threading.Event()
@@ -203,6 +209,13 @@ def _measure(
             for future in futures:
                 future.cancel()
             raise
+
+
+def _ways_of(file: ModelFile, reference: ModelFile, ways: Ways) -> list[Way]:
+    """Return the ways in which a candidate is measured, the common one first."""
+    if file.dims != reference.dims:
+        return []
+    return [way for way in (ways.common, ways.beside) if way is not None and can_be_measured(file, way)]
 
 
 @dataclass(slots=True)
@@ -283,48 +296,15 @@ def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
     return [clips.clips[index * len(clips.clips) // count] for index in range(count)]
 
 
-def _inside(
-    reference: ModelFile,
-    file: ModelFile,
-    clips: list[Clip],
-    settings: EvaluationSettings,
-    advance: Callable[[Clip], None],
-) -> tuple[InsideUtterance, ...]:
-    cache = Cache(settings.cache, "divergences", model=file.sha256, reference=reference.sha256, layout=2)
-    worker: WorkerProcess | None = None
-    found = []
-    try:
-        for clip in clips:
-            key = clip_key(clip.sha256, clip.language)
-            reply = cache.get(key)
-            if reply is None:
-                if worker is None:
-                    worker = WorkerProcess("whisq.evaluation.divergence")
-                    worker.ask(
-                        "load",
-                        reference=str(reference.path),
-                        candidate=str(file.path),
-                        threads=settings.threads_each,
-                        device=settings.device,
-                    )
-                reply = worker.ask("run", path=str(clip.path), row=clip.row, language=clip.language)
-                cache.put(key, reply)
-            found.append(InsideUtterance(clip=clip.id, **{**reply, "divergences": tuple(reply["divergences"])}))
-            advance(clip)
-    finally:
-        if worker is not None:
-            worker.close()
-    return tuple(found)
-
-
 def _model_result(
     file: ModelFile,
     choice: RuntimeChoice,
     measured: _Measured,
     clips: ClipSet,
-    inside: tuple[InsideUtterance, ...],
+    inside: list[Inside],
     tensors: tuple[Any, ...],
 ) -> ModelResult:
+    common, beside = (*inside, Inside(""), Inside(""))[:2]
     utterances = tuple(
         Utterance(
             text=reply["text"],
@@ -349,6 +329,10 @@ def _model_result(
         peak_bytes=measured.session.get("peak_bytes"),
         baseline_bytes=measured.session.get("baseline_bytes"),
         utterances=utterances,
-        inside=inside,
+        inside=common.utterances,
         tensors=tensors,
+        inside_in=common.way,
+        beside=beside.utterances,
+        beside_in=beside.way,
+        inside_failure="; ".join(one.failure for one in inside if one.failure),
     )

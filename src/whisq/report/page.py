@@ -15,7 +15,7 @@ from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import SHOWN, transcript_records
-from whisq.report.wording import duration, megabytes_text, number, remarks, verdict_parts, verdict_word
+from whisq.report.wording import duration, inside_sentence, megabytes_text, number, remarks, verdict_parts, verdict_word
 from whisq.screen import shown
 from whisq.units import megabytes
 from whisq.writing import write_bytes
@@ -122,6 +122,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "speed": speed_table(evaluation),
         "speed_note": _speed_note(evaluation),
         "inside": inside,
+        "inside_where": inside_sentence(evaluation),
         "models": _models_table(evaluation),
         "transcripts_left": max(0, len(evaluation.data.clips) - SHOWN),
         "facts": _facts(evaluation),

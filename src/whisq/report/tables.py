@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.report.wording import (
     in_markdown,
+    inside_sentence,
     interval,
     megabytes_text,
     number,
@@ -102,7 +103,10 @@ def speed_table(evaluation: Evaluation) -> Table:
 
 
 def inside_table(evaluation: Evaluation) -> Table | None:
-    """Return the measures inside the model; None where none were made."""
+    """Return the measures inside the model; None where none were made.
+
+    What no model has, such as a runtime's figure beside the forward pass's, has no column.
+    """
     columns = (
         "model",
         "KL mean",
@@ -111,12 +115,16 @@ def inside_table(evaluation: Evaluation) -> Table | None:
         "same top token %",
         "encoder error %",
         "tokens",
+        "KL in the runtime",
+        "KL of timestamps",
+        "times moved, ms",
     )
     rows = []
     for model, summary in _rows(evaluation):
         if summary is None or summary.divergence is None:
             continue
-        found = summary.divergence
+        found, beside, timed = summary.divergence, summary.beside_divergence, summary.timestamp_divergence
+        shift_s = summary.timestamp_shift_s
         rows.append(
             (
                 model.label,
@@ -126,9 +134,16 @@ def inside_table(evaluation: Evaluation) -> Table | None:
                 percent(summary.same_top, 2),
                 percent(summary.encoder_error, 2),
                 str(sum(len(one.divergences) for one in model.inside)),
+                number(beside.estimate if beside else None, 5),
+                number(timed.estimate if timed else None, 5),
+                number(None if shift_s is None else 1000 * shift_s, 0),
             )
         )
-    return Table(columns, tuple(rows)) if rows else None
+    if not rows:
+        return None
+    nothing = number(None)
+    kept = [place for place in range(len(columns)) if any(row[place] != nothing for row in rows)]
+    return Table(tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
 
 
 def text_lines(table: Table) -> list[str]:
@@ -153,16 +168,19 @@ def markdown_lines(table: Table) -> list[str]:
 
 def markdown_text(evaluation: Evaluation) -> str:
     """Return all tables with a heading each, a verdict for each model and remarks, in Markdown."""
+    inside = inside_table(evaluation)
     titled = (
         ("Sizes and error rates", accuracy_table(evaluation)),
         ("Differences to the reference, same clips", difference_table(evaluation)),
-        ("Inside the model", inside_table(evaluation)),
+        ("Inside the model", inside),
         ("Speed and memory", speed_table(evaluation)),
     )
     lines = []
     for title, table in titled:
         if table is not None and table.rows:
-            lines += [f"### {title}", "", *markdown_lines(table), ""]
+            lines += [f"### {title}", ""]
+            lines += [in_markdown(inside_sentence(evaluation)), ""] if table is inside else []
+            lines += [*markdown_lines(table), ""]
     lines += ["### Verdicts", ""]
     for index, model in enumerate(evaluation.models):
         lines.append(f"- **{in_markdown(model.label)}**: {in_markdown(verdict_sentence(evaluation, index))}")
@@ -173,9 +191,11 @@ def markdown_text(evaluation: Evaluation) -> str:
 def terminal_lines(evaluation: Evaluation) -> list[str]:
     """Return all that the terminal shows: tables, a verdict for each model, remarks."""
     lines = []
-    for table in (accuracy_table(evaluation), speed_table(evaluation), inside_table(evaluation)):
-        if table is not None:
-            lines += [*text_lines(table), ""]
+    for table in (accuracy_table(evaluation), speed_table(evaluation)):
+        lines += [*text_lines(table), ""]
+    inside = inside_table(evaluation)
+    if inside is not None:
+        lines += [*text_lines(inside), inside_sentence(evaluation), ""]
     for index, model in enumerate(evaluation.models):
         lines.append(f"{model.label}: {verdict_sentence(evaluation, index)}")
     told = remarks(evaluation)

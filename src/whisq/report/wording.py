@@ -6,7 +6,7 @@ import html
 import math
 import re
 
-from whisq.evaluation.results import Evaluation, ModelResult, Summary
+from whisq.evaluation.results import FORWARD_PASS, Evaluation, ModelResult, Summary
 from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
 from whisq.screen import shown
 from whisq.units import megabytes
@@ -121,6 +121,20 @@ def verdict_sentence(evaluation: Evaluation, index: int) -> str:
     return f"{word}: {said}; {needed}" if needed else f"{word}: {said}"
 
 
+def inside_sentence(evaluation: Evaluation) -> str:
+    """Return where the divergence was measured, empty where it was not."""
+    measured = [model for model in evaluation.models if model.inside]
+    if not measured:
+        return ""
+    way = measured[0].inside_in or FORWARD_PASS  # which whisq 0.1 did not name
+    if way == FORWARD_PASS:
+        told = f"Divergence (KL) measured in {way}, weights dequantized and nothing else rounded"
+    else:
+        told = f"Divergence (KL) measured in {way} itself, activations rounded as there"
+    beside = sorted({model.beside_in for model in evaluation.models if model.beside})
+    return told + (f"; beside it, that of {' and '.join(beside)} for the files that it loads" if beside else "") + "."
+
+
 def remarks(evaluation: Evaluation) -> list[str]:
     """Return what a reader should know before believing the figures."""
     told = []
@@ -140,6 +154,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
     stopped = [model.label for model in evaluation.models if any(u.remark for u in model.utterances)]
     if stopped:
         told.append(f"The runtime stopped early or failed on clips with {', '.join(stopped)}; see the list.")
+    for model in evaluation.models:
+        if model.inside_failure:
+            told.append(f"The divergence of {model.label} could not be measured: {model.inside_failure}.")
     several = len([summary for summary in evaluation.summaries if summary and summary.difference])
     if several > 4:
         told.append(

@@ -13,7 +13,10 @@ from whisq.types import TYPES, TensorType
 from whisq.whisper import TensorSpec
 
 if TYPE_CHECKING:
-    # numpy comes with it, and `whisq evaluate --help` lists the runtimes without.
+    # numpy comes with them, and `whisq evaluate --help` lists the runtimes without.
+    import numpy as np
+    from numpy.typing import NDArray
+
     from whisq.clips.audio import Samples
 
 Tensors = Sequence[tuple[TensorSpec, TensorType]]
@@ -31,6 +34,16 @@ class Transcriber(Protocol):
 
         ``samples`` are 16 kHz, one channel; without a ``language`` the runtime finds out by itself.
         """
+
+
+class NextTokens(Protocol):
+    """A loaded model in some runtime, asked what it would write next."""
+
+    def hear(self, samples: Samples) -> None:
+        """Encode up to 30 s of 16 kHz mono samples: what follows is asked about them."""
+
+    def after(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits ``[vocabulary]`` of what follows these tokens, the prompt included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,7 @@ class Runtime:
 
     ``package`` is the Python package that carries it, and ``load`` what loads a model with that package (arguments:
     path, threads, whether to retry at higher temperatures); both are None for one that cannot be run from Python.
+    ``logits`` is what loads a model to ask for the next token's logits (path, threads), None where it gives none.
     ``more_objections`` says what else it does not load. ``companion`` returns what it looks for beside a model of some
     name and does without where it is not there; None where it looks for nothing.
     """
@@ -101,6 +115,7 @@ class Runtime:
     aliases: tuple[str, ...] = ()
     package: str | None = None
     load: Callable[[Path, int, bool], Transcriber] | None = None
+    logits: Callable[[Path, int], NextTokens] | None = None
     more_objections: Callable[[Tensors], Iterable[Objection]] = _nothing_else
     companion: Callable[[Path], Path] | None = None
 
@@ -108,6 +123,8 @@ class Runtime:
         """Raise ``ValueError`` for a package that nothing is loaded with, or the other way round."""
         if (self.package is None) != (self.load is None):
             raise ValueError(f"{self.name}: a package needs a function that loads a model with it, and it a package")
+        if self.logits is not None and self.package is None:
+            raise ValueError(f"{self.name}: a runtime that no package carries gives no logits")
 
     @property
     def names(self) -> frozenset[str]:
@@ -148,6 +165,11 @@ class Runtime:
         except PackageNotFoundError:
             return None
 
+    @property
+    def gives_logits(self) -> bool:
+        """True when it tells the next token's logits, so that divergence can be measured in it."""
+        return self.logits is not None
+
     def transcriber(self, path: Path, threads: int, fallback: bool) -> Transcriber:
         """Return a model, loaded on the CPU. ``threads`` 0 leaves their number to the runtime.
 
@@ -160,9 +182,25 @@ class Runtime:
                 f"{self.title} cannot be run from Python: {self.reason_not_here()}",
                 hint="name a runtime that `whisq evaluate --help` lists under --runtime",
             )
+        self._require_package()
+        return self.load(path, threads, fallback)
+
+    def next_tokens(self, path: Path, threads: int) -> NextTokens:
+        """Return a model, loaded on the CPU, that tells what it would write next.
+
+        Raises ``RuntimeUnavailableError`` for a runtime that gives no logits, and for a file that it does not load;
+        ``MissingExtraError`` when the package is not installed.
+        """
+        if self.logits is None:
+            raise RuntimeUnavailableError(
+                f"{self.title} tells no logits", hint="leave out --runtime: whisq's own forward pass has them"
+            )
+        self._require_package()
+        return self.logits(path, threads)
+
+    def _require_package(self) -> None:
         if self.installed_version() is None:
             raise MissingExtraError(f"{self.name}: {self.reason_not_here()}", hint=f"pip install {self.package}")
-        return self.load(path, threads, fallback)
 
     def _objections(self, container: str, tensors: Tensors) -> Iterator[Objection]:
         if container not in self.containers:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.runtimes.runtime import Objection, Runtime, Tensors, types_named
+from whisq.runtimes.runtime import NextTokens, Objection, Runtime, Tensors, types_named
 from whisq.types import F32
 
 if TYPE_CHECKING:
@@ -39,6 +39,13 @@ class WhisperCpp:
         """Return the text of all segments; nothing is ever remarked."""
         segments = self._model.transcribe(samples, language=language or "auto")
         return " ".join(segment.text.strip() for segment in segments), ""
+
+
+def next_tokens(path: Path, threads: int) -> NextTokens:
+    """Return a model in whisper.cpp that tells logits."""
+    from whisq.runtimes.libwhisper import WhisperCppLogits
+
+    return WhisperCppLogits(path, threads)
 
 
 def _f32_convs(tensors: Tensors) -> Iterator[Objection]:
@@ -84,6 +91,7 @@ WHISPER_CPP = Runtime(
     aliases=("pywhispercpp",),
     package="pywhispercpp",
     load=WhisperCpp,
+    logits=next_tokens,
     more_objections=_f32_convs,
     companion=core_ml_encoder,
 )

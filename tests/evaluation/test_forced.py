@@ -79,6 +79,9 @@ class Told:
     def hear(self, samples: Samples) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def after(self, ids: Sequence[int]) -> np.ndarray:
         self.calls += 1
         written = [number for number in ids if number not in (START, NO_TIMES)]

@@ -148,6 +148,10 @@ class InRuntime:
     def states(self) -> None:
         """Return None: runtimes do not tell the encoder's output."""
 
+    def close(self) -> None:
+        """Free the model in the runtime."""
+        self._tokens.close()
+
 
 class InNetwork:
     """A model in whisq's own forward pass, its weights dequantized."""

@@ -45,6 +45,9 @@ class NextTokens(Protocol):
     def after(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits ``[vocabulary]`` of what follows these tokens, the prompt included."""
 
+    def close(self) -> None:
+        """Free the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objection:

@@ -123,6 +123,8 @@ def compare(
         found.append(_difference(first, second, name))
         if progress is not None:
             progress(first[name].n_weights)
+    for model in (first, second):
+        model.check_unchanged()
     order = {tensor.name: number for number, tensor in enumerate(first.tensors)}
     return Comparison(tuple(sorted(found, key=lambda t: (-t.relative_error, -t.largest_error, order[t.name]))))
 
@@ -150,8 +152,6 @@ def _difference(first: Model, second: Model, name: str) -> TensorDifference:
         piece = _piece_difference(_weights(first, a, start, stop), _weights(second, b, start, stop))
         signal, noise = signal + piece[0], noise + piece[1]
         largest, n_not_finite = max(largest, piece[2]), n_not_finite + piece[3]
-        first.release(a, start, stop)
-        second.release(b, start, stop)
     sizes = (a.size_bytes, b.size_bytes)
     return TensorDifference(name, a.n_weights, (a.type, b.type), sizes, signal, noise, largest, n_not_finite)
 

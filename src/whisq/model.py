@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import mmap
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from whisq import kernels
-from whisq.errors import FormatError
+from whisq.source_file import FileState, SourceFile
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, Role, Stack, TensorSpec
 
@@ -25,6 +22,8 @@ FormatName = Literal["bin", "gguf", "huggingface", "openai", "ctranslate2"]
 """The containers that are read."""
 
 _HASHED_BYTES = 1 << 22
+_PIECE_WEIGHTS = 1 << 20
+"""Weights read at once to dequantize a whole tensor, so that its stored bytes are not in memory beside it."""
 _FINGERPRINT = b"whisq model fingerprint 1\n"
 _SAMPLED_ROWS = 4
 _MOST_WHOLE_WEIGHTS = 1 << 16
@@ -117,7 +116,7 @@ class Tokenizer:
 
 
 class Model:
-    """A Whisper model in some container, opened lazily through memory maps.
+    """A Whisper model in some container, whose weights are read when they are asked for.
 
     Use as a context manager, or call ``close``. ``tensors`` is in file order; ``mel_filters`` holds
     ``n_mels × 201`` little-endian f32 values, row by row; ``metadata`` is whatever else the container said
@@ -133,7 +132,7 @@ class Model:
         tokenizer: Tokenizer,
         mel_filters: bytes,
         tensors: tuple[TensorRef, ...],
-        files: tuple[MappedFile, ...],
+        files: tuple[SourceFile, ...],
         metadata: Mapping[str, Any] | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
@@ -178,6 +177,11 @@ class Model:
     def size_bytes(self) -> int:
         """Bytes of the files on disk that hold weights."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def states(self) -> tuple[FileState, ...]:
+        """What the files with weights were when the model was opened."""
+        return tuple(file.state for file in self.files)
 
     @property
     def container(self) -> ContainerName | None:
@@ -245,42 +249,50 @@ class Model:
         return 8 * self.size_bytes / self.n_weights
 
     def rows(self, tensor: TensorRef, start: int = 0, stop: int | None = None) -> memoryview:
-        """Return the bytes of rows ``start:stop`` in ``tensor.type``, without a copy where the file has them.
+        """Return the bytes of rows ``start:stop`` in ``tensor.type``: flat, ``(stop - start) × row bytes`` long.
 
-        The view is flat bytes, ``(stop - start) × row bytes`` long, and keeps the map alive.
+        Raises ``FormatError`` where the file has become shorter.
         """
         stop = tensor.n_rows if stop is None else stop
         if tensor.decode is not None:
             return tensor.decode(start, stop)
         row = tensor.type.row_bytes(tensor.n_columns)
         begin = tensor.location.offset + start * row
-        return self.files[tensor.location.file].view[begin : begin + (stop - start) * row]
+        return self.files[tensor.location.file].read(begin, begin + (stop - start) * row)
 
     def array(self, tensor: TensorRef | str) -> Any:
         """Return a tensor dequantized to a float32 ``numpy.ndarray`` of the tensor's shape (a copy)."""
-        ref = self[tensor] if isinstance(tensor, str) else tensor
-        return kernels.dequantize(self.rows(ref), ref.type, ref.shape)
+        import numpy as np
 
-    def release(self, tensor: TensorRef, start: int = 0, stop: int | None = None) -> None:
-        """Tell the system that these rows will not be read again, so that their pages can go."""
-        stop = tensor.n_rows if stop is None else stop
-        row = tensor.size_bytes // max(1, tensor.n_rows)
-        begin = tensor.location.offset + start * row
-        self.files[tensor.location.file].release(begin, begin + (stop - start) * row)
+        ref = self[tensor] if isinstance(tensor, str) else tensor
+        values = np.empty((ref.n_rows, ref.n_columns), np.float32)
+        step = max(1, _PIECE_WEIGHTS // ref.n_columns)
+        for start in range(0, ref.n_rows, step):
+            stop = min(start + step, ref.n_rows)
+            rows = self.rows(ref, start, stop)
+            values[start:stop] = kernels.dequantize(rows, ref.type, (stop - start, ref.n_columns))
+        return values.reshape(ref.shape)
+
+    def check_unchanged(self) -> None:
+        """Raise ``FormatError`` where a file is not what it was when the model was opened.
+
+        Whoever writes what was made of a model calls it before that takes its name.
+        """
+        for state in self.states:
+            state.check()
 
     def close(self) -> None:
-        """Close the files. Views handed out earlier stay valid until they are dropped."""
+        """Close the files. What was read from them stays valid."""
         for file in self.files:
             file.close()
 
 
-def _sha256_of(files: tuple[MappedFile, ...]) -> str:
+def _sha256_of(files: tuple[SourceFile, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         for start in range(0, file.size_bytes, _HASHED_BYTES):
             stop = min(start + _HASHED_BYTES, file.size_bytes)
-            digest.update(file.view[start:stop])
-            file.release(start, stop)
+            digest.update(file.read(start, stop))
     return digest.hexdigest()
 
 
@@ -293,42 +305,3 @@ def _sampled_rows(spec: TensorSpec) -> Iterator[tuple[int, int]]:
     rows = spec.n_rows // n
     for index in sorted({i * (n - 1) // (_SAMPLED_ROWS - 1) for i in range(_SAMPLED_ROWS)}):
         yield index * rows, (index + 1) * rows
-
-
-class MappedFile:
-    """A file mapped read-only."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as stream:
-                self.size_bytes = os.fstat(stream.fileno()).st_size
-                if self.size_bytes == 0:
-                    raise FormatError(f"{path}: the file is empty", hint="download or convert it again")
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise FormatError(f"{path}: no such file", hint="check the path") from None
-        except IsADirectoryError:
-            raise FormatError(f"{path}: is a directory, expected a file", hint="name the model file itself") from None
-        except PermissionError:
-            raise FormatError(f"{path}: no permission to read it", hint="check the file's owner and mode") from None
-        except OSError as error:
-            raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
-        self.view = memoryview(self._map)
-
-    def release(self, start: int, stop: int) -> None:
-        """Drop these bytes' pages from this process, the last one only when it is used up.
-
-        The first page may hold the end of what came before: that was released when it was still in use.
-        """
-        page = mmap.PAGESIZE
-        first = start // page * page
-        length = stop // page * page - first
-        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, first, length)
-
-    def close(self) -> None:
-        """Unmap, unless views of it are still in use; then the last of them unmaps."""
-        with contextlib.suppress(BufferError):
-            self.view.release()
-            self._map.close()

@@ -9,14 +9,14 @@ import pytest
 
 from whisq.errors import FormatError
 from whisq.formats.cursor import Cursor, first_bytes
-from whisq.model import MappedFile
+from whisq.source_file import SourceFile
 
 _WORDS = [b"a", b"", b"longer than that"]
 
 
 def cursor_over(path: Path, content: bytes) -> Cursor:
     path.write_bytes(content)
-    return Cursor(MappedFile(path))
+    return Cursor(SourceFile(path))
 
 
 def strings(code: str) -> bytes:

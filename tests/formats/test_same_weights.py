@@ -129,7 +129,6 @@ def test_parts_of_a_tensor_are_read_by_rows(tmp_path: Path) -> None:
     with open_model(write_openai(tmp_path / "a.pt", weights)) as model:
         tensor = model["encoder.blocks.1.mlp.0.weight"]
         assert bytes(model.rows(tensor, 3, 7)) == weights.arrays[tensor.name][3:7].tobytes()
-        model.release(tensor)
         assert bytes(model.rows(tensor, 3, 7)) == weights.arrays[tensor.name][3:7].tobytes()
 
 

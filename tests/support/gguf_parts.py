@@ -13,7 +13,7 @@ from tests.support.models import tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.gguf_container import read_container
-from whisq.model import MappedFile
+from whisq.source_file import SourceFile
 
 STRING, ARRAY, U32, I32 = 8, 9, 4, 5
 
@@ -30,7 +30,7 @@ class Parts:
         with open_model(write_bin(folder / "source.bin", tiny_weights())) as source:
             path = copy_model(source, folder / "whole.gguf", "gguf")
         content = path.read_bytes()
-        file = MappedFile(path)
+        file = SourceFile(path)
         described = read_container(file)
         self.keys = _raw_keys(content)
         base = described.data_offset

@@ -27,7 +27,10 @@ from whisq.calibration.calibration import (
 from whisq.calibration.imatrix import read_imatrix
 from whisq.calibration.probes import Probes
 from whisq.calibration.storage import Entry, write_safetensors
-from whisq.errors import CalibrationError
+from whisq.errors import CalibrationError, FormatError
+from whisq.formats.safetensors import read_arrays, read_metadata
+from whisq.source_file import FileState, SourceFile
+from whisq.types import F16, F32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,14 +103,14 @@ def read_calibration(path: str | Path) -> Calibration:
     if magic == b"GGUF":
         return read_imatrix(where)
     with _opened(where) as file:
-        document = _document(where, file.metadata() or {})
+        document = _document(where, file.metadata())
         names = set(file.keys())
         widths = {}
         for name in document["counts"]:
             if not {f"{name}.second_moment", f"{name}.mean"} <= names:
                 raise CalibrationError(f"{where}: lacks the moments of {name}", hint=AGAIN)
-            widths[name] = file.get_slice(f"{name}.mean").get_shape()[0]
-            found = file.get_slice(f"{name}.second_moment").get_shape()
+            widths[name] = file.shape(f"{name}.mean")[0]
+            found = file.shape(f"{name}.second_moment")
             if found != [triangle_size(widths[name])]:
                 raise CalibrationError(
                     f"{where}: {name}.second_moment has shape {found}, expected [{triangle_size(widths[name])}]",
@@ -117,7 +120,7 @@ def read_calibration(path: str | Path) -> Calibration:
         where,
         document,
         document["counts"],
-        _Loader(where, widths, document["counts"]),
+        _Loader(where, widths, document["counts"], file.state),
         lambda: _probes(where, document),
         singular=document.get("singular"),
     )
@@ -128,13 +131,16 @@ class _Loader:
     path: Path
     widths: Mapping[str, int]
     counts: Mapping[str, int]
+    state: FileState
 
     def __call__(self, name: str) -> Moments:
         import numpy as np
 
         with _opened(self.path) as file:
-            second = unpack_triangle(file.get_tensor(f"{name}.second_moment"), self.widths[name])
-            mean = file.get_tensor(f"{name}.mean")
+            if file.state != self.state:
+                raise CalibrationError(f"{self.path}: changed while it was read", hint="try again when it is whole")
+            second = unpack_triangle(file.array(f"{name}.second_moment"), self.widths[name])
+            mean = file.array(f"{name}.mean")
         if not (np.isfinite(second).all() and np.isfinite(mean).all()):
             raise CalibrationError(f"{self.path}: the moments of {name} are not finite", hint=AGAIN)
         return Moments(self.counts[name], np.diag(second).copy(), mean, second)
@@ -144,20 +150,62 @@ def _probes(path: Path, document: Mapping[str, Any]) -> Probes | None:
     with _opened(path) as file:
         if "probes" not in set(file.keys()):
             return None
-        return Probes(file.get_tensor("probes"), tuple(document.get("probe_languages", ())))
+        return Probes(file.array("probes"), tuple(document.get("probe_languages", ())))
+
+
+class _Arrays:
+    """A safetensors file of f32 and f16, read array by array. Raises ``FormatError``."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+        self._arrays = read_arrays(file, 0)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what the header says beside the arrays."""
+        return read_metadata(self._file)
+
+    def keys(self) -> Iterable[str]:
+        """Return the arrays' names."""
+        return self._arrays.keys()
+
+    def shape(self, name: str) -> list[int]:
+        """Return an array's sizes."""
+        return list(self._arrays[name].shape)
+
+    @property
+    def state(self) -> FileState:
+        """Return what the file is now."""
+        return self._file.state
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array."""
+        import numpy as np
+
+        stored = self._arrays[name]
+        kind = {F32: "<f4", F16: "<f2"}.get(stored.type)  # type: ignore[arg-type]  # None is no key
+        if kind is None:
+            raise FormatError(f"{self._file.path}: {name} is {stored.element}, expected f32 or f16")
+        begin, size = stored.location.offset, stored.location.size_bytes
+        return np.frombuffer(self._file.read(begin, begin + size), kind).reshape(stored.shape)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
+def _opened(path: Path) -> Iterator[_Arrays]:
     try:
-        with safe_open(path, "numpy") as file:
-            yield file
-    except OSError as error:
-        raise CalibrationError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from None
-    except SafetensorError:
-        # The package's own words ("header too large") say nothing to whoever gave another kind of file.
+        file = SourceFile(path)
+        try:
+            yield _arrays_of(path, file)
+        finally:
+            file.close()
+    except FormatError as error:
+        raise CalibrationError(str(error), hint=error.hint) from None
+
+
+def _arrays_of(path: Path, file: SourceFile) -> _Arrays:
+    try:
+        return _Arrays(file)
+    except FormatError:
+        # What the reader says ("header too large") tells nothing to whoever gave another kind of file.
         raise CalibrationError(
             f"{path}: is not a calibration (a file of `whisq calibrate`, or an imatrix GGUF), or is damaged", hint=AGAIN
         ) from None

@@ -16,7 +16,7 @@ from whisq.calibration.calibration import Calibration, Moments
 from whisq.calibration.inputs import input_of
 from whisq.errors import CalibrationError, FormatError
 from whisq.formats.gguf_container import StoredTensor, check_extents, read_container
-from whisq.model import MappedFile
+from whisq.source_file import SourceFile
 from whisq.types import F32
 from whisq.whisper import Dialect, Dimensions, dialect_names, expected_tensors, name_in_dialect
 from whisq.writing import whole
@@ -115,7 +115,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return 4 * prod(tensor.sizes)
 
     try:
-        file = MappedFile(path)
+        file = SourceFile(path)
         container = read_container(file)
         check_extents(path, [(tensor, size_of(tensor)) for tensor in container.tensors], file.size_bytes)
     except FormatError as error:

@@ -114,6 +114,7 @@ def calibrate(
         collector = _Collector(opened, special, windows, lines, chosen, checkpoint, operations, progress)
         collector.run()
     audio = _audio(opened, sha256, windows, lines, clips, chosen)
+    opened.check_unchanged()
     path = Path(output)
     widths = inputs_of(opened.dims)
     listed = [(name, widths[name], count) for name, count in collector.counts.items()]

@@ -12,6 +12,7 @@ from whisq.formats import open_model
 from whisq.model import Model
 from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes
 from whisq.runtimes.runtime import Runtime
+from whisq.source_file import FileState
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, TensorSpec
 
@@ -30,6 +31,7 @@ class ModelFile:
     size_bytes: int
     dims: Dimensions
     tensors: tuple[tuple[TensorSpec, TensorType], ...]
+    states: tuple[FileState, ...] = ()
 
     @property
     def n_weights(self) -> int:
@@ -61,6 +63,7 @@ def describe(source: str | Path | Model, label: str) -> ModelFile:
         size_bytes=source.size_bytes,
         dims=source.dims,
         tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),
+        states=source.states,
     )
 
 

@@ -116,6 +116,9 @@ def evaluate(
     )
     clips = _fit_to_models(clips, files, chosen)
     models = _measure(files, choices, ways, clips, chosen, progress)
+    for file in files:
+        for state in file.states:
+            state.check()  # what was transcribed has the hash that was taken
     return Evaluation(_data_record(clips), tuple(models), chosen.record(), environment())
 
 

@@ -23,7 +23,8 @@ from whisq.formats.tokenizer_json import (
     read_text,
     read_tokenizer,
 )
-from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
+from whisq.model import Location, Model, TensorRef, Tokenizer
+from whisq.source_file import SourceFile
 from whisq.types import BF16, F16, F32
 from whisq.whisper import LARGEST_SIZES, Dimensions, TensorSpec, expected_tensors
 
@@ -59,7 +60,7 @@ def open(path: Path) -> Model:
 
     Raises ``FormatError`` for a damaged folder or one that is not Whisper's.
     """
-    file = MappedFile(path / "model.bin")
+    file = SourceFile(path / "model.bin")
     try:
         variables = _variables(file)
         dims = _dimensions(file, variables)
@@ -87,7 +88,7 @@ def _string(cursor: Cursor, what: str) -> str:
     return raw.removesuffix(b"\0").decode("utf-8", "backslashreplace")
 
 
-def _variables(file: MappedFile) -> dict[str, _Variable]:
+def _variables(file: SourceFile) -> dict[str, _Variable]:
     cursor = Cursor(file)
     version = cursor.integer("I", "the version")
     if not 2 <= version <= 6:
@@ -149,11 +150,11 @@ def _variable(cursor: Cursor, number: int) -> _Variable:
             hint=DAMAGED,
         )
     offset = cursor.offset
-    cursor.take(size_bytes, f"the data of {what}")
+    cursor.skip(size_bytes, f"the data of {what}")
     return _Variable(name, shape, type_number, offset, size_bytes)
 
 
-def _dimensions(file: MappedFile, variables: dict[str, _Variable]) -> Dimensions:
+def _dimensions(file: SourceFile, variables: dict[str, _Variable]) -> Dimensions:
     def shape(name: str, rank: int) -> tuple[int, ...]:
         variable = variables.get(name)
         if variable is None or len(variable.shape) != rank:
@@ -258,7 +259,7 @@ def _slice_of(spec: TensorSpec) -> _Slice:
 
 
 def _tensors(
-    file: MappedFile, variables: dict[str, _Variable], dims: Dimensions
+    file: SourceFile, variables: dict[str, _Variable], dims: Dimensions
 ) -> tuple[tuple[TensorRef, ...], tuple[str, ...]]:
     tensors, problems, n_int8 = [], [], 0
     for spec in expected_tensors(dims).values():
@@ -289,7 +290,7 @@ def _tensors(
 
 
 def _integer_decoder(
-    file: MappedFile,
+    file: SourceFile,
     variables: dict[str, _Variable],
     variable: _Variable,
     spec: TensorSpec,
@@ -311,10 +312,12 @@ def _integer_decoder(
         first = where.part * spec.shape[0] + start
         kind = np.int8 if variable.type == _INT8 else np.dtype("<i2")
         columns, rows = spec.shape[1], stop - start
-        offset = variable.offset + first * columns * np.dtype(kind).itemsize
-        integers = np.frombuffer(file.view, kind, rows * columns, offset).reshape(rows, columns)
+        row_bytes = columns * np.dtype(kind).itemsize
+        offset = variable.offset + first * row_bytes
+        integers = np.frombuffer(file.read(offset, offset + rows * row_bytes), kind).reshape(rows, columns)
         per_row = scale.size_bytes > 4
-        scales = np.frombuffer(file.view, "<f4", rows if per_row else 1, scale.offset + (4 * first if per_row else 0))
+        begin = scale.offset + (4 * first if per_row else 0)
+        scales = np.frombuffer(file.read(begin, begin + 4 * (rows if per_row else 1)), "<f4")
         return np.ascontiguousarray(integers.astype(np.float32) / scales[:, None]).data.cast("B")
 
     return decode

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from whisq.errors import FormatError
-from whisq.model import MappedFile
+from whisq.source_file import SourceFile
 
 INCOMPLETE = "the file is incomplete: download or convert it again"
 DOWNLOAD_AGAIN = "the file is incomplete or damaged: download it again"
@@ -27,17 +27,23 @@ def first_bytes(path: Path, count: int) -> bytes | None:
         return None
 
 
+_READ_BYTES = 1 << 12
+_READ_STRINGS_BYTES = 1 << 20
+"""Read at once, where what is wanted is small: a tensor's head, and a vocabulary."""
+
+
 class Cursor:
-    """Reads a mapped file front to back. All numbers are little-endian.
+    """Reads a file front to back. All numbers are little-endian.
 
     Every method names ``what`` it reads and raises ``FormatError`` with it where the bytes are not there.
     """
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: SourceFile) -> None:
         self.path = file.path
-        self.view = file.view
+        self.file = file
         self.offset = 0
-        self.end = len(file.view)
+        self.end = file.size_bytes
+        self._window, self._begin = memoryview(b""), 0
 
     @property
     def left(self) -> int:
@@ -45,11 +51,25 @@ class Cursor:
         return self.end - self.offset
 
     def take(self, size: int, what: str) -> memoryview:
-        """Return the next ``size`` bytes, without a copy."""
+        """Return the next ``size`` bytes."""
+        start = self.offset
+        self.skip(size, what)
+        at = start - self._begin
+        if at + size > len(self._window):
+            at = self._load(start, max(size, _READ_BYTES))
+        return self._window[at : at + size]
+
+    def skip(self, size: int, what: str) -> None:
+        """Go on behind the next ``size`` bytes, which are not read."""
         if size > self.left:
             raise self.too_short(size, what)
         self.offset += size
-        return self.view[self.offset - size : self.offset]
+
+    def _load(self, offset: int, size: int) -> int:
+        """Have the bytes from an offset on at hand, as many as there are; returns where they begin: at 0."""
+        self._window = self.file.read(offset, min(offset + size, self.file.size_bytes))
+        self._begin = offset
+        return 0
 
     def too_short(self, size: int, what: str) -> FormatError:
         """Return the error for ``size`` bytes that are not there."""
@@ -72,17 +92,25 @@ class Cursor:
 
         A vocabulary is fifty thousand short reads, which are most of what opening a file costs: one tight loop.
         """
-        view, offset, end = self.view, self.offset, self.end
+        offset, end = self.offset, self.end
         most = end if longest is None else longest
         length_of, width = struct.Struct(f"<{code}").unpack_from, struct.calcsize(f"<{code}")
+        begin = offset + self._load(offset, _READ_STRINGS_BYTES)
+        view, n_here = self._window, len(self._window)
         found = []
         for number in range(count):
             start = offset + width
-            length = length_of(view, offset)[0] if start <= end else 0
+            if start - begin > n_here and start <= end:
+                begin = offset + self._load(offset, _READ_STRINGS_BYTES)
+                view, n_here = self._window, len(self._window)
+            length = length_of(view, offset - begin)[0] if start <= end else 0
             offset = start + length
             if length > most or offset > end:
                 self._refuse_string(start - width, code, what(number), longest)
-            found.append(view[start:offset].tobytes())
+            if offset - begin > n_here:
+                begin = start + self._load(start, max(length, _READ_STRINGS_BYTES))
+                view, n_here = self._window, len(self._window)
+            found.append(view[start - begin : offset - begin].tobytes())
         self.offset = offset
         return found
 

@@ -16,7 +16,8 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats.cursor import DAMAGED, INCOMPLETE, NOT_WHISPER, Cursor, first_bytes
 from whisq.formats.layout import Layout, Output
-from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
+from whisq.model import Location, Model, TensorRef, Tokenizer
+from whisq.source_file import SourceFile
 from whisq.types import F16, QUANTIZATION_VERSION, TYPES, TensorType, type_from_ggml
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors
 
@@ -53,7 +54,7 @@ def open(path: Path) -> Model:
     Raises ``FormatError`` for anything that whisper.cpp would misread: truncation, absurd counts, unknown or
     duplicate or missing tensors, wrong shapes, trailing bytes.
     """
-    file = MappedFile(path)
+    file = SourceFile(path)
     try:
         return _parse(path, file)
     except BaseException:
@@ -61,7 +62,7 @@ def open(path: Path) -> Model:
         raise
 
 
-def _parse(path: Path, file: MappedFile) -> Model:
+def _parse(path: Path, file: SourceFile) -> Model:
     cursor = Cursor(file)
     magic = cursor.integer("I", "the magic number")
     if magic != MAGIC:
@@ -162,7 +163,7 @@ def _tensor(cursor: Cursor, expected: dict[str, TensorSpec], number: int) -> Ten
     tensor_type = checked_type(cursor.path, name, type_number, spec)
     offset = cursor.offset
     size_bytes = spec.n_rows * tensor_type.row_bytes(spec.n_columns)
-    cursor.take(size_bytes, f"the data of tensor {name}")
+    cursor.skip(size_bytes, f"the data of tensor {name}")
     return TensorRef(spec, name, tensor_type, Location(0, offset, size_bytes))
 
 

@@ -27,7 +27,8 @@ from whisq.formats.gguf_container import (
 )
 from whisq.formats.gguf_metadata import CONTROL, VOCABULARY_COUNT_KEY, metadata_of
 from whisq.formats.layout import Layout, Output
-from whisq.model import Location, MappedFile, Model, TensorRef, Tokenizer
+from whisq.model import Location, Model, TensorRef, Tokenizer
+from whisq.source_file import SourceFile
 from whisq.types import F32
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, TensorSpec, expected_tensors, name_in_dialect
 
@@ -58,7 +59,7 @@ def open(path: Path) -> Model:
 
     Raises ``FormatError`` for a damaged file, another architecture, and missing, unknown or misshapen tensors.
     """
-    file = MappedFile(path)
+    file = SourceFile(path)
     try:
         container = read_container(file)
         _check_architecture(path, container.metadata)
@@ -115,7 +116,7 @@ def _dimensions(path: Path, metadata: Mapping[str, Any]) -> Dimensions:
     return Dimensions(**sizes)
 
 
-def _tensors(file: MappedFile, container: Container, dims: Dimensions) -> tuple[tuple[TensorRef, ...], bytes]:
+def _tensors(file: SourceFile, container: Container, dims: Dimensions) -> tuple[tuple[TensorRef, ...], bytes]:
     specs = {name_in_dialect(name, "transcribe.cpp"): spec for name, spec in expected_tensors(dims).items()}
     tensors: list[TensorRef] = []
     extents: list[tuple[StoredTensor, int]] = []

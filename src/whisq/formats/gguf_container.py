@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from whisq.errors import FormatError
 from whisq.formats.cursor import DAMAGED, INCOMPLETE, Cursor
-from whisq.model import MappedFile
+from whisq.source_file import SourceFile
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -81,12 +81,12 @@ class Container:
 class _Cursor(Cursor):
     """Reads metadata and descriptions, and never more of them than ``_MOST_METADATA_BYTES``."""
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: SourceFile) -> None:
         super().__init__(file)
         self.end = min(self.end, _MOST_METADATA_BYTES)
 
     def too_short(self, size: int, what: str) -> FormatError:
-        if self.end == len(self.view):
+        if self.end == self.file.size_bytes:
             return super().too_short(size, what)
         return FormatError(f"{self.path}: metadata of more than {_MOST_METADATA_BYTES} bytes, in {what}", hint=DAMAGED)
 
@@ -109,7 +109,7 @@ class _Cursor(Cursor):
             ) from None
 
 
-def read_container(file: MappedFile) -> Container:
+def read_container(file: SourceFile) -> Container:
     """Return what a GGUF file describes; no tensor data is read.
 
     Raises ``FormatError`` for another magic or version, counts that cannot be, nested arrays, text that is not UTF-8,
@@ -186,7 +186,7 @@ def _array(cursor: _Cursor, what: str) -> tuple[Any, ...]:
     if kind == "array":
         raise FormatError(f"{cursor.path}: {what} is an array of arrays, which no Whisper file has", hint=DAMAGED)
     count = cursor.count(_MOST_ELEMENTS, f"the length of {what}")
-    if count * _LEAST_BYTES[kind] > len(cursor.view) - cursor.offset:
+    if count * _LEAST_BYTES[kind] > cursor.file.size_bytes - cursor.offset:
         raise FormatError(
             f"{cursor.path}: truncated in {what}: {count} elements do not fit into the bytes that are left",
             hint=INCOMPLETE,

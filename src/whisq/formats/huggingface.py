@@ -19,7 +19,8 @@ from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_tokenizer
-from whisq.model import MappedFile, Model, Tokenizer
+from whisq.model import Model, Tokenizer
+from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
 
 _EMBEDDING, _PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
@@ -51,7 +52,7 @@ def open(path: Path) -> Model:
     """
     config = _config(path)
     dims = _dimensions(path, config)
-    files: list[MappedFile] = []
+    files: list[SourceFile] = []
     try:
         arrays = _arrays(path, files)
         arrays = _with_full_names(arrays)
@@ -138,27 +139,27 @@ def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
     return Dimensions(**sizes)
 
 
-def _arrays(path: Path, files: list[MappedFile]) -> dict[str, StoredArray]:
+def _arrays(path: Path, files: list[SourceFile]) -> dict[str, StoredArray]:
     """Return all arrays by name, mapping each file into ``files``."""
     if (path / safetensors.INDEX).is_file() and not (path / safetensors.SINGLE).is_file():
         return _sharded(path, safetensors.INDEX, files)
     if (path / safetensors.SINGLE).is_file():
-        files.append(MappedFile(path / safetensors.SINGLE))
+        files.append(SourceFile(path / safetensors.SINGLE))
         return safetensors.read_arrays(files[-1], 0)
     if (path / torch_zip.INDEX).is_file() and not (path / torch_zip.SINGLE).is_file():
         return _sharded(path, torch_zip.INDEX, files)
     if (path / torch_zip.SINGLE).is_file():
-        files.append(MappedFile(path / torch_zip.SINGLE))
+        files.append(SourceFile(path / torch_zip.SINGLE))
         return _torch_arrays(files[-1], 0)
     raise FormatError(f"{path}: has no {safetensors.SINGLE} and no {torch_zip.SINGLE}", hint="download the weights too")
 
 
-def _sharded(path: Path, index: str, files: list[MappedFile]) -> dict[str, StoredArray]:
+def _sharded(path: Path, index: str, files: list[SourceFile]) -> dict[str, StoredArray]:
     shards, weight_map = safetensors.shards_of(path, index)
     read = safetensors.read_arrays if index == safetensors.INDEX else _torch_arrays
     arrays: dict[str, StoredArray] = {}
     for number, shard in enumerate(shards):
-        files.append(MappedFile(shard))
+        files.append(SourceFile(shard))
         found = read(files[-1], number)
         absent = [name for name, home in weight_map.items() if home == shard.name and name not in found]
         if absent:
@@ -170,7 +171,7 @@ def _sharded(path: Path, index: str, files: list[MappedFile]) -> dict[str, Store
     return arrays
 
 
-def _torch_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
+def _torch_arrays(file: SourceFile, number: int) -> dict[str, StoredArray]:
     saved = torch_zip.read_checkpoint(file, number)
     arrays = {name: array for name, array in (saved or {}).items() if isinstance(array, StoredArray)}
     if not arrays:
@@ -187,7 +188,7 @@ def _with_full_names(arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
     return {name if name == _PROJECTION else f"model.{name}": array for name, array in arrays.items()}
 
 
-def _tie(path: Path, arrays: dict[str, StoredArray], files: list[MappedFile]) -> list[str]:
+def _tie(path: Path, arrays: dict[str, StoredArray], files: list[SourceFile]) -> list[str]:
     """Check that a stored output projection is the embedding; let it stand in where only it was stored."""
     projection, embedding = arrays.get(_PROJECTION), arrays.get(_EMBEDDING)
     if projection is None:
@@ -202,7 +203,7 @@ def _tie(path: Path, arrays: dict[str, StoredArray], files: list[MappedFile]) ->
     return [_PROJECTION]
 
 
-def _equal(a: StoredArray, b: StoredArray, files: list[MappedFile]) -> bool:
+def _equal(a: StoredArray, b: StoredArray, files: list[SourceFile]) -> bool:
     first, second = files[a.location.file], files[b.location.file]
     if a.location.size_bytes != b.location.size_bytes:
         return False
@@ -211,8 +212,6 @@ def _equal(a: StoredArray, b: StoredArray, files: list[MappedFile]) -> bool:
         mine = bytes(first.view[a.location.offset + at : a.location.offset + stop])
         if mine != bytes(second.view[b.location.offset + at : b.location.offset + stop]):
             return False
-        first.release(a.location.offset + at, a.location.offset + stop)
-        second.release(b.location.offset + at, b.location.offset + stop)
     return True
 
 

@@ -18,7 +18,8 @@ from whisq.formats.cursor import DAMAGED, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
 from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
-from whisq.model import MappedFile, Model, Tokenizer
+from whisq.model import Model, Tokenizer
+from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
 
 _UNUSED = ("decoder.mask", "alignment_heads")
@@ -36,7 +37,7 @@ def open(path: Path) -> Model:
 
     Raises ``FormatError`` for anything else, and when no vocabulary is found.
     """
-    file = MappedFile(path)
+    file = SourceFile(path)
     try:
         saved = torch_zip.read_checkpoint(file, 0)
         dims = _dimensions(path, saved)

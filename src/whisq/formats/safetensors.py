@@ -15,7 +15,8 @@ from whisq.errors import FormatError
 from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.stored import StoredArray, size_of
 from whisq.formats.tokenizer_json import read_json
-from whisq.model import Location, MappedFile
+from whisq.model import Location
+from whisq.source_file import SourceFile
 from whisq.types import BF16, F16, F32
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,8 +25,8 @@ _FLOATS = {"F32": F32, "F16": F16, "BF16": BF16}
 _MOST_HEADER_BYTES = 100_000_000
 
 
-def read_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
-    """Return the arrays of one mapped file by name; ``number`` is the file's among the model's.
+def read_arrays(file: SourceFile, number: int) -> dict[str, StoredArray]:
+    """Return the arrays of one file by name; ``number`` is the file's among the model's.
 
     Raises ``FormatError`` for what the format forbids: a header that is not JSON, offsets that overlap, leave gaps or
     reach beyond the file, sizes that do not match shapes.
@@ -38,12 +39,18 @@ def read_arrays(file: MappedFile, number: int) -> dict[str, StoredArray]:
     return arrays
 
 
-def _header_bytes(file: MappedFile) -> int:
+def read_metadata(file: SourceFile) -> dict[str, Any]:
+    """Return what one file's header says beside its arrays; raises ``FormatError``."""
+    metadata = _header(file).get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _header_bytes(file: SourceFile) -> int:
     if file.size_bytes < 8:
         raise FormatError(
             f"{file.path}: truncated: {file.size_bytes} bytes, a header has at least 8", hint=DOWNLOAD_AGAIN
         )
-    length: int = struct.unpack_from("<Q", file.view)[0]
+    length: int = struct.unpack("<Q", file.read(0, 8))[0]
     if length > min(file.size_bytes - 8, _MOST_HEADER_BYTES):
         raise FormatError(
             f"{file.path}: claims a header of {length} bytes, the file has {file.size_bytes}", hint=DOWNLOAD_AGAIN
@@ -51,7 +58,7 @@ def _header_bytes(file: MappedFile) -> int:
     return length
 
 
-def _header(file: MappedFile) -> dict[str, Any]:
+def _header(file: SourceFile) -> dict[str, Any]:
     length = _header_bytes(file)
     _validate(file)
     try:
@@ -63,7 +70,7 @@ def _header(file: MappedFile) -> dict[str, Any]:
     return header
 
 
-def _validate(file: MappedFile) -> None:
+def _validate(file: SourceFile) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:

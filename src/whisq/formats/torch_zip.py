@@ -17,7 +17,8 @@ from whisq.errors import FormatError
 from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.pickle_machine import Called, Named, is_size, read_pickle
 from whisq.formats.stored import StoredArray, size_of
-from whisq.model import Location, MappedFile
+from whisq.model import Location
+from whisq.source_file import FileBytes, SourceFile
 from whisq.types import BF16, F16, F32, TensorType
 
 SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -51,7 +52,7 @@ _MOST_DIMENSIONS = 8
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-def read_checkpoint(file: MappedFile, number: int) -> Any:
+def read_checkpoint(file: SourceFile, number: int) -> Any:
     """Return what ``torch.save`` was given: dictionaries, lists and plain values, tensors as ``StoredArray``.
 
     ``number`` is the file's among the model's. Raises ``FormatError`` for another kind of file, a compressed or
@@ -81,7 +82,7 @@ def read_checkpoint(file: MappedFile, number: int) -> Any:
     return _Builder(file, number, entries, folder).build(result)
 
 
-def _entries(file: MappedFile) -> dict[str, tuple[int, int]]:
+def _entries(file: SourceFile) -> dict[str, tuple[int, int]]:
     """Return offset and size of every entry's bytes in the file."""
     try:
         with zipfile.ZipFile(_View(file.view)) as archive:
@@ -110,11 +111,11 @@ def _entries(file: MappedFile) -> dict[str, tuple[int, int]]:
     return entries
 
 
-def _data_offset(file: MappedFile, entry: zipfile.ZipInfo) -> int:
+def _data_offset(file: SourceFile, entry: zipfile.ZipInfo) -> int:
     start = entry.header_offset
     if start < 0 or start + _LOCAL_HEADER.size > file.size_bytes:
         raise FormatError(f"{file.path}: entry {entry.filename} begins beyond the file's end", hint=DOWNLOAD_AGAIN)
-    fields = _LOCAL_HEADER.unpack_from(file.view, start)
+    fields = _LOCAL_HEADER.unpack(file.read(start, start + _LOCAL_HEADER.size))
     offset = start + _LOCAL_HEADER.size + int(fields[9]) + int(fields[10])
     if fields[0] != MAGIC or offset + entry.file_size > file.size_bytes:
         raise FormatError(
@@ -124,9 +125,9 @@ def _data_offset(file: MappedFile, entry: zipfile.ZipInfo) -> int:
 
 
 class _View(io.RawIOBase):
-    """A read-only stream over a mapped file."""
+    """A read-only stream over a file."""
 
-    def __init__(self, view: memoryview) -> None:
+    def __init__(self, view: FileBytes) -> None:
         self._view, self._at = view, 0
 
     def readable(self) -> bool:
@@ -155,7 +156,7 @@ class _View(io.RawIOBase):
 class _Builder:
     """Turns notes of calls into arrays."""
 
-    def __init__(self, file: MappedFile, number: int, entries: Mapping[str, tuple[int, int]], folder: str) -> None:
+    def __init__(self, file: SourceFile, number: int, entries: Mapping[str, tuple[int, int]], folder: str) -> None:
         self.file, self.number, self.entries, self.folder = file, number, entries, folder
         self.built: dict[int, dict[Any, Any]] = {}
 

@@ -94,7 +94,7 @@ def read_layer(
 ) -> Layer:
     """Return a block of a stack, or what stands outside the blocks (``number`` None), its weights read in float32.
 
-    With ``parts``, names within the layer, only those. The file's pages are released. Raises ``FormatError`` where
+    With ``parts``, names within the layer, only those. Raises ``FormatError`` where
     the model lacks tensors.
     """
     name = stack if number is None else f"{stack}.blocks.{number}"
@@ -111,7 +111,6 @@ def read_layer(
     arrays = {}
     for part, full in wanted.items():
         arrays[part] = operations.array(model.array(full))
-        model.release(model[full])
     return Layer(name, model.dims.n_audio_head if stack == "encoder" else model.dims.n_text_head, operations, arrays)
 
 

@@ -69,6 +69,7 @@ def quantize(
         with BackgroundSync(part.descriptor) as syncing:
             _write_tensors(_Worker(plan, part, progress, syncing), threads or _cpu_count(), piece_weights)
         part.truncate(plan.size_bytes)
+        plan.model.check_unchanged()
     return Written(target, plan.size_bytes, time.perf_counter() - started)
 
 
@@ -137,8 +138,6 @@ class _Worker:
             self.part.write(result[: n_rows * row_bytes], piece.offset + piece.start * row_bytes)
             self.syncing.wrote(n_rows * row_bytes)
             del result
-        del source
-        self.model.release(tensor, piece.start, piece.stop)
         if self.progress is not None:
             self.progress(n_rows * tensor.n_columns)
 

@@ -60,7 +60,9 @@ def measure_space(
     """Return what ``measure`` finds of a space's matrices, with its curve, and the meter that measured it."""
     sensitivity, meter = measure(model, calibration, space.tensors, space.types, settings=settings, progress=progress)
     whole = meter if sensitivity.provenance["how"] != "few" else None
-    return replace(sensitivity, curve=curve(space, sensitivity, whole, progress)), meter
+    found = replace(sensitivity, curve=curve(space, sensitivity, whole, progress))
+    model.check_unchanged()
+    return found, meter
 
 
 def solve(

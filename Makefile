@@ -3,10 +3,11 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python
 TESTS ?=
+SECONDS_LONG ?= 300
 export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install install-torch check format test test-all test-torch bench docs warnings sanitize
+.PHONY: help install install-torch check format test test-all test-torch bench docs warnings sanitize sanitize-threads campaign
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,4 +54,10 @@ warnings: ## the core with both compilers, warnings as errors
 	done
 
 sanitize: ## the kernels' tests under the address and undefined-behaviour sanitizers, in an environment of their own
-	.ci/sanitize
+	.ci/sanitize address,undefined
+
+sanitize-threads: ## the kernels' tests that use several threads, under the thread sanitizer
+	.ci/sanitize thread
+
+campaign: ## attack whisq for five minutes, the same way each time; SECONDS_LONG=3600 for longer
+	$(PYTHON) -m tests.campaign --seconds $(SECONDS_LONG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import whisq
 from tests.support.calibrations import write as write_calibration
 from tests.support.command_line import command, run
 from tests.support.containers import write_huggingface, write_model
@@ -70,6 +72,24 @@ def test_every_way_to_print_shows_what_it_is_given(capsys) -> None:
     assert said.err.count("error: ") == 1 + said.err.count(r"\rerror: none\n")
     lines = said.out.splitlines()
     assert json.loads("\n".join(lines[lines.index("{") :])) == {HOSTILE: [HOSTILE, "\udcff"]}
+
+
+TO_OTHERS = {
+    "cli/console.py": "where all lines go",
+    "recipe/pattern_process.py": "to the process that asked it",
+    "runtimes/transcribe_cpp.py": "to the process that asked it, which shows the end of it in an error",
+}
+
+
+def test_only_the_console_prints() -> None:
+    """What would go round it would be raw: a new `print` elsewhere turns this red."""
+    found = {}
+    for file in sorted(Path(whisq.__file__).parent.rglob("*.py")):
+        names = [node.func.id for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)
+                 and isinstance(node.func, ast.Name)]  # fmt: skip
+        if "print" in names:
+            found[file.relative_to(Path(whisq.__file__).parent).as_posix()] = names.count("print")
+    assert set(found) == set(TO_OTHERS)
 
 
 def test_a_bar_shows_its_label(monkeypatch, capsys) -> None:

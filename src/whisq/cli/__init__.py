@@ -123,7 +123,7 @@ def _run(parser: argparse.ArgumentParser, of_command: argparse.ArgumentParser, w
         return 1
     except KeyboardInterrupt:
         # In the program it never comes to this: there a signal ends it, see `whisq.stopping`.
-        print(last_line(), file=sys.stderr)
+        Console().note(last_line())
         return 130
     except BrokenPipeError:
         discard_stdout()

@@ -144,6 +144,21 @@ void feedback(const std::string& isa, nb::handle weights, nb::handle factor, nb:
     require_kernel(unlocked([&] { return kernels.feedback(job); }), row);
 }
 
+// Returns whether the moment is positive definite; None for upper and gain: only that.
+bool factor(const std::string& isa, nb::handle moment, int64_t n_columns, nb::handle upper, nb::handle gain) {
+    const whisq::Kernels& kernels = kernels_named(isa);
+    Buffer h(moment, false);
+    require(n_columns > 0 && h.size() == 4 * n_columns * n_columns, "the moment has another size");
+    const auto run = [&](float* u, float* g) {
+        nb::gil_scoped_release released;
+        return kernels.factor({(const float*)h.data(), n_columns, u, g});
+    };
+    if (upper.is_none()) return run(nullptr, nullptr);
+    Buffer u(upper, true), g(gain, true);
+    require(u.size() == h.size() && g.size() == 4 * n_columns, "an output has another size");
+    return run((float*)u.data(), (float*)g.data());
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -154,5 +169,7 @@ NB_MODULE(_core, m) {
     m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"),
           nb::arg("moment"), nb::arg("type"), nb::arg("n_columns"), nb::arg("n_sweeps"), nb::arg("levels"),
           nb::arg("units"), nb::arg("minimum_units"), nb::arg("scale_integers"), nb::arg("minimum_integers"));
+    m.def("factor", &factor, nb::arg("isa"), nb::arg("moment"), nb::arg("n_columns"), nb::arg("upper").none(),
+          nb::arg("gain").none());
     m.def("dequantize", &dequantize, nb::arg("isa"), nb::arg("source"), nb::arg("type"), nb::arg("destination"));
 }

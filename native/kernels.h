@@ -217,6 +217,14 @@ struct FeedbackJob {
     float* minimum_integers;  // [n_rows, sub-blocks]
 };
 
+// The factor of feedback, see factor.cpp; without `upper` it is only found out whether there is one.
+struct FactorJob {
+    const float* moment;  // [n_columns, n_columns] damped second moment
+    int64_t n_columns;
+    float* upper;  // [n_columns, n_columns], unit diagonal
+    float* gain;   // [n_columns]
+};
+
 // Where there is no kernel nothing has been written.
 enum class [[nodiscard]] Outcome { kDone, kNoKernel };
 
@@ -226,6 +234,7 @@ struct Kernels {
     Outcome (*quantize)(const Job&, Tally&);
     Outcome (*dequantize)(const uint8_t* source, Type type, float* destination, int64_t n_weights);
     Outcome (*feedback)(const FeedbackJob&);
+    bool (*factor)(const FactorJob&);  // false where the moment is not positive definite
 };
 
 }  // namespace whisq

@@ -255,6 +255,22 @@ def test_the_factor_is_one_cholesky_factor_of_the_inverse():
             assert not np.allclose(sliced[0] / sliced[0, 0], left[0] / left[0, 0], atol=1e-3)
 
 
+@pytest.mark.parametrize("columns", [32, 64, 200, 384])
+def test_the_factor_is_the_same_on_every_instruction_set_and_that_of_float64(columns):
+    second = correlated(columns - columns % 4)
+    factor = factor_of(second, 0.01)
+    for isa in ISAS:
+        other = factor_of(second, 0.01, isa=isa)
+        assert np.array_equal(other.upper, factor.upper)
+        assert np.array_equal(other.gain, factor.gain)
+    damped = second + 0.01 * np.mean(np.diag(second)) * np.eye(len(second))
+    inverse = np.linalg.inv(np.linalg.cholesky(damped[::-1, ::-1]))[::-1, ::-1]
+    diagonal = np.diag(inverse)
+    assert np.abs(factor.upper - inverse / diagonal[:, None]).max() < 1e-4
+    assert np.abs(factor.gain * diagonal**2 - 1).max() < 1e-3
+    assert (np.tril(factor.upper, -1) == 0).all()
+
+
 def test_fewer_vectors_than_columns_are_enough():
     inputs = np.random.default_rng(0).normal(size=(20, 128))
     factor = factor_of(inputs.T @ inputs / 20)

@@ -17,6 +17,7 @@ from whisq.calibration.factors import factor_for, reason_against
 from whisq.calibration.imatrix import write_imatrix
 from whisq.errors import CalibrationError, PlanError
 from whisq.kernels.feedback import damping_for
+from whisq.quantization import layer_inputs
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import GGML
 from whisq.quantization.rounding import FEEDBACK, parse_method
@@ -100,6 +101,20 @@ def test_feedback_lowers_the_output_error_and_is_the_same_with_any_number_of_thr
             difference = model.array(name) - result.array(name).astype(np.float64)
             errors[kind] = np.einsum("ri,ij,rj->", difference, second, difference)
     assert errors["fed"] < errors["plain"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_input_is_read_and_factored_once(model, tmp_path: Path, monkeypatch, threads: int) -> None:
+    write(tmp_path / "a.calib")
+    read, factored, calibration = [], [], read_calibration(tmp_path / "a.calib")
+    load, factor = calibration.load, factor_for
+    noted = replace(calibration, load=lambda name: read.append(name) or load(name))
+    monkeypatch.setattr(layer_inputs, "factor_for", lambda *given: factored.append(given[0]) or factor(*given))
+    plan = whisq.make_plan(model, whisq.Recipe(parse_type("q4_0")), calibration=noted, method="feedback")
+    whisq.quantize(plan, tmp_path / "q.bin", threads=threads, piece_weights=1 << 12)
+    used = {input_of(a.tensor.name) for a in plan.assignments if a.method is FEEDBACK}
+    assert sorted(factored) == sorted(used)
+    assert sorted(read) == sorted(used)
 
 
 def test_the_bias_takes_up_the_mean_shift(model, tmp_path: Path) -> None:

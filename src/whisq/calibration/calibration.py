@@ -140,5 +140,9 @@ def unpack_triangle(packed: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     for row in range(n):
         matrix[row, row:] = packed[start : start + n - row]
         start += n - row
-    matrix += np.triu(matrix, 1).T
+    # Below the diagonal panel by panel: a transposed sum of the whole would pass by a large matrix's memory thrice.
+    for start in range(0, n, 64):
+        stop = min(start + 64, n)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+        matrix[start:stop, start:stop] += np.triu(matrix[start:stop, start:stop], 1).T
     return matrix

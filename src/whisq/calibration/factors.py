@@ -1,6 +1,6 @@
 """What error feedback makes of an input's moments, and whether it can make anything of them.
 
-numpy and scipy are needed for all of it: this is imported where a factor is, not where a command line starts.
+numpy is needed for all of it: this is imported where a factor is, not where a command line starts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from whisq.calibration.calibration import Calibration, Moments
 from whisq.calibration.inputs import is_taken_about_its_mean
 from whisq.errors import CalibrationError
-from whisq.kernels.feedback import Factor, damped_moment, damping_for, factor_of
+from whisq.kernels.feedback import Factor, check_factor, damping_for, factor_of
 
 
 def factor_for(source: str, moments: Moments) -> Factor:
@@ -27,7 +27,7 @@ def reason_against(source: str, moments: Moments) -> str:
     Costs a Cholesky factor of the damped moment, which is the one that feedback takes.
     """
     try:
-        damped_moment(*_moment_and_damping(source, moments))
+        check_factor(*_moment_and_damping(source, moments))
     except CalibrationError as error:
         return str(error)
     return ""
@@ -46,13 +46,13 @@ def check_factors(calibration: Calibration) -> Calibration:
     return replace(calibration, singular={name: reason for name, reason in found.items() if reason})
 
 
-def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float64], float]:
+def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float32], float]:
     """Return an input's second moment as feedback takes it, and its damping."""
     if moments.second_moment is None or moments.mean is None:
         raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
-    second = moments.second_moment.astype(np.float64)
+    second = moments.second_moment
     if is_taken_about_its_mean(source):
-        second -= np.outer(moments.mean, moments.mean).astype(np.float64)
+        second = second - np.outer(moments.mean, moments.mean)
         # A column that never varied leaves rounding noise, of either sign, on the diagonal.
         diagonal = np.diag_indices_from(second)
         second[diagonal] = np.maximum(second[diagonal], 0)

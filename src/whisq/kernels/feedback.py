@@ -55,51 +55,49 @@ class Factor:
     moment: NDArray[np.float32]
 
 
-def factor_of(second_moment: NDArray[np.floating], damping: float = DAMPING) -> Factor:
+def factor_of(second_moment: NDArray[np.floating], damping: float = DAMPING, *, isa: str | None = None) -> Factor:
     """Return the factor of a second-moment matrix ``[columns, columns]`` (mean of x xᵀ over the inputs).
 
-    The inverse is never formed and sliced: one Cholesky factor serves all columns. Raises ``CalibrationError`` when
-    the matrix is not finite, or singular in spite of the damping.
+    The inverse is never formed and sliced: one Cholesky factor serves all columns. It is taken in float32 by the core,
+    the same on every machine. Raises ``CalibrationError`` when the matrix is not finite, or singular in spite of the
+    damping.
     """
-    from scipy.linalg import solve_triangular
-
-    moment, lower = damped_moment(second_moment, damping)
-    # H reversed = L Lᵀ makes H = U Uᵀ with U upper, so H⁻¹ = U⁻ᵀ U⁻¹, whose upper factor is U⁻¹.
-    inverse = solve_triangular(lower, np.eye(len(moment)), lower=True, check_finite=False)
-    upper = inverse[::-1, ::-1]
-    diagonal = np.diag(upper)
-    return Factor(
-        np.ascontiguousarray(upper / diagonal[:, None], np.float32),
-        (1 / diagonal**2).astype(np.float32),
-        moment.astype(np.float32),
-    )
+    moment = damped_moment(second_moment, damping)
+    upper, gain = np.empty_like(moment), np.empty(len(moment), np.float32)
+    _require_definite(_core.factor(chosen_isa(isa), moment, len(moment), upper, gain))
+    return Factor(upper, gain, moment)
 
 
-def damped_moment(
-    second_moment: NDArray[np.floating], damping: float = DAMPING
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a second moment with its damping, and the lower Cholesky factor of it with rows and columns reversed.
+def check_factor(second_moment: NDArray[np.floating], damping: float = DAMPING) -> None:
+    """Raise ``CalibrationError`` where ``factor_of`` would; it is the cheaper half of that."""
+    moment = damped_moment(second_moment, damping)
+    _require_definite(_core.factor(chosen_isa(None), moment, len(moment), None, None))
 
-    Raises ``CalibrationError`` as ``factor_of`` does; it is the cheaper half of that.
+
+def damped_moment(second_moment: NDArray[np.floating], damping: float = DAMPING) -> NDArray[np.float32]:
+    """Return a second moment with ``damping`` times its mean diagonal added to each, ``float32[columns, columns]``.
+
+    Raises ``CalibrationError`` for one that is not square, not finite, all zero or negative.
     """
-    from scipy.linalg import LinAlgError, cholesky
-
-    moment = np.array(second_moment, np.float64)
+    moment = np.array(second_moment, np.float32, order="C")
     if moment.ndim != 2 or moment.shape[0] != moment.shape[1]:
         raise CalibrationError(f"a second moment has shape {list(moment.shape)}, expected a square")
     diagonal = np.diag(moment)
     if not np.isfinite(moment).all() or (diagonal < 0).any():
         raise CalibrationError("a second moment is not finite, or has a negative diagonal")
-    mean = float(diagonal.mean())
+    mean = float(diagonal.mean(dtype=np.float64))
     if mean == 0:
         raise CalibrationError("a second moment is all zero", hint="the layer was never active: use more audio")
-    moment[np.diag_indices_from(moment)] += damping * mean
-    try:
-        return moment, cholesky(moment[::-1, ::-1], lower=True, check_finite=False)
-    except LinAlgError as error:
+    moment[np.diag_indices_from(moment)] += np.float32(damping * mean)
+    return moment
+
+
+def _require_definite(is_definite: bool) -> None:
+    if not is_definite:
         raise CalibrationError(
-            f"a second moment is singular: {error}", hint="raise the damping, or calibrate on more audio"
-        ) from None
+            "a second moment is singular: it has no Cholesky factor",
+            hint="raise the damping, or calibrate on more audio",
+        )
 
 
 def quantize_with_feedback(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,20 @@ T = TypeVar("T")
 
 
 class LayerInputs:
-    """A calibration, asked by matrix. Moments and factors of the inputs used last are kept; any thread may ask."""
+    """A calibration, asked by matrix. Moments and factors of the inputs used last are kept; any thread may ask.
+
+    What one thread reads or factors the others wait for, and only those that want the same.
+    """
 
     def __init__(self, calibration: Calibration, most_kept: int = 2) -> None:
         self._calibration = calibration
-        self._most = most_kept
-        self._moments: OrderedDict[str, Moments] = OrderedDict()
-        self._factors: OrderedDict[str, Factor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._moments: _Kept[Moments] = _Kept(most_kept)
+        self._factors: _Kept[Factor] = _Kept(most_kept)
 
     def moments(self, tensor: str) -> Moments:
         """Return the moments of a matrix's input; raises ``CalibrationError``."""
         source = _source(tensor)
-        with self._lock:
-            return _kept(self._moments, source, self._most, lambda: self._calibration.moments(source))
+        return self._moments.get(source, lambda: self._calibration.moments(source))
 
     def importance(self, tensor: str) -> NDArray[np.float32]:
         """Return ggml's ``imatrix`` argument for a matrix, ``float32[columns]``.
@@ -51,10 +52,12 @@ class LayerInputs:
 
     def factor(self, tensor: str) -> Factor:
         """Return what feedback needs of a matrix's input; raises ``CalibrationError`` for singular moments."""
-        moments = self.moments(tensor)
         source = _source(tensor)
-        with self._lock:
-            return _kept(self._factors, source, self._most, lambda: factor_for(source, moments))
+        return self._factors.get(source, lambda: factor_for(source, self.moments(tensor)))
+
+    def is_being_factored(self, tensor: str) -> bool:
+        """True while another thread is at what this matrix would wait for."""
+        return self._factors.is_being_made(input_of(tensor) or "")
 
     def bias_shift(
         self, tensor: str, weights: NDArray[np.float32], rounded: NDArray[np.float32]
@@ -76,10 +79,33 @@ def _source(tensor: str) -> str:
     return source
 
 
-def _kept(kept: OrderedDict[str, T], key: str, most: int, make: Callable[[], T]) -> T:
-    if key not in kept:
-        while len(kept) >= most:
-            kept.popitem(last=False)
-        kept[key] = make()
-    kept.move_to_end(key)
-    return kept[key]
+class _Kept(Generic[T]):
+    """The values of the keys asked for last; each is made once, by the first thread that asks."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[str, Future[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """Return the value of a key; raises what ``make`` raises, then and whenever it is asked for again."""
+        with self._lock:
+            found = self._values.get(key)
+            mine = found is None
+            if found is None:
+                while len(self._values) >= self._most:
+                    self._values.popitem(last=False)
+                found = self._values[key] = Future()
+            self._values.move_to_end(key)
+        if mine:
+            try:
+                found.set_result(make())
+            except BaseException as error:
+                found.set_exception(error)
+        return found.result()
+
+    def is_being_made(self, key: str) -> bool:
+        """True while a thread is making the value of a key."""
+        with self._lock:
+            found = self._values.get(key)
+            return found is not None and not found.done()

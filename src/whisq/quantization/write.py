@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq import kernels
+from whisq.calibration.inputs import input_of
 from whisq.errors import OutputError, WeightError
 from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 PIECE_WEIGHTS = 1 << 19
 """Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
+
+
+_MOST_PASSED = 256
+"""Pieces that a thread looks through for one that needs nothing which another thread is computing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ def quantize(
         for offset, piece in plan.layout.pieces:
             part.write(piece, offset)
         with BackgroundSync(part.descriptor) as syncing:
-            _write_tensors(_Worker(plan, part, progress, syncing), threads or _cpu_count(), piece_weights)
+            n_threads = threads or _cpu_count()
+            _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights)
         part.truncate(plan.size_bytes)
         plan.model.check_unchanged()
     return Written(target, plan.size_bytes, time.perf_counter() - started)
@@ -113,12 +119,19 @@ class _Piece:
 class _Worker:
     """Does pieces of work; one instance is shared by all threads."""
 
-    def __init__(self, plan: Plan, part: Part, progress: Callable[[int], None] | None, syncing: BackgroundSync) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        part: Part,
+        progress: Callable[[int], None] | None,
+        syncing: BackgroundSync,
+        threads: int,
+    ) -> None:
         self.plan, self.model, self.part, self.progress, self.syncing = plan, plan.model, part, progress, syncing
         self.unfit: dict[str, kernels.Tally] = {}
         self.shifts: dict[str, NDArray[np.float32]] = {}
         self.stopped = False
-        self._inputs = _layer_inputs(plan)
+        self._inputs = _layer_inputs(plan, threads)
         self._lock = threading.Lock()
 
     def do(self, piece: _Piece) -> None:
@@ -140,6 +153,10 @@ class _Worker:
             del result
         if self.progress is not None:
             self.progress(n_rows * tensor.n_columns)
+
+    def would_wait(self, piece: _Piece) -> bool:
+        """True for a piece that needs what another thread is still computing."""
+        return self._inputs is not None and self._inputs.is_being_factored(piece.assignment.tensor.name)
 
     def _computed(self, piece: _Piece, source: memoryview) -> memoryview:
         tensor, kind = piece.assignment.tensor, piece.assignment.type
@@ -167,17 +184,23 @@ class _Worker:
             self.shifts.setdefault(bias, np.zeros(length, np.float32))[piece.start : piece.stop] = shift
 
 
-def _layer_inputs(plan: Plan) -> LayerInputs | None:
+def _layer_inputs(plan: Plan, threads: int) -> LayerInputs | None:
     if plan.calibration is None:
         return None
     # Its numpy costs a plain quantization more than that itself takes.
     from whisq.quantization.layer_inputs import LayerInputs
 
-    return LayerInputs(plan.calibration)
+    return LayerInputs(plan.calibration, most_kept=threads + 1)
 
 
 def _write_tensors(worker: _Worker, threads: int, piece_weights: int) -> None:
+    # Matrices with one input after each other: it is read and factored once, and then forgotten.
     pieces = list(_pieces(worker.plan, piece_weights))
+    if worker.plan.calibration is not None:
+        first: dict[str, int] = {}
+        for piece in pieces:
+            first.setdefault(input_of(piece.assignment.tensor.name) or "", len(first))
+        pieces.sort(key=lambda piece: first[input_of(piece.assignment.tensor.name) or ""])
     # A bias takes up what rounding takes from the mean output of its layer: it comes when all matrices are done.
     shifting = {a.tensor.spec.bias for a in worker.plan.assignments if a.method.shifts_bias}
     for work in (
@@ -200,13 +223,24 @@ def _do_all(worker: _Worker, work: list[_Piece], threads: int) -> None:
     """Do all pieces, this thread among the others, so that Ctrl-C and errors stop them within milliseconds."""
     left = deque(work)
     errors: list[BaseException] = []
+    taking = threading.Lock()
+
+    def next_piece() -> _Piece | None:
+        # Past an input that another thread is factoring, to the next one; where all are, to wait is all there is.
+        with taking:
+            for index in range(min(len(left), _MOST_PASSED)):
+                if not worker.would_wait(left[index]):
+                    left.rotate(-index)
+                    piece = left.popleft()
+                    left.rotate(index)
+                    return piece
+            return left.popleft() if left else None
 
     def take() -> None:
         try:
             while not worker.stopped:
-                try:
-                    piece = left.popleft()
-                except IndexError:
+                piece = next_piece()
+                if piece is None:
                     return
                 worker.do(piece)
         except BaseException as error:

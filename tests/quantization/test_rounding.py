@@ -103,15 +103,14 @@ def test_feedback_lowers_the_output_error_and_is_the_same_with_any_number_of_thr
     assert errors["fed"] < errors["plain"]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_every_input_is_read_and_factored_once(model, tmp_path: Path, monkeypatch, threads: int) -> None:
+def test_every_input_is_read_and_factored_once(model, tmp_path: Path, monkeypatch) -> None:
     write(tmp_path / "a.calib")
     read, factored, calibration = [], [], read_calibration(tmp_path / "a.calib")
     load, factor = calibration.load, factor_for
     noted = replace(calibration, load=lambda name: read.append(name) or load(name))
     monkeypatch.setattr(layer_inputs, "factor_for", lambda *given: factored.append(given[0]) or factor(*given))
     plan = whisq.make_plan(model, whisq.Recipe(parse_type("q4_0")), calibration=noted, method="feedback")
-    whisq.quantize(plan, tmp_path / "q.bin", threads=threads, piece_weights=1 << 12)
+    whisq.quantize(plan, tmp_path / "q.bin", threads=1, piece_weights=1 << 12)
     used = {input_of(a.tensor.name) for a in plan.assignments if a.method is FEEDBACK}
     assert sorted(factored) == sorted(used)
     assert sorted(read) == sorted(used)

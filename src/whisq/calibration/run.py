@@ -22,7 +22,7 @@ from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, input_of, 
 from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
 from whisq.calibration.spill import Checkpoint
 from whisq.calibration.sums import Sums
-from whisq.calibration.texts import Line, Window, lines_of, windows_of, write_texts, written_ids
+from whisq.calibration.texts import Line, Window, lines_of, more_lines, windows_of, write_texts, written_ids
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
@@ -53,13 +53,15 @@ PADDING_SHARE = 0.25
 class CalibrationSettings:
     """How to calibrate. ``cache`` is where an interrupted run is kept, None for nowhere.
 
-    ``own_text`` has the decoder see the model's own text even where the data has a transcript.
+    ``own_text`` has the decoder see the model's own text even where the data has a transcript; ``text_tokens`` is how
+    many tokens of other text it sees besides, on the same audio.
     """
 
     limit: int | None = None
     seed: int = 0
     language: str | None = None
     own_text: bool = False
+    text_tokens: int = 0
     device: str = "cpu"
     threads: int | None = None
     skip_bad: bool = False
@@ -104,12 +106,17 @@ def calibrate(
             hint="leave them out of the data",
         )
     sha256 = opened.sha256
-    key = {"model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "device": chosen.device, "layout": 5}
+    key = {
+        "model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "text_tokens": chosen.text_tokens,
+        "device": chosen.device, "layout": 6,
+    }  # fmt: skip
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)
     for language in {window.language for window in windows}:
         special.prompt(language)  # raises, before the work, for one that the vocabulary lacks
     lines = lines_of(opened, special, windows, own=chosen.own_text)
+    lines += more_lines(opened, special, len(windows), chosen.text_tokens, chosen.seed)
+    lines.sort(key=lambda line: line.window)
     with operations.no_gradients():
         collector = _Collector(opened, special, windows, lines, chosen, checkpoint, operations, progress)
         collector.run()

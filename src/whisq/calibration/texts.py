@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisq.clips.audio import SAMPLE_RATE, Samples
+from whisq.clips.builtin import builtin_texts
 from whisq.clips.clip import Clip, Sentence
 from whisq.network.mel import FRAME_SAMPLES, WINDOW_SAMPLES, windows
 from whisq.network.tokens import LONGEST_TEXT, encode_text
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 TIMESTAMPS_PER_S = 50
 _WITHOUT_SPACES = ("zh", "yue", "ja", "th", "lo", "my", "km")
 """Languages whose text Whisper writes without a space before it."""
+_SENTENCES, _PACE_S = 3, 4.0
+"""Sentences in a line of text that nobody speaks, and the seconds that its timestamps give each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,34 @@ def lines_of(model: Model, special: SpecialTokens, all_windows: Sequence[Window]
         if not own and sentences and pieces[window.clip.id] == 1:
             ids = _ids(model, special, sentences, window.language, timed)
         found.append(Line(number, window.language, ids, timed))
+    return found
+
+
+def more_lines(model: Model, special: SpecialTokens, n_windows: int, n_tokens: int, seed: int = 0) -> list[Line]:
+    """Return lines of at least that many tokens together, for the decoder alone: sentences that nobody speaks.
+
+    They are the built-in texts in the languages that the model knows, three sentences of one language in a line, and
+    take turns with the windows and with timestamps. Where the texts run out they come again in another order.
+    """
+    found: list[Line] = []
+    by_language: dict[str, list[str]] = {}
+    for language, text in builtin_texts(special):
+        by_language.setdefault(language, []).append(text)
+    generator, total = random.Random(seed), 0
+    while by_language and total < n_tokens:
+        groups = []
+        for language, texts in by_language.items():
+            texts = generator.sample(texts, len(texts))
+            groups += [(language, texts[start : start + _SENTENCES]) for start in range(0, len(texts), _SENTENCES)]
+        generator.shuffle(groups)
+        for language, texts in groups:
+            if total >= n_tokens:
+                break
+            timed = len(found) % 2 == 1 and _has_timestamps(special)
+            said = [Sentence(_PACE_S * n, _PACE_S * (n + 1), language, text) for n, text in enumerate(texts)]
+            ids = _ids(model, special, said, language, timed)
+            found.append(Line(len(found) % n_windows, language, ids, timed, heard=False))
+            total += len(ids)
     return found
 
 

@@ -113,14 +113,14 @@ def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibr
     from whisq.calibration.run import CalibrationSettings, calibrate
 
     settings = CalibrationSettings(
-        args.limit,
-        args.seed,
-        args.language,
-        args.own_text,
-        args.device,
-        args.threads,
-        args.skip_bad,
-        cache_folder(args),
+        limit=args.limit,
+        seed=args.seed,
+        language=args.language,
+        own_text=args.own_text,
+        device=args.device,
+        threads=args.threads,
+        skip_bad=args.skip_bad,
+        cache=cache_folder(args),
     )
     with console.stages() as progress:
         return calibrate(args.model, args.data, output, settings=settings, progress=progress)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from whisq.calibration.inputs import inputs_of
 from whisq.calibration.probes import Probes
 from whisq.errors import CalibrationError
+from whisq.hashing import file_sha256
 from whisq.whisper import Dimensions
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class Calibration:
     singular: Mapping[str, str] | None = None
 
     @property
+    def sha256(self) -> str:
+        """SHA-256 of the file in hex, which is read for it; empty where there is none."""
+        return file_sha256(self.path) if self.path.is_file() else ""
+
+    @property
     def idle(self) -> frozenset[str]:
         """Inputs that were zero throughout: their moments are singular."""
         return frozenset(self.audio.get("idle", ()))
@@ -108,6 +114,19 @@ class Calibration:
                 f"{self.path}: was made with a model of other dimensions than {model.path}",
                 hint="calibrate this model itself",
             )
+
+
+def foreseen_calibration(model: Model) -> Calibration:
+    """Return what a calibration of a model will be like, to plan with before it is made.
+
+    It covers every matrix and holds nothing: ``load`` raises ``CalibrationError``.
+    """
+    path = Path("calibration")
+
+    def load(name: str) -> Moments:
+        raise CalibrationError(f"{name}: is not calibrated yet", hint=AGAIN)
+
+    return Calibration(path, {"dims": list(dims_of(model))}, dict.fromkeys(inputs_of(model.dims), 1), load, singular={})
 
 
 def dims_of(model: Model) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,12 @@ import numpy as np
 from whisq.calibration import Calibration, Moments, Probes, read_calibration, write_calibration
 from whisq.calibration.calibration import dims_of
 from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, input_of, inputs_of
+from whisq.calibration.needs import check_room, needs_of
 from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
 from whisq.calibration.spill import Checkpoint
 from whisq.calibration.sums import Sums
 from whisq.calibration.texts import Line, Window, lines_of, more_lines, windows_of, write_texts, written_ids
+from whisq.clips.builtin import SOURCE, builtin_clips, speech_version
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
@@ -34,6 +36,7 @@ from whisq.network.devices import operations_for
 from whisq.network.mel import HOP_SAMPLES, log_mel
 from whisq.network.model import load_decoder
 from whisq.network.stack import KeysValues, Layer, Observer, read_embedding, read_layer
+from whisq.network.tokens import LONGEST_TEXT
 from whisq.progress import Progress, no_progress
 from whisq.version import __version__
 from whisq.writing import default_cache_folder
@@ -70,15 +73,17 @@ class CalibrationSettings:
 
 def calibrate(
     model: str | Path | Model,
-    data: str | Path | ClipSet,
+    data: str | Path | ClipSet | None,
     output: str | Path,
     *,
     settings: CalibrationSettings | None = None,
     progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
-    """Write the calibration of a model on audio, and return it.
+    """Write the calibration of a model on audio, on the built-in speech where ``data`` is None, and return it.
 
-    Raises ``DataError`` for data that cannot be used, ``CalibrationError`` for a model that is quantized (its own
+    ``say`` is told what that needs of memory and disk. Raises ``OutputError`` and ``CalibrationError`` where they are
+    not there, ``DataError`` for data that cannot be used, ``CalibrationError`` for a model that is quantized (its own
     errors would be calibrated in), ``PlanError`` and ``MissingExtraError`` for a device that cannot be used.
     """
     chosen = settings or CalibrationSettings()
@@ -90,21 +95,7 @@ def calibrate(
             hint="calibrate the original once, then use the result for all its quantizations",
         )
     special = special_tokens(opened)
-    clips = load_clips(
-        data,
-        limit=chosen.limit,
-        seed=chosen.seed,
-        language=chosen.language,
-        skip_bad=chosen.skip_bad,
-        need_text=False,
-        on_clip=lambda done, total: progress("checking clips", done, total),
-    )
-    unfit = [clip.id for clip in clips.clips if clip.language not in (None, "en") and not special.languages]
-    if unfit:
-        raise DataError(
-            f"{opened.path}: English-only, but {len(unfit)} clips are not English ({unfit[0]} first)",
-            hint="leave them out of the data",
-        )
+    clips = clips_for(opened, data, chosen, progress)
     sha256 = opened.sha256
     key = {
         "model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "text_tokens": chosen.text_tokens,
@@ -117,6 +108,10 @@ def calibrate(
     lines = lines_of(opened, special, windows, own=chosen.own_text)
     lines += more_lines(opened, special, len(windows), chosen.text_tokens, chosen.seed)
     lines.sort(key=lambda line: line.window)
+    n_tokens = sum(len(line.ids) or LONGEST_TEXT for line in lines)
+    needs = needs_of(opened.dims, len(windows), n_tokens, spills=chosen.cache is not None)
+    say(f"calibrating takes up to {needs}")
+    check_room(needs, Path(output), chosen.cache)
     with operations.no_gradients():
         collector = _Collector(opened, special, windows, lines, chosen, checkpoint, operations, progress)
         collector.run()
@@ -128,6 +123,37 @@ def calibrate(
     write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows))
     checkpoint.remove()
     return read_calibration(path)
+
+
+def clips_for(
+    model: Model, data: str | Path | ClipSet | None, settings: CalibrationSettings, progress: Progress = no_progress
+) -> ClipSet:
+    """Return the clips of some data, or the built-in speech in the languages of a model; raises ``DataError``."""
+    special = special_tokens(model)
+    if data is None:
+        clips = builtin_clips("calibrate", special)
+        if not clips.clips:
+            raise DataError(
+                f"{model.path}: the built-in speech has none of its languages ({' '.join(special.languages)})",
+                hint="give clips of your own: --data CLIPS",
+            )
+        return clips
+    clips = load_clips(
+        data,
+        limit=settings.limit,
+        seed=settings.seed,
+        language=settings.language,
+        skip_bad=settings.skip_bad,
+        need_text=False,
+        on_clip=lambda done, total: progress("checking clips", done, total),
+    )
+    unfit = [clip.id for clip in clips.clips if clip.language not in (None, "en") and not special.languages]
+    if unfit:
+        raise DataError(
+            f"{model.path}: English-only, but {len(unfit)} clips are not English ({unfit[0]} first)",
+            hint="leave them out of the data",
+        )
+    return clips
 
 
 def _audio(
@@ -156,7 +182,9 @@ def _audio(
         "tokens": sum(len(line.ids) for line in lines),
         "languages": {name: round(seconds, 2) for name, seconds in languages.items()},
         "own_text": chosen.own_text,
+        "text_tokens": sum(len(line.ids) for line in lines if not line.heard),
         "seed": chosen.seed,
+        **({"speech": speech_version()} if clips.source == SOURCE else {}),
     }
 
 

@@ -75,6 +75,16 @@ def cache_folder(args: argparse.Namespace) -> Path | None:
     return Path(args.cache) if args.cache else default_cache_folder()
 
 
+def add_cache(group: argparse._ArgumentGroup, what: str) -> None:
+    """Declare ``--cache`` and ``--no-cache``, which ``cache_folder`` reads."""
+    group.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help=f"keep {what} there (default: $WHISQ_CACHE, else whisq in the user's cache)",
+    )
+    group.add_argument("--no-cache", action="store_true", help=f"do not keep {what}")
+
+
 def add_goal(parser: argparse.ArgumentParser) -> None:
     """Declare what is searched for: a size, bits per weight, or a divergence."""
     goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)

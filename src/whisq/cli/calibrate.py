@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, cache_folder, count, device
+from whisq.cli.arguments import add_cache, add_clips, cache_folder, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
-from whisq.errors import DataError
 from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable
@@ -19,10 +18,11 @@ if TYPE_CHECKING:
     from whisq.calibration import Calibration
 
 _EPILOG = """
-CLIPS is what `whisq evaluate` takes: a folder in LibriSpeech's layout, a manifest, a folder of audio with texts, a
-saved dataset; texts may be missing, then the model writes its own. 40 clips are enough; take the languages and the kind
-of speech that the model will transcribe.
+Without --data the model listens to the speech that comes with whisq. CLIPS is what `whisq evaluate` takes: a folder in
+LibriSpeech's layout, a manifest, a folder of audio with texts, a saved dataset; texts may be missing, then the model
+writes its own. 40 clips are enough; take the languages and the kind of speech that the model will transcribe.
 
+  whisq calibrate base-f16.bin -o base.calib
   whisq calibrate base-f16.bin --data train-clips -o base.calib
   whisq calibrate base-f16.bin --data german-clips -o more.calib
   whisq calibrate base-f16.bin --merge base.calib --merge more.calib -o both.calib
@@ -59,12 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
     how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: all cores)")
-    how.add_argument(
-        "--cache",
-        metavar="FOLDER",
-        help="keep an interrupted run there (default: $WHISQ_CACHE, else whisq in the user's cache)",
-    )
-    how.add_argument("--no-cache", action="store_true", help="do not keep an interrupted run")
+    add_cache(how, "an interrupted run")
     out = parser.add_argument_group("more outputs")
     out.add_argument(
         "--imatrix-out", type=Written, metavar="FILE", help="also write the importance as llama.cpp's imatrix GGUF"
@@ -81,8 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; returns the exit code."""
     output = Path(args.output)
-    if not args.data and not args.merge:
-        raise DataError("neither --data nor --merge says what to calibrate on", hint="add --data CLIPS")
     check_writable(args.output, args.imatrix_out)
     from whisq.formats import open_model
 
@@ -92,10 +85,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         parts = [read_calibration(path) for path in args.merge]
         for part in parts:
             part.check_fits(model)
-        if args.data:
+        if args.data or not args.merge:
             begin(resumes=not args.no_cache)
             parts.insert(0, _collect(args, console, output))
-        if len(parts) > 1 or not args.data:
+        if args.merge:
             merge(output, parts)
         calibration = read_calibration(output)
         if args.imatrix_out:
@@ -123,7 +116,7 @@ def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibr
         cache=cache_folder(args),
     )
     with console.stages() as progress:
-        return calibrate(args.model, args.data, output, settings=settings, progress=progress)
+        return calibrate(args.model, args.data, output, settings=settings, progress=progress, say=console.note)
 
 
 def audio_lines(calibration: Calibration) -> Iterator[str]:

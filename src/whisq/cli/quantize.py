@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import thread_count
+from whisq.cli.arguments import add_cache, cache_folder, thread_count
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_order
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import Clips, Read, Written
 from whisq.errors import PlanError, RecipeError
-from whisq.quantization.rounding import best_method, method_names, parse_method
+from whisq.quantization.rounding import METHODS, best_method, method_names, parse_method
 from whisq.runtimes.registry import RUNTIMES, parse_runtime
 from whisq.types import TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from whisq.calibration import Calibration
+    from whisq.model import Model
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
     from whisq.recipe import Recipe
@@ -70,11 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(runtime.name for runtime in RUNTIMES)
     rules.add_argument("--target", metavar="RUNTIME", help=f"refuse what this runtime does not load: {known}")
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
-    rules.add_argument(
+    speech = rules.add_mutually_exclusive_group()
+    speech.add_argument(
         "--calibration",
         type=Read,
         metavar="FILE",
         help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool",
+    )
+    speech.add_argument(
+        "--data", type=Clips, metavar="CLIPS", help="calibrate on these (default for a --method: the built-in speech)"
     )
     rules.add_argument(
         "--method",
@@ -90,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--verbose", action="store_true", help="print a line for every tensor, as the plain `quantize` always does"
     )
+    add_cache(runs, "calibrations")
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
 
@@ -108,6 +116,7 @@ def more_outputs(args: argparse.Namespace) -> list[Path]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
+    from whisq.calibration.calibration import foreseen_calibration
     from whisq.cli.notes import notes_on
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, sidecar
@@ -117,25 +126,32 @@ def run(args: argparse.Namespace, console: Console) -> int:
     asked = recipe_from(args)
     target = parse_runtime(args.target) if args.target else None
     container = container_of(Path(args.output), args.format)
-    calibration, method = calibration_from(args)
-    with open_model(args.input) as model:
+    given, method = calibration_from(args)
+    with open_model(args.input) as model, contextlib.ExitStack() as stack:
         recipe = asked if target is None else recipe_for(target, model, asked)
-        plan = make_plan(
-            model,
-            recipe,
-            container=container,
-            target=args.target,
-            keep_f32=args.keep_f32,
-            allow_requantize=args.allow_requantize,
-            provenance=provenance_of(model, recipe, method, calibration)
-            if container == "gguf" or args.sidecar
-            else None,
-            calibration=calibration,
-            method=method,
-        )
+
+        def planned(calibration: Calibration | None) -> Plan:
+            stated = container == "gguf" or args.sidecar
+            return make_plan(
+                model,
+                recipe,
+                container=container,
+                target=args.target,
+                keep_f32=args.keep_f32,
+                allow_requantize=args.allow_requantize,
+                provenance=provenance_of(model, recipe, method, calibration) if stated else None,
+                calibration=calibration,
+                method=method,
+            )
+
+        # What can be refused is, before a calibration is made.
+        foreseen = foreseen_calibration(model) if given is None and method.needs != "nothing" else None
+        plan = planned(foreseen or given)
         _warn(plan, console, strict=args.strict)
         if not args.dry_run:
             check_output(plan, args.output)
+            if foreseen is not None:
+                plan = planned(stack.enter_context(_calibrated(args, model, console)))
         if not args.json:
             _print_plan(plan, console, verbose=args.verbose)
         written = None
@@ -159,11 +175,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:
     """Return the calibration that the arguments name, and the method: the best it allows unless one is asked for.
 
-    Moments are factored, where whisq 0.1 has not, only for a method that uses them.
+    A method that needs a calibration where none is named will have one made. Moments are factored, where whisq 0.1 has
+    not, only for a method that uses them.
     """
     asked = parse_method(args.method) if args.method else None
     if args.calibration is None:
-        return None, asked or best_method(None)
+        if args.data and asked is not None and asked.needs == "nothing":
+            raise PlanError(f"--method {asked} takes no --data", hint="leave out one of the two")
+        return None, asked or (METHODS[-1] if args.data else best_method(None))
     from whisq.calibration import read_calibration
     from whisq.calibration.factors import check_factors
 
@@ -171,6 +190,22 @@ def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Meth
     if asked is None or asked.needs == "second moments":
         calibration = check_factors(calibration)
     return calibration, asked or best_method(calibration)
+
+
+@contextlib.contextmanager
+def _calibrated(args: argparse.Namespace, model: Model, console: Console) -> Iterator[Calibration]:
+    from whisq.calibration.kept import calibration_on
+    from whisq.calibration.run import CalibrationSettings
+    from whisq.stopping import begin
+
+    settings = CalibrationSettings(threads=args.threads, cache=cache_folder(args))
+    begin(resumes=settings.cache is not None)
+    with contextlib.ExitStack() as stack:
+        with console.stages() as progress:
+            made = calibration_on(model, args.data, settings, say=console.note, progress=progress)
+            found = stack.enter_context(made)
+        begin()
+        yield found
 
 
 def _print_plan(plan: Plan, console: Console, *, verbose: bool) -> None:

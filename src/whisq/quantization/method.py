@@ -172,10 +172,11 @@ class Method(ABC):
         if calibration is None:
             return {}
         stated = {key: calibration.audio[key] for key in _STATED_OF_AUDIO if key in calibration.audio}
-        return {"method": self.name, "calibration": {"name": calibration.path.name, **stated}}
+        named = {"name": calibration.path.name, "sha256": calibration.sha256}
+        return {"method": self.name, "calibration": {**named, **stated}}
 
 
-_STATED_OF_AUDIO = ("data", "data_sha256", "seconds", "tokens")
+_STATED_OF_AUDIO = ("data", "data_sha256", "speech", "seconds", "tokens")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ def marks_of(body):
 
 
 def measures(body):
-    return any(command in body for command in ("evaluate", "whisq calibrate", "whisq optimize", "whisq search"))
+    words = ("evaluate", "whisq calibrate", "whisq optimize", "whisq search", "--method feedback")
+    return any(word in body for word in words)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.calibration.file import read_calibration
+from whisq.calibration.run import CalibrationSettings, calibrate, clips_for
 from whisq.clips.builtin import SOURCE
 from whisq.errors import CalibrationError, OutputError
 from whisq.progress import Progress, no_progress
@@ -23,7 +24,6 @@ from whisq.version import __version__
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.calibration.run import CalibrationSettings
     from whisq.clips.clip import ClipSet
     from whisq.model import Model
 
@@ -44,8 +44,6 @@ def calibration_on(
     ``say`` is told in a line what was listened to, and before longer work what that needs. Without a cache the file
     is gone after the block. Raises what ``calibrate`` raises.
     """
-    from whisq.calibration.run import calibrate, clips_for
-
     clips = clips_for(model, data, settings, progress)
     if settings.cache is None:
         with tempfile.TemporaryDirectory(prefix="whisq-") as folder:

@@ -73,21 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(runtime.name for runtime in RUNTIMES)
     rules.add_argument("--target", metavar="RUNTIME", help=f"refuse what this runtime does not load: {known}")
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
-    speech = rules.add_mutually_exclusive_group()
-    speech.add_argument(
-        "--calibration",
-        type=Read,
-        metavar="FILE",
-        help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool",
-    )
-    speech.add_argument(
-        "--data", type=Clips, metavar="CLIPS", help="calibrate on these (default for a --method: the built-in speech)"
-    )
-    rules.add_argument(
-        "--method",
-        choices=method_names(),
-        help="round matrices this way (default: ggml; with a calibration, the best that it allows)",
-    )
+    _add_method(parser.add_argument_group("how matrices are rounded"))
     runs = parser.add_argument_group("how it runs")
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
     runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
@@ -100,6 +86,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache(runs, "calibrations")
     runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
+
+
+def _add_method(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--method",
+        choices=method_names(),
+        help="round matrices this way (default: ggml; with a calibration, the best that it allows)",
+    )
+    speech = group.add_mutually_exclusive_group()
+    speech.add_argument(
+        "--calibration",
+        type=Read,
+        metavar="FILE",
+        help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool",
+    )
+    speech.add_argument(
+        "--data", type=Clips, metavar="CLIPS", help="calibrate on these (default for a --method: the built-in speech)"
+    )
 
 
 def check_words(args: argparse.Namespace) -> None:

@@ -38,12 +38,16 @@ MISTAKES = [
     ("quantize in.bin q5_0 out.bin", "OUTPUT is 'q5_0', which is a type", "whisq quantize in.bin out.bin q5_0"),
     ("quantize Q4_K_M in.bin out.bin", "INPUT is 'Q4_K_M'", "whisq quantize in.bin out.bin Q4_K_M"),
     ("quantize q5_0 out.bin in.bin", "INPUT is 'q5_0'", "whisq quantize in.bin out.bin q5_0"),
-    ("quantize out.bin in.bin q5_0", "INPUT comes before OUTPUT", "whisq quantize in.bin out.bin q5_0"),
-    ("quantize 'out 2.bin' 'my model.bin' q8_0", "INPUT comes", "whisq quantize 'my model.bin' 'out 2.bin' q8_0"),
-    ("quantize out.bin in.bin", "INPUT comes before OUTPUT", "whisq quantize in.bin out.bin"),
+    ("quantize out.bin in.bin q5_0", "while OUTPUT, in.bin, is there", "whisq quantize in.bin out.bin q5_0"),
+    ("quantize 'out 2.bin' 'my model.bin' q8_0", "is there", "whisq quantize 'my model.bin' 'out 2.bin' q8_0"),
+    ("quantize out.bin in.bin", "while OUTPUT, in.bin, is there", "whisq quantize in.bin out.bin"),
     ("quantize in.bin q5_0", "OUTPUT is missing: 'q5_0' is a type", "whisq quantize in.bin in-q5_0.bin q5_0"),
-    ("convert out.gguf in.bin", "SOURCE comes before OUTPUT", "whisq convert in.bin out.gguf"),
-    ("optimize new.bin in.bin --bits 5 --data clips.csv", "MODEL comes before OUTPUT", "whisq optimize in.bin new.bin"),
+    ("convert out.gguf in.bin", "while OUTPUT, in.bin, is there", "whisq convert in.bin out.gguf"),
+    (
+        "optimize new.bin in.bin --bits 5 --data clips.csv",
+        "while OUTPUT, in.bin, is there",
+        "whisq optimize in.bin new.bin",
+    ),
     ("quantize in.bin", "required: OUTPUT", "the form: whisq quantize INPUT OUTPUT TYPE"),
     ("convert openai/whisper-tiny", "required: OUTPUT", "the form: whisq convert SOURCE OUTPUT"),
     ("compare in.bin", "required: B", "the form: whisq compare A B"),
@@ -196,13 +200,13 @@ def test_advice_that_is_a_command_does_what_was_meant(capsys, place: Path, tmp_p
     """The hint of a wrong order, pasted."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my model.bin").write_bytes((place / "in.bin").read_bytes())
-    for words in (["q5_0", "my model.bin", "a.bin"], ["b.bin", "my model.bin", "q5_0"], ["my model.bin", "q5_0"]):
+    for words in (["q5_0", "my model.bin", "a.bin"], ["smaller.bin", "my model.bin", "q5_0"], ["my model.bin", "q5_0"]):
         code, _, err = run(capsys, "quantize", *words)
         assert code == 1
-        pasted = shlex.split(err.partition("\nhint: ")[2])
-        assert pasted[0] == "whisq"
+        advised = err.partition("\nhint: ")[2]
+        pasted = shlex.split(advised[advised.index("whisq ") :])
         assert run(capsys, *pasted[1:])[0] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"my model.bin", "a.bin", "b.bin", "my model-q5_0.bin"}
+    assert {path.name for path in tmp_path.iterdir()} == {"my model.bin", "a.bin", "smaller.bin", "my model-q5_0.bin"}
 
 
 @pytest.mark.parametrize("rule", [".*mlp.*=q8_0 ", " .*mlp.*=q8_0", ".*mlp.* = q8_0", ".*mlp.*=Q8_0"])
@@ -231,6 +235,27 @@ def test_the_plain_quantize_answers_as_well(capsys, place: Path, monkeypatch) ->
     monkeypatch.chdir(place)
     assert quantize_main(["q5_0", "in.bin", "out.bin"]) == 1
     assert "hint: whisq quantize in.bin out.bin q5_0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("inn.bin", "did you mean in.bin?"),  # a slip of the pen, and OUTPUT is there from an earlier run
+        ("someone/in", "not in the cache"),  # an id on the hub, beside a folder of that name
+    ],
+)
+def test_a_source_that_is_not_there_was_not_swapped(
+    capsys, place: Path, tmp_path: Path, monkeypatch, source: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "someone").mkdir()
+    for name in ("in.bin", "out.gguf"):
+        (tmp_path / name).write_bytes((place / "in.bin").read_bytes())
+    code, _, err = run(capsys, "convert", source, "out.gguf")
+    assert code == 1
+    assert said in err
+    assert "swapped" not in err
 
 
 def test_a_file_with_the_name_of_a_type_is_a_file(capsys, place: Path, tmp_path: Path, monkeypatch) -> None:

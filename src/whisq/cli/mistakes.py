@@ -34,6 +34,7 @@ _PLACES = {
 }
 """Options of other projects for what goes by its place here."""
 _SAME_PLACE = {"source": "input", "model": "input", "reference": "input", "first": "input", "results": "input"}
+_MODEL_SUFFIXES = (".bin", ".gguf", ".pt", ".pth")
 _EXPLAINED = {
     (
         "quantize",
@@ -229,13 +230,21 @@ def check_order(args: argparse.Namespace) -> None:
 
 
 def check_swapped(source: str, output: str, name: str, before: Sequence[str], after: Sequence[str] = ()) -> None:
-    """Raise the right order where what is read is not there and what would be written is."""
-    is_local = "/" not in source or Path(source).parent.is_dir()
-    if is_local and not Path(source).exists() and Path(output).is_file():
-        raise WhisqError(
-            f"{source}: no such file, and {output}, which would be written, is there: {name} comes before OUTPUT",
-            hint=_line("whisq", *before, output, source, *after),
-        )
+    """Raise the other order where what is read is not there and what would be written is.
+
+    Not where a file of nearly that name is there, or where it may be an id on the hub: then it is no swap.
+    """
+    path = Path(source)
+    is_local = "/" not in source or (path.suffix.lower() in _MODEL_SUFFIXES and path.parent.is_dir())
+    if not is_local or path.exists() or not Path(output).is_file():
+        return
+    beside = [entry.name for entry in path.parent.iterdir() if entry != Path(output)]
+    if get_close_matches(path.name, beside, n=1, cutoff=0.75):
+        return
+    raise WhisqError(
+        f"{source}: no such file, while OUTPUT, {output}, is there",
+        hint=f"check {name}'s name; or were the two swapped? {_line('whisq', *before, output, source, *after)}",
+    )
 
 
 def _is_recipe(text: str) -> bool:

@@ -115,12 +115,12 @@ def calibrate(
     with operations.no_gradients():
         collector = _Collector(opened, special, windows, lines, chosen, checkpoint, operations, progress)
         collector.run()
-    audio = _audio(opened, sha256, windows, lines, clips, chosen)
-    opened.check_unchanged()
-    path = Path(output)
-    widths = inputs_of(opened.dims)
-    listed = [(name, widths[name], count) for name, count in collector.counts.items()]
-    write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows))
+        audio = _audio(opened, sha256, windows, lines, clips, chosen)
+        opened.check_unchanged()
+        path = Path(output)
+        widths = inputs_of(opened.dims)
+        listed = [(name, widths[name], count) for name, count in collector.counts.items()]
+        write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows))
     checkpoint.remove()
     return read_calibration(path)
 

@@ -26,9 +26,9 @@ class Sums:
         """Add vectors ``[rows, width]``, each as often as its weight says."""
         float64 = self._operations.float64
         weighted = x if weights is None else x * weights[:, None]
-        first, second = float64(weighted.sum(0)), float64(weighted.T @ x)
+        first, second = weighted.sum(0), self._operations.second_moment(x, weights)
         if self._first is None:
-            self._first, self._second = first, second
+            self._first, self._second = float64(first), float64(second)
         else:
             self._first += first
             self._second += second

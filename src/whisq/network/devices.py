@@ -19,7 +19,7 @@ def operations_for(device: str, threads: int | None = None) -> Operations:
     if device == "cpu":
         from whisq.network.numpy_operations import NumpyOperations
 
-        return NumpyOperations()
+        return NumpyOperations(threads)
     kind, _, number = device.partition(":")
     if kind not in ("cuda", "mps") or (number and not number.isdecimal()):
         raise PlanError(f"unknown device '{device}'", hint="use one of: cpu cuda mps, or cuda:1 for the second")

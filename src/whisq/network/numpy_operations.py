@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisq.network.operations import NORM_EPSILON
+from whisq.network.threads import Threads
 
 Floats = NDArray[np.float32]
 
 _PIECE = 1 << 16
 """Values of an element-wise operation that are taken at once: with what is computed between, they stay in the cache."""
-_QUERIES = 256
-"""Queries whose attention is computed at once: on 1500 frames their weights take 1.5 MB."""
+_QUERIES = 128
+"""Queries whose attention is computed at once: on 1500 frames their weights take 0.8 MB."""
+_FEW_ROWS, _MANY_WEIGHTS = 16, 1 << 20
+"""A product of few rows with so many weights waits for memory: its threads share the weights, not the rows."""
 
 
 class NumpyOperations:
-    """Numpy in float32; matrix products on as many cores as its BLAS takes."""
+    """Numpy in float32. Within ``no_gradients`` the work is shared among ``threads``, by default all CPUs."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = Threads(threads)
 
     def array(self, values: NDArray[Any]) -> Floats:
         """Return the values in float32."""
@@ -31,24 +37,44 @@ class NumpyOperations:
         return x
 
     def no_gradients(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing."""
-        return nullcontext()
+        """Return a context in which the work is shared out among the threads; there are no gradients anyway."""
+        return self._threads.owned()
 
     def linear(self, x: Floats, weight: Floats, bias: Floats | None) -> Floats:
-        """Return x Wᵀ + b, as one product of two matrices."""
-        found = x.reshape(-1, x.shape[-1]) @ weight.T
-        if bias is not None:
-            found += bias
+        """Return x Wᵀ + b, as one product of two matrices for each thread."""
+        rows = x.reshape(-1, x.shape[-1])
+        found = np.empty((len(rows), len(weight)), np.float32)
+
+        def some_rows(part: slice) -> None:
+            np.matmul(rows[part], weight.T, out=found[part])
+            if bias is not None:
+                found[part] += bias
+
+        def some_outputs(part: slice) -> None:
+            found[:, part] = rows @ weight[part].T
+            if bias is not None:
+                found[:, part] += bias[part]
+
+        if len(rows) < _FEW_ROWS and weight.size >= _MANY_WEIGHTS:
+            self._threads.run(some_outputs, len(weight), weight.size)
+        else:
+            self._threads.run(some_rows, len(rows), rows.size * len(weight) // 16)
         return found.reshape(*x.shape[:-1], len(weight))
 
     def layer_norm(self, x: Floats, weight: Floats, bias: Floats) -> Floats:
         """Return x normed over the last axis."""
-        centred: Floats = x - x.mean(-1, keepdims=True)
-        variance = np.square(centred).mean(-1, keepdims=True)
-        centred *= 1 / np.sqrt(variance + np.float32(NORM_EPSILON))
-        centred *= weight
-        centred += bias
-        return centred
+        rows = x.reshape(-1, x.shape[-1])
+        found = np.empty(rows.shape, np.float32)
+
+        def some_rows(part: slice) -> None:
+            centred = np.subtract(rows[part], rows[part].mean(-1, keepdims=True), out=found[part])
+            variance = np.square(centred).mean(-1, keepdims=True)
+            centred *= 1 / np.sqrt(variance + np.float32(NORM_EPSILON))
+            centred *= weight
+            centred += bias
+
+        self._threads.run(some_rows, len(rows), rows.size)
+        return found.reshape(x.shape)
 
     def gelu(self, x: Floats) -> Floats:
         """Return x Φ(x)."""
@@ -56,12 +82,17 @@ class NumpyOperations:
 
         flat = x.reshape(-1)
         found = np.empty_like(flat)
-        for start in range(0, flat.size, _PIECE):
-            piece = flat[start : start + _PIECE]
-            share = erf(piece * np.float32(0.5**0.5))
-            share += 1
-            share *= piece
-            np.multiply(share, np.float32(0.5), out=found[start : start + _PIECE])
+
+        def some(part: slice) -> None:
+            for start in range(part.start, part.stop, _PIECE):
+                place = slice(start, min(start + _PIECE, part.stop))
+                share = np.multiply(flat[place], np.float32(0.5**0.5), out=found[place])
+                erf(share, out=share)
+                share += 1
+                share *= flat[place]
+                share *= np.float32(0.5)
+
+        self._threads.run(some, flat.size, 8 * flat.size)
         return found.reshape(x.shape)
 
     def conv1d(self, x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:
@@ -75,11 +106,24 @@ class NumpyOperations:
     def attention(self, queries: Floats, keys: Floats, values: Floats, *, causal: bool) -> Floats:
         """Return softmax(q kᵀ / √width) v, head by head."""
         found = np.empty(queries.shape, np.float32)
-        for place in np.ndindex(*queries.shape[:2]):
+        places = list(np.ndindex(*queries.shape[:2]))
+
+        def one_head(number: int) -> None:
+            place = places[number]
             for rows, seen in _chunks(queries.shape[2], keys.shape[2], causal=causal):
                 weights = _weights(queries[place], keys[place], rows, seen, causal=causal)
                 found[place][rows] = weights @ values[place][:seen]
+
+        self._heads(one_head, places, queries.shape[2] * keys.shape[2])
         return found
+
+    def _heads(self, work: Callable[[int], None], places: Sequence[Any], n_weights: int) -> None:
+        """Call ``work`` on the number of each head, in all threads if one has weights enough."""
+        if n_weights < _PIECE // 4:
+            for number in range(len(places)):
+                work(number)
+        else:
+            self._threads.each(work, range(len(places)))
 
     def attention_weights(self, queries: Floats, keys: Floats) -> Floats:
         """Return softmax(q kᵀ / √width)."""
@@ -112,7 +156,10 @@ class NumpyOperations:
         """Return the gradients at queries, keys and values, head by head."""
         at_queries, at_keys, at_values = (np.zeros(x.shape, np.float32) for x in (queries, keys, values))
         scale = np.float32(queries.shape[-1] ** -0.5)
-        for place in np.ndindex(*queries.shape[:2]):
+        places = list(np.ndindex(*queries.shape[:2]))
+
+        def one_head(number: int) -> None:
+            place = places[number]
             for rows, seen in _chunks(queries.shape[2], keys.shape[2], causal=causal):
                 weights = _weights(queries[place], keys[place], rows, seen, causal=causal)
                 at_values[place][:seen] += weights.T @ gradient[place][rows]
@@ -122,7 +169,23 @@ class NumpyOperations:
                 at_scores *= scale
                 at_queries[place][rows] = at_scores @ keys[place][:seen]
                 at_keys[place][:seen] += at_scores.T @ queries[place][rows]
+
+        self._heads(one_head, places, queries.shape[2] * keys.shape[2])
         return at_queries, at_keys, at_values
+
+    def second_moment(self, x: Floats, weights: Floats | None) -> Floats:
+        """Return Σ w x xᵀ; of a matrix with itself BLAS computes one half."""
+        scaled = x if weights is None else x * np.sqrt(weights)[:, None]
+        parts: dict[int, Floats] = {}
+
+        def some_rows(part: slice) -> None:
+            parts[part.start] = scaled[part].T @ scaled[part]
+
+        self._threads.run(some_rows, len(x), x.size * x.shape[-1] // 16)
+        found, *others = (parts[start] for start in sorted(parts))
+        for other in others:
+            found += other
+        return found
 
     def concatenate(self, arrays: Sequence[Floats], axis: int) -> Floats:
         """Return arrays joined along an axis."""

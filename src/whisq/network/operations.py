@@ -29,7 +29,7 @@ class Operations(Protocol):
         """Return an array's values as numpy's."""
 
     def no_gradients(self) -> AbstractContextManager[Any]:
-        """Return a context in which nothing is remembered for gradients."""
+        """Return a context to compute in: nothing is remembered for gradients, and all threads are used."""
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Return x Wᵀ + b over the last axis; ``weight`` is ``[outputs, inputs]``."""
@@ -65,6 +65,9 @@ class Operations(Protocol):
         self, queries: Array, keys: Array, values: Array, gradient: Array, *, causal: bool
     ) -> tuple[Array, Array, Array]:
         """Return the gradients at queries, keys and values of ``attention``, for that at its result."""
+
+    def second_moment(self, x: Array, weights: Array | None) -> Array:
+        """Return Σ w x xᵀ, ``[width, width]``, over vectors ``[rows, width]``, each with its weight or with 1."""
 
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
         """Return arrays joined along an axis."""

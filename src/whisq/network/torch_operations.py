@@ -105,6 +105,10 @@ class TorchOperations:
             found: tuple[torch.Tensor, ...] = self._torch.autograd.grad(operation(*leaves), leaves, gradient)
             return found
 
+    def second_moment(self, x: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """Return Σ w x xᵀ."""
+        return (x if weights is None else x * weights[:, None]).T @ x
+
     def concatenate(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
         """Return tensors joined along an axis."""
         return self._torch.cat(list(arrays), dim=axis)

@@ -1,0 +1,62 @@
+"""Who owns the threads while a network runs in numpy: whisq shares the work out, and BLAS computes on one each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+try:
+    from threadpoolctl import ThreadpoolController
+except ImportError:  # An environment from before it was a dependency: BLAS then shares its products out by itself.
+    ThreadpoolController = None
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Threads:
+    """``count`` threads, by default one for each CPU. Work is shared out among them only within ``owned``."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or available_cpus()
+        self._pool: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Return a context in which BLAS computes on one thread, and ``run`` on all of these."""
+        if ThreadpoolController is None or self._pool is not None:
+            yield
+            return
+        # It has a BLAS of its own, which is limited only if it is there by then.
+        import scipy.linalg  # noqa: F401
+
+        with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(self.count) as pool:
+            self._pool = pool
+            try:
+                yield
+            finally:
+                self._pool = None
+
+    def run(self, work: Callable[[slice], None], size: int, cost: int) -> None:
+        """Call ``work`` on ranges that cover ``size``, in all threads where ``cost`` values are worth waking them."""
+        if self._pool is None or self.count == 1 or size < self.count or cost < _WORTH_WAKING:
+            work(slice(0, size))
+            return
+        edges = [size * part // self.count for part in range(self.count + 1)]
+        list(self._pool.map(work, map(slice, edges[:-1], edges[1:])))
+
+    def each(self, work: Callable[[int], None], numbers: Sequence[int]) -> None:
+        """Call ``work`` on every number, in all threads where they are owned."""
+        if self._pool is None or self.count == 1:
+            for number in numbers:
+                work(number)
+            return
+        list(self._pool.map(work, numbers))
+
+
+_WORTH_WAKING = 1 << 15
+"""Values of an element-wise operation: 30 µs of it, where handing over to a thread and back takes about as long."""

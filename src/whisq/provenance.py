@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisq.documents import Document
+from whisq.errors import FormatError
 from whisq.formats.gguf_metadata import VOCABULARY_COUNT_KEY
 from whisq.model import Model
 from whisq.recipe import Recipe, save_recipe
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
 
-_MOST_SIDECAR_BYTES = 1 << 24
+_SIDECAR = Document("a sidecar", FormatError, "leave it out", 1 << 24)
 
 
 def provenance_of(
@@ -72,10 +74,10 @@ def stated_provenance(model: Model) -> dict[str, Any]:
         and key != VOCABULARY_COUNT_KEY
     }
     path = sidecar_path(model.path)
-    if model.container == "bin" and path.is_file() and path.stat().st_size <= _MOST_SIDECAR_BYTES:
+    if model.container == "bin" and path.is_file():
         try:
-            document = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            document = _SIDECAR.json(path)
+        except FormatError:
             return stated
         if isinstance(document, Mapping) and "version" in document:
             for key in ("version", "source", "recipe", "quantize", "method", "calibration"):

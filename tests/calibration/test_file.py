@@ -244,7 +244,7 @@ def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: di
         read_calibration(tmp_path / "a.calib")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 50_000, "{}"])
 def test_a_calibration_whose_document_is_none_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "a.calib", NARROW)
     with_metadata(tmp_path / "a.calib", text)

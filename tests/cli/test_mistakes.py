@@ -172,7 +172,7 @@ MISTAKES = [
     ("evaluate in.bin --data clips.csv --search results.json", "is not a sensitivity file", "--sensitivity FILE"),
     ("evaluate in.bin --data clips.csv --report out.md", ".md is not written", "whisq report results.json report.md"),
     ("report results.json report.pdf", "report.pdf: .pdf is not written", "name it .html, or .md"),
-    ("report in.bin", "in.bin: not text", "the file that --json wrote"),
+    ("report in.bin", "in.bin: not UTF-8 text", "--json FILE"),
 ]
 
 

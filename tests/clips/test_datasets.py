@@ -304,3 +304,38 @@ def test_a_cut_flac_is_refused_or_gives_fewer_samples() -> None:
     for stop, samples in samples_of_cuts(content).items():
         # Of whole frames before the cut it is up to the version of libsndfile whether they are decoded.
         assert samples is None or (stop > header and len(samples) < 4000), stop
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "m.csv",
+            "path,text\na.wav,hello, my world\n",
+            "line 2: 3 cells, the header has 2: write a text",
+        ),
+        ("m.csv", 'path,text\na.wav,"hello\nb.wav,b\n', "not csv: unexpected end of data"),
+        ("m.csv", f"path,text\na.wav,{'x' * 200_000}\n", "not csv: field larger than field limit"),
+        ("m.csv", "path,text\na\0.wav,hello\n", "line 2: path is 'a\\x00.wav', expected text"),
+        ("m.csv", f"path,text\n{'a' * 5000},hello\n", "File name too long"),
+        ("m.csv", "path,text\n/dev/zero,hello\n", "is not a regular file"),
+        ("m.jsonl", '{"path": "a\\u0000b", "text": "x"}', "line 1: not JSON: a text with NUL"),
+        ("m.jsonl", '{"path": "a.wav", "text": 1' + "1" * 5000 + "}", "line 1: not JSON: an integer of 5001 digits"),
+        ("m.jsonl", "[" * 9000, "line 1: not JSON: it is nested too deeply"),
+        ("m.jsonl", '{"path": ["a.wav"], "text": "x"}', "line 1: path is ['a.wav'], expected text"),
+        ("m.jsonl", '{"path": "a.wav", "text": {"b": 1}}', "line 1: text is {'b': 1}, expected text"),
+        ("m.jsonl", '{"path": "a.wav", "text": true}', "line 1: text is True, expected text"),
+    ],
+)
+def test_manifests_that_hold_what_none_should(tmp_path: Path, name: str, content: str, told: str) -> None:
+    tone(tmp_path / "a.wav")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        load_clips(tmp_path / name)
+    assert told in str(caught.value)
+
+
+def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    (tmp_path / "m.jsonl").write_text('{"path": "a.wav", "text": "one\u2028two\x85three"}\r\n', encoding="utf-8")
+    assert load_clips(tmp_path / "m.jsonl").clips[0].text == "one\u2028two\x85three"

@@ -125,7 +125,7 @@ def test_a_reference_alone_makes_a_page(made: Evaluation) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "not an evaluation's results"),
         ('{"schema": "whisq-evaluation", "schema_version": 99}', "schema version 99, expected 1 or 2"),
         ('{"schema": "whisq-evaluation", "schema_version": 1}', "damaged results"),

@@ -27,6 +27,7 @@ from whisq.calibration.calibration import (
 from whisq.calibration.imatrix import read_imatrix
 from whisq.calibration.probes import Probes
 from whisq.calibration.storage import Entry, write_safetensors
+from whisq.documents import json_value
 from whisq.errors import CalibrationError, FormatError
 from whisq.formats.safetensors import read_arrays, read_metadata
 from whisq.source_file import FileState, SourceFile
@@ -213,7 +214,7 @@ def _arrays_of(path: Path, file: SourceFile) -> _Arrays:
 
 def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        document = json.loads(metadata[_KEY])
+        document = json_value(metadata[_KEY])
         counts = document["counts"]
         whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
         whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)

@@ -12,6 +12,7 @@ import numpy as np
 
 from whisq.calibration import Moments
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
+from whisq.documents import json_value
 from whisq.errors import OutputError
 from whisq.writing import whole, write_text
 
@@ -93,11 +94,11 @@ class Checkpoint:
             self._folder.mkdir(parents=True, exist_ok=True)
             state = self._folder / "state.json"
             if state.exists():
-                self.stage = int(json.loads(state.read_text())["stage"])
+                self.stage = int(json_value(state.read_text())["stage"])
             texts = self._folder / "texts.json"
             if texts.exists():
-                self._texts = json.loads(texts.read_text())
-        except (OSError, ValueError, KeyError) as error:
+                self._texts = dict(json_value(texts.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{self._folder}: the cache cannot be used: {error}",
                 hint="name another folder with --cache, or none with --no-cache",

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,25 +25,75 @@ SILENT_PEAK = 1e-3
 SHORTEST_S = 0.1
 """whisper.cpp refuses audio shorter than this."""
 
+LONGEST_S = 2 * 60 * 60
+"""A clip is an utterance, or a recording: what claims to be longer is damaged, or should be cut into clips."""
+_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
+_PIECE_SAMPLES = 1 << 18
+"""Of all channels together: what a header claims is never allocated."""
+_UNKNOWN_LENGTH = 1 << 62
+
 Samples = npt.NDArray[np.float32]
 
 
-def decode_audio(content: bytes) -> Samples:
+def open_audio(path: Path) -> io.BufferedIOBase:
+    """Return an audio file, opened; raises ``OSError``, and ``DataError`` for what is not a regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError:
+        raise DataError("its name holds NUL") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"is not a regular file ({path})")
+    return os.fdopen(descriptor, "rb")
+
+
+def decode_audio(content: bytes | io.BufferedIOBase) -> Samples:
     """Return 16 kHz mono float32 samples of a wav, flac, ogg or mp3 file's content.
 
-    Channels are averaged, other rates resampled by soxr at its high quality. Raises ``DataError`` when it
-    is not audio, holds no samples, or holds NaN or infinity.
+    Channels are averaged, other rates resampled by soxr at its high quality. It is read in pieces until it ends,
+    whatever its header says. Raises ``DataError`` when it is not audio, holds no samples, or holds NaN or infinity,
+    when it is longer than ``LONGEST_S``, and when fewer samples are there than a flac counts.
     """
     try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with _forward_only(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+            pieces = list(_mono_pieces(file))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(". ")
         raise DataError(f"not audio that libsndfile reads ({reason})", hint="use wav, flac, ogg or mp3") from None
-    mono = samples.mean(axis=1, dtype=np.float32)
-    if mono.size == 0:
+    if not pieces:
         raise DataError("holds no samples")
-    if not np.isfinite(mono).all():
-        raise DataError("holds samples that are NaN or infinite")
-    if rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    return np.ascontiguousarray(mono, dtype=np.float32)
+    return np.concatenate(pieces)
+
+
+def _forward_only(stream: io.BufferedIOBase) -> Any:
+    """Return a file that libsndfile decodes, not to be sought in: after each read soundfile seeks to where it is.
+
+    That fails where a flac says nothing, or nothing true, of its length.
+    """
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+        def seekable(self) -> bool:
+            return False
+
+    return Forward(stream)
+
+
+def _mono_pieces(file: Any) -> Iterator[Samples]:
+    """Yield what is left of a file as 16 kHz mono samples."""
+    rate, channels, claimed = file.samplerate, file.channels, file.frames
+    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise DataError(f"has {rate} samples a second, expected {_LOWEST_RATE} to {_HIGHEST_RATE}")
+    resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+    count = 0
+    while len(samples := file.read(max(1, _PIECE_SAMPLES // channels), dtype="float32", always_2d=True)):
+        count += len(samples)
+        if count > LONGEST_S * rate:
+            raise DataError(f"is longer than {LONGEST_S // 3600} hours", hint="cut it into clips")
+        mono = np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
+        if not np.isfinite(mono).all():
+            raise DataError("holds samples that are NaN or infinite")
+        yield mono if resampler is None else resampler.resample_chunk(mono)
+    if file.format == "FLAC" and count != claimed and claimed < _UNKNOWN_LENGTH:
+        raise DataError(f"is a flac that counts {claimed} samples, {count} are there: it was cut off, or is damaged")
+    if resampler is not None and count:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)

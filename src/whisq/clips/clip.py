@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from io import BufferedIOBase
 from pathlib import Path
 
 from whisq.clips.arrow import arrow_audio
-from whisq.clips.audio import SAMPLE_RATE, SHORTEST_S, SILENT_PEAK, Samples, decode_audio
+from whisq.clips.audio import SAMPLE_RATE, SHORTEST_S, SILENT_PEAK, Samples, decode_audio, open_audio
 from whisq.errors import DataError
 
 BAD_HINT = "fix these, or leave them out of the measurement with --skip-bad (they are listed all the same)"
@@ -43,10 +44,6 @@ class Clip:
     speaker: str | None = None
     sentences: tuple[Sentence, ...] = ()
 
-    def content(self) -> bytes:
-        """Return the encoded audio; raises ``OSError``."""
-        return _content(self.path, self.row)
-
     def samples(self) -> Samples:
         """Return 16 kHz mono samples; raises ``DataError`` or ``OSError``."""
         return read_samples(self.path, self.row)
@@ -57,11 +54,12 @@ def read_samples(path: Path, row: int | None = None) -> Samples:
 
     Raises ``DataError`` for what is not audio, ``OSError`` for what is not there.
     """
-    return decode_audio(_content(path, row))
+    with _opened(path, row) as stream:
+        return decode_audio(stream)
 
 
-def _content(path: Path, row: int | None) -> bytes:
-    return path.read_bytes() if row is None else arrow_audio(path, row)
+def _opened(path: Path, row: int | None) -> BufferedIOBase:
+    return open_audio(path) if row is None else arrow_audio(path, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +128,10 @@ def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
     if need_text and not clip.text.strip():
         return clip, "its text is empty"
     try:
-        content = clip.content()
-        samples = decode_audio(content)
+        with _opened(clip.path, clip.row) as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            samples = decode_audio(stream)
     except OSError as error:
         return clip, f"audio missing: {error.strerror or error} ({clip.path})"
     except DataError as error:
@@ -142,4 +142,4 @@ def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
     peak = float(abs(samples).max())
     if peak < SILENT_PEAK:
         return clip, f"silent: no sample above {peak:.1g} of full scale"
-    return replace(clip, sha256=hashlib.sha256(content).hexdigest(), duration_s=duration_s), ""
+    return replace(clip, sha256=sha256, duration_s=duration_s), ""

@@ -7,6 +7,7 @@ and told at once.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import random
@@ -27,8 +28,10 @@ from whisq.clips.columns import (
     TEXT_COLUMNS,
     pick_column,
 )
+from whisq.documents import Document, json_value
 from whisq.errors import DataError
 from whisq.extras import require_packages
+from whisq.records import RecordError, typed
 
 _MANIFESTS = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in (".csv", ".tsv", ".jsonl"))
 _DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -167,11 +170,14 @@ def _folder(folder: Path, need_text: bool) -> tuple[str, list[Clip], list[Proble
     return "folder of audio with .txt", clips, problems
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})", hint="save the transcripts as UTF-8") from None
+_TEXT = Document("a file of transcripts", DataError, "save the transcripts as UTF-8 text", 1 << 26)
+_MANIFEST = Document("a manifest", DataError, _KINDS_HINT, 1 << 28)
+_INFORMATION = Document("what a dataset says of itself", DataError, "save it again with Dataset.save_to_disk", 1 << 24)
+
+
+def _lines(path: Path, kind: Document = _TEXT) -> list[str]:
+    # Only these end a line: JSON and speech may hold the other characters that Python splits at.
+    return kind.text(path).replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def _manifest(path: Path, need_text: bool) -> tuple[str, list[Clip], list[Problem]]:
@@ -180,7 +186,7 @@ def _manifest(path: Path, need_text: bool) -> tuple[str, list[Clip], list[Proble
     if suffix in (".jsonl", ".json", ".ndjson"):
         rows = list(_json_rows(path, problems))
     elif suffix in (".csv", ".tsv"):
-        rows = list(_table_rows(path, "\t" if suffix == ".tsv" else ","))
+        rows = list(_table_rows(path, "\t" if suffix == ".tsv" else ",", problems))
     else:
         raise DataError(f"{path}: {suffix or 'no suffix'}, not a manifest", hint=_KINDS_HINT)
     if not rows and not problems:
@@ -204,7 +210,12 @@ def _manifest(path: Path, need_text: bool) -> tuple[str, list[Clip], list[Proble
     clips = []
     shared = _shared_folder([str(row.get(audio) or "").strip() for _, row in rows])
     for line, row in rows:
-        name = str(row.get(audio) or "").strip()
+        cells = {column: row.get(column) for column in (audio, text, language, speaker) if column}
+        wrong = next((column for column, cell in cells.items() if not _is_cell(cell)), None)
+        if wrong is not None:
+            problems.append(Problem(f"line {line}", f"{wrong} is {ascii(cells[wrong])[:60]}, expected text"))
+            continue
+        name = _cell(row, audio) or ""
         if not name:
             problems.append(Problem(f"line {line}", f"no audio path in column {audio}"))
             continue
@@ -218,6 +229,12 @@ def _manifest(path: Path, need_text: bool) -> tuple[str, list[Clip], list[Proble
             )
         )
     return f"{suffix[1:]} manifest", clips, problems
+
+
+def _is_cell(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _cell(row: dict[str, Any], column: str | None) -> str | None:
@@ -238,27 +255,47 @@ def _shared_folder(names: list[str]) -> str:
 def _beside(folder: Path, name: str) -> Path:
     # Common Voice keeps the clips one folder below its .tsv and does not say so in it.
     direct, below = folder / name, folder / "clips" / name
-    return below if not direct.exists() and below.exists() else direct
+    return below if not _exists(direct) and _exists(below) else direct
 
 
-def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = (line + "\n" for line in _lines(path))
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _table_rows(path: Path, delimiter: str, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    text = io.StringIO("\n".join(_lines(path, _MANIFEST)) + "\n")
     if delimiter == "\t":
         reader = csv.DictReader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE, restval="")
     else:
-        reader = csv.DictReader(text, delimiter=delimiter, restval="")
-    for row in reader:
-        yield reader.line_num, {name: value for name, value in row.items() if name}
+        reader = csv.DictReader(text, delimiter=delimiter, restval="", strict=True)
+    try:
+        for row in reader:
+            # What is beyond the header's columns stands under None.
+            beyond = row.pop(None, None)
+            if beyond is not None and any(beyond):
+                count = len(row) + len(beyond)
+                reason = f'{count} cells, the header has {len(row)}: write a text that has a comma in "quotes"'
+                problems.append(Problem(f"line {reader.line_num}", reason))
+                continue
+            yield reader.line_num, {name: value for name, value in row.items() if name}
+    except csv.Error as error:
+        problems.append(Problem(f"line {reader.line_num}", f"not {path.suffix[1:]}: {error}"))
 
 
 def _json_rows(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(path, _MANIFEST), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_value(line)
         except json.JSONDecodeError as error:
             problems.append(Problem(f"line {number}", f"not JSON: {error.msg} at column {error.colno}"))
+            continue
+        except ValueError as error:
+            problems.append(Problem(f"line {number}", f"not JSON: {error}"))
             continue
         if isinstance(row, dict):
             yield number, row
@@ -266,10 +303,19 @@ def _json_rows(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[
             problems.append(Problem(f"line {number}", "not a JSON object"))
 
 
+def _splits(path: Path) -> tuple[str, ...]:
+    document = _INFORMATION.json(path)
+    found = document.get("splits", []) if isinstance(document, dict) else None
+    try:
+        return tuple(typed(tuple[str, ...], found, "splits"))
+    except RecordError as error:
+        raise DataError(f"{path}: {error}", hint=_INFORMATION.hint) from None
+
+
 def _saved_dataset(folder: Path, need_text: bool) -> tuple[str, list[Clip], list[Problem]]:
     require_packages("pyarrow", purpose="a Hugging Face dataset saved on disk")
     if (folder / "dataset_dict.json").exists():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
+        splits = _splits(folder / "dataset_dict.json")
         if len(splits) != 1:
             raise DataError(
                 f"{folder}: holds the splits {', '.join(splits) or 'none'}, expected one",

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from whisq.documents import json_value
 from whisq.errors import OutputError
 
 
@@ -42,9 +43,9 @@ class Cache:
     def _read(self, path: Path) -> None:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entry = json.loads(line)
+                entry = json_value(line)
                 self._entries[str(entry["key"])] = dict(entry["value"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError):
                 continue
 
     def get(self, key: str) -> dict[str, Any] | None:

@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from whisq.clips.clip import Problem
+from whisq.documents import Document
 from whisq.errors import DataError
-from whisq.evaluation.results import (
-    ClipRecord,
-    DataRecord,
-    Evaluation,
-    ModelResult,
-    TensorError,
-    Utterance,
-    inside_utterance,
-)
-from whisq.evaluation.scoring import Edits
+from whisq.evaluation.results import Evaluation
+from whisq.records import RecordError, record
 
 SCHEMA = "whisq-evaluation"
 SCHEMA_VERSION = 3
 """What is written. Version 1, of whisq 0.1, is the same without ``n_not_finite`` of tensors, which is 0 there; versions
 1 and 2 measured divergences in whisq's forward pass only, and none of timestamps."""
 READ_VERSIONS = (1, 2, 3)
+
+_EVALUATION = ("data", "models", "settings", "provenance")
+_FILE = Document("results", DataError, "give the file that `whisq evaluate --json FILE` wrote", 1 << 29)
 
 
 def to_json(evaluation: Evaluation) -> str:
@@ -61,11 +56,7 @@ def _finite(value: Any) -> Any:
 
 def from_json(text: str, source: str = "results") -> Evaluation:
     """Return the evaluation that ``to_json`` wrote; raises ``DataError`` for anything else."""
-    hint = "give the file that `whisq evaluate --json FILE` wrote"
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source}: not JSON: {error.msg} in line {error.lineno}", hint=hint) from None
+    hint, document = _FILE.hint, _FILE.parse_json(text, source)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise DataError(f"{source}: JSON, but not an evaluation's results", hint=hint)
     found = document.get("schema_version")
@@ -75,36 +66,33 @@ def from_json(text: str, source: str = "results") -> Evaluation:
             hint="use the version of whisq that wrote it, or measure again (cached transcripts are used)",
         )
     try:
-        return Evaluation(
-            data=_data(document["data"]),
-            models=tuple(_model(model) for model in document["models"]),
-            settings=document["settings"],
-            provenance=document["provenance"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source}: damaged results: {type(error).__name__}: {error}", hint=hint) from None
+        return _checked(record(Evaluation, {key: document.get(key) for key in _EVALUATION}, "it"))
+    except RecordError as error:
+        raise DataError(f"{source}: damaged results: {error}", hint=hint) from None
 
 
 def read_results(path: str | Path) -> Evaluation:
     """Return the evaluation in a file; raises ``DataError``."""
-    try:
-        return from_json(Path(path).read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}", hint="check the path") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not text", hint="give the file that --json wrote") from None
+    return from_json(_FILE.text(Path(path)), str(path))
 
 
-def _data(data: dict[str, Any]) -> DataRecord:
-    clips = tuple(ClipRecord(**clip) for clip in data.pop("clips"))
-    problems = tuple(Problem(**problem) for problem in data.pop("problems"))
-    return DataRecord(clips=clips, problems=problems, **data)
-
-
-def _model(model: dict[str, Any]) -> ModelResult:
-    utterances = tuple(
-        Utterance(edits=Edits(**utterance.pop("edits")), **utterance) for utterance in model.pop("utterances")
-    )
-    inside, beside = (tuple(inside_utterance(one) for one in model.pop(way, ())) for way in ("inside", "beside"))
-    tensors = tuple(TensorError(**tensor) for tensor in model.pop("tensors"))
-    return ModelResult(utterances=utterances, inside=inside, beside=beside, tensors=tensors, **model)
+def _checked(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation whose parts fit together; raises ``RecordError`` for one whose do not."""
+    if not evaluation.models:
+        raise RecordError("it has no models")
+    n_clips = len(evaluation.data.clips)
+    for number, model in enumerate(evaluation.models):
+        where = f"it.models[{number}]"
+        if model.n_weights < 1 or model.size_bytes < 0:
+            raise RecordError(f"{where} has {model.n_weights} weights in {model.size_bytes} bytes")
+        if len(model.utterances) not in (0, n_clips):
+            raise RecordError(f"{where} has {len(model.utterances)} utterances for {n_clips} clips")
+        if model.utterances and not (evaluation.models[0].utterances and evaluation.data.duration_s > 0):
+            raise RecordError(f"{where} has utterances, but the reference, or the audio, has none")
+        if model.inside and not any(one.divergences for one in model.inside):
+            raise RecordError(f"{where} was measured inside on no tokens")
+        if any(count < 0 for one in model.utterances for count in astuple(one.edits)):
+            raise RecordError(f"{where} counts fewer than no edits or words")
+    if not isinstance(evaluation.settings.get("seed", 0), int):
+        raise RecordError("it.settings.seed is not a whole number")
+    return evaluation

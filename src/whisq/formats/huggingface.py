@@ -15,10 +15,10 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
 from whisq.formats.byte_pairs import bytes_of
-from whisq.formats.cursor import DOWNLOAD_AGAIN
+from whisq.formats.cursor import DOWNLOAD_AGAIN, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
-from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_tokenizer
+from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_text, read_tokenizer
 from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
@@ -37,6 +37,7 @@ _SIZE_KEYS = {
     "n_mels": "num_mel_bins",
 }
 _COMPARED_BYTES = 1 << 22
+_MOST_CARD_BYTES = 1 << 16
 
 
 def detect(path: Path) -> bool:
@@ -268,7 +269,7 @@ def _slow_tokenizer(path: Path) -> Tokenizer:
     special |= {text: number for text, number in added.items() if isinstance(number, int)}
     merges: tuple[str, ...] = ()
     if (path / "merges.txt").is_file():
-        lines = (path / "merges.txt").read_text("utf-8", "replace").split("\n")
+        lines = read_text(path / "merges.txt").split("\n")
         merges = tuple(line for line in lines if line.count(" ") == 1 and not line.startswith("#version"))
     return Tokenizer(tuple(tokens), merges, special)
 
@@ -278,7 +279,7 @@ def _card(path: Path) -> dict[str, Any]:
     card: dict[str, Any] = {}
     readme = path / "README.md"
     if readme.is_file():
-        head = readme.read_text("utf-8", "replace").split("---", 2)
+        head = (first_bytes(readme, _MOST_CARD_BYTES) or b"").decode("utf-8", "replace").split("---", 2)
         found = (
             re.search(r"^license:\s*([\w.\-]+)\s*$", head[1], re.MULTILINE)
             if len(head) == 3 and not head[0].strip()

@@ -17,7 +17,7 @@ from whisq.formats import hub, torch_zip
 from whisq.formats.cursor import DAMAGED, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.stored import StoredArray, left_over, refs_of
-from whisq.formats.tokenizer_json import check_vocabulary, read_tokenizer
+from whisq.formats.tokenizer_json import check_vocabulary, read_text, read_tokenizer
 from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
@@ -119,7 +119,7 @@ def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
 def _read_ranks(path: Path) -> Tokenizer:
     """Return the vocabulary of a tiktoken file: a token in base64 and its rank on each line."""
     ranks: dict[int, bytes] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")):
+    for number, line in enumerate(read_text(path).split("\n")):
         if not line:
             continue
         try:

@@ -6,11 +6,11 @@ offsets are read from the header here and the arrays stay in the file.
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
 
+from whisq.documents import json_value
 from whisq.errors import FormatError
 from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.stored import StoredArray, size_of
@@ -62,8 +62,8 @@ def _header(file: SourceFile) -> dict[str, Any]:
     length = _header_bytes(file)
     _validate(file)
     try:
-        header = json.loads(bytes(file.view[8 : 8 + length]))
-    except (ValueError, RecursionError) as error:
+        header = json_value(bytes(file.view[8 : 8 + length]).decode("utf-8"))
+    except ValueError as error:
         raise FormatError(f"{file.path}: the header is not JSON: {error}", hint=DOWNLOAD_AGAIN) from None
     if not isinstance(header, dict):
         raise FormatError(f"{file.path}: the header is not a JSON object", hint=DOWNLOAD_AGAIN)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from whisq.documents import Document
 from whisq.errors import FormatError
 from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.cursor import DOWNLOAD_AGAIN
@@ -42,25 +42,17 @@ def read_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer(tuple(tokens), pairs, added)
 
 
+_FILE = Document("a file of a model's folder", FormatError, DOWNLOAD_AGAIN, 1 << 26)
+
+
 def read_json(path: Path) -> Any:
-    """Return a JSON document; raises ``FormatError`` when it is missing or not JSON."""
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON: {error}", hint=DOWNLOAD_AGAIN) from None
+    """Return a JSON document of a model's folder; raises ``FormatError`` when it is missing, too large or not JSON."""
+    return _FILE.json(path)
 
 
 def read_text(path: Path) -> str:
-    """Return a text file; raises ``FormatError`` when it is missing, unreadable or not UTF-8."""
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file", hint="copy it from where the model came from") from None
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}", hint="check its permissions") from None
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: not UTF-8: {error.reason} at byte {error.start}", hint=DOWNLOAD_AGAIN) from None
+    """Return a text file of a model's folder; raises ``FormatError`` when it is missing, too large or not UTF-8."""
+    return _FILE.text(path)
 
 
 def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from whisq.documents import json_value
 from whisq.errors import OutputError
 from whisq.hashing import file_sha256
+from whisq.records import typed
 from whisq.version import __version__
 from whisq.writing import write_text
 
@@ -27,10 +29,10 @@ class Steps:
             content = self._path.read_bytes()
         except OSError as error:
             raise OutputError(f"{folder}: cannot be used: {error.strerror}", hint="name another: --folder") from None
-        self._known: dict[str, list[str]] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
         # Where it is damaged everything is made again.
-        with contextlib.suppress(ValueError, TypeError):
-            self._known = dict(json.loads(content or b"{}"))
+        with contextlib.suppress(ValueError):
+            self._known = typed(dict[str, tuple[str, ...]], json_value(content.decode() or "{}"), "made.json")
 
     def key(self, name: str) -> str:
         """Return the key of a file that was made."""
@@ -42,12 +44,12 @@ class Steps:
         Raises ``OutputError`` where the system refuses to write, and what ``make`` raises.
         """
         key = hashlib.sha256(json.dumps({"whisq": __version__, **made_from}, sort_keys=True).encode()).hexdigest()
-        if path.is_file() and self._known.get(path.name) == [key, file_sha256(path)]:
+        if path.is_file() and self._known.get(path.name) == (key, file_sha256(path)):
             self.reused.append(path.name)
             return False
         try:
             make()
-            self._known[path.name] = [key, file_sha256(path)]
+            self._known[path.name] = (key, file_sha256(path))
             write_text(self._path, json.dumps(self._known, indent=1) + "\n")
         except OSError as error:
             raise OutputError(

@@ -25,13 +25,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from whisq.documents import Document
 from whisq.errors import RecipeError, WhisqError
 from whisq.recipe.recipe import ROLE_FAMILIES, Recipe, Rule, Selector
-from whisq.types import parse_type, type_meant
+from whisq.types import TensorType, parse_type, type_meant
 from whisq.whisper import MATRIX_ROLES, Role
 
 _RECIPE_KEYS = {"name", "description", "default", "embedding", "protect", "unprotect", "on_misfit", "provenance"}
 _RULE_KEYS = {"pattern", "roles", "stack", "depth", "type", "reason"}
+_FILE = Document("a recipe", RecipeError, "write a recipe in TOML, patterns in 'single quotes'", 1 << 20)
 
 
 def preset_names() -> list[str]:
@@ -54,13 +56,16 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if text.isidentifier() and preset.is_file():
         return _parse(preset.read_text("utf-8"), f"recipe {text}")
     path = Path(name_or_path)
+    if not _is_there(path):
+        raise RecipeError(f"no recipe or file is called '{text}'", hint=_recipe_meant(text))
+    return _parse(_FILE.text(path), str(path))
+
+
+def _is_there(path: Path) -> bool:
     try:
-        content = path.read_text("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise RecipeError(f"no recipe or file is called '{text}'", hint=_recipe_meant(text)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe: {error}", hint="name a .toml file") from None
-    return _parse(content, str(path))
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _recipe_meant(text: str) -> str:
@@ -75,12 +80,7 @@ def _recipe_meant(text: str) -> str:
 
 
 def _parse(content: str, where: str) -> Recipe:
-    import tomllib
-
-    try:
-        document = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{where}: not valid TOML: {error}", hint="write patterns in 'single quotes'") from None
+    document = _FILE.parse_toml(content, where)
     _check_keys(document, {"recipe", "rules"}, where)
     head = document.get("recipe", {})
     if not isinstance(head, dict) or "default" not in head:
@@ -91,14 +91,14 @@ def _parse(content: str, where: str) -> Recipe:
         raise RecipeError(f"{where}: rules must be a list of tables", hint="write each rule under [[rules]]")
     try:
         return Recipe(
-            default=parse_type(head["default"]),
+            default=_type(head, "default", where),
             rules=tuple(_rule(rule, f"{where}, rule {number}") for number, rule in enumerate(rules, 1)),
             protect=_strings(head, "protect", where),
             unprotect=_strings(head, "unprotect", where),
-            embedding=parse_type(head["embedding"]) if "embedding" in head else None,
-            on_misfit=head.get("on_misfit", "fallback"),
-            name=str(head.get("name", "")),
-            description=str(head.get("description", "")),
+            embedding=_type(head, "embedding", where) if "embedding" in head else None,
+            on_misfit=_string({"on_misfit": "fallback", **head}, "on_misfit", where),  # type: ignore[arg-type]  # checked by Recipe
+            name=_string(head, "name", where),
+            description=_string(head, "description", where),
         )
     except WhisqError as error:
         message = str(error) if str(error).startswith(where) else f"{where}: {error}"
@@ -112,10 +112,10 @@ def _rule(table: Any, where: str) -> Rule:
     selecting = {"roles", "stack", "depth"} & table.keys()
     if ("pattern" in table) == bool(selecting):
         raise RecipeError(f"{where}: needs either a pattern or some of roles, stack, depth", hint="use one of the two")
-    kind = parse_type(table["type"])
-    reason = str(table.get("reason", ""))
+    kind = _type(table, "type", where)
+    reason = _string(table, "reason", where)
     if "pattern" in table:
-        return Rule(str(table["pattern"]), kind, where, reason)
+        return Rule(_string(table, "pattern", where), kind, where, reason)
     return Rule(_selector(table, where), kind, where, reason)
 
 
@@ -131,10 +131,10 @@ def _selector(table: dict[str, Any], where: str) -> Selector:
             raise RecipeError(f"{where}: unknown role '{name}'", hint=f"roles: {known}")
     stack = table.get("stack")
     if stack not in (None, "encoder", "decoder"):
-        raise RecipeError(f"{where}: unknown stack {stack!r}", hint="stacks: encoder decoder")
+        raise RecipeError(f"{where}: unknown stack {_shown(stack)}", hint="stacks: encoder decoder")
     depth = table.get("depth")
     if depth is not None and not _is_depth(depth):
-        raise RecipeError(f"{where}: depth is {depth!r}", hint="give two numbers from 0 to 1, the smaller first")
+        raise RecipeError(f"{where}: depth is {_shown(depth)}", hint="give two numbers from 0 to 1, the smaller first")
     return Selector(tuple(roles) or None, stack, (float(depth[0]), float(depth[1])) if depth is not None else None)
 
 
@@ -144,10 +144,28 @@ def _is_depth(depth: Any) -> bool:
     return all(isinstance(x, int | float) for x in depth) and 0 <= depth[0] < depth[1] <= 1
 
 
+def _string(table: dict[str, Any], key: str, where: str) -> str:
+    value = table.get(key, "")
+    if not isinstance(value, str):
+        raise RecipeError(f"{where}: {key} is {_shown(value)}", hint=f"write {key} as text, in quotes")
+    return value
+
+
+def _type(table: dict[str, Any], key: str, where: str) -> TensorType:
+    value = table[key]
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise RecipeError(f"{where}: {key} is {_shown(value)}", hint=f'write a type: {key} = "q5_0"')
+    return parse_type(value)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
+
+
 def _strings(table: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise RecipeError(f"{where}: {key} is {value!r}", hint=f"write {key} as a list of strings")
+        raise RecipeError(f"{where}: {key} is {_shown(value)}", hint=f"write {key} as a list of strings")
     return tuple(value)
 
 

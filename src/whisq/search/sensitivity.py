@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from whisq.documents import Document, json_value
 from whisq.errors import CalibrationError
+from whisq.records import RecordError, record
 from whisq.writing import write_text
 
 
@@ -68,31 +71,22 @@ def write_sensitivity(path: str | Path, sensitivity: Sensitivity) -> None:
     write_text(path, json.dumps(document, indent=1) + "\n")
 
 
+_FILE = Document("a sensitivity file", CalibrationError, "give what `whisq search --sensitivity FILE` wrote", 1 << 26)
+
+
 def read_sensitivity(path: str | Path) -> Sensitivity:
-    """Return the sensitivity in a file; raises ``CalibrationError``."""
+    """Return the sensitivity in a file; raises ``CalibrationError`` for one that is damaged or holds NaN."""
+    text = _FILE.text(Path(path))
     try:
-        document = json.loads(Path(path).read_text("utf-8"))
-        if document["whisq.sensitivity"] != 1:
-            raise ValueError("another version")
-        seconds, provenance = document["seconds"], document["provenance"]
-        if not isinstance(provenance, dict):
-            raise TypeError("its provenance is not an object")
-        return Sensitivity(
-            {name: {t: float(h) for t, h in harms.items()} for name, harms in document["harms"].items()},
-            float(document["scale"]),
-            float(document["correlation"]),
-            tuple((float(a), float(b)) for a, b in document["mixes"]),
-            provenance,
-            {name: tuple(types) for name, types in document["measured"].items()},
-            tuple((float(a), float(b)) for a, b in document["checks"]),
-            tuple(Mix(**mix) for mix in document["curve"]),
-            None if seconds is None else {name: float(value) for name, value in seconds.items()},
-        )
-    except OSError as error:
-        raise CalibrationError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CalibrationError(
-            f"{path}: is not a sensitivity file, or is damaged"
-            + ("" if isinstance(error, ValueError) else f": {error}"),
-            hint="give what `whisq search --sensitivity FILE` wrote",
-        ) from None
+        document = json_value(text)
+        if not isinstance(document, dict) or document.pop("whisq.sensitivity", None) != 1:
+            raise RecordError("it does not say so, or is of another version")
+        # Of mixes that do not differ there is none, and Python writes that as NaN.
+        correlation = document.get("correlation")
+        if isinstance(correlation, float) and math.isnan(correlation):
+            return replace(record(Sensitivity, {**document, "correlation": 0.0}, "it"), correlation=correlation)
+        return record(Sensitivity, document, "it")
+    except ValueError as error:
+        # What a parser says is of no use to whoever gave another kind of file.
+        told = f": {error}" if isinstance(error, RecordError) else ""
+        raise CalibrationError(f"{path}: is not a sensitivity file, or is damaged{told}", hint=_FILE.hint) from None

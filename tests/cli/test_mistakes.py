@@ -60,7 +60,7 @@ MISTAKES = [
         "--calibration FILE -o FILE --size SIZE",
     ),
     (SEARCH, "one of the arguments --size --bits", "MODEL --calibration FILE -o FILE --size SIZE"),
-    ("optimize in.bin out.bin --data clips", "one of the arguments", "MODEL OUTPUT --data CLIPS --size SIZE"),
+    ("optimize in.bin out.bin --data clips", "one of the arguments", "MODEL OUTPUT --size SIZE"),
     # types
     ("quantize in.bin out.bin q5_0 q4_0", "TYPE is given twice: q5_0 and q4_0", "whisq quantize in.bin out.bin q4_0"),
     ("quantize q5_0 q4_0 in.bin", "TYPE is given twice: q5_0 and q4_0", "INPUT OUTPUT TYPE"),

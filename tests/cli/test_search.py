@@ -6,10 +6,14 @@ import pytest
 
 import whisq
 from tests.support.calibrations import write as write_calibration
+from tests.support.command_line import run
 from tests.support.containers import write_model
 from tests.support.models import WIDE
 from whisq.cli import main
+from whisq.clips.builtin import SOURCE
+from whisq.clips.clip import ClipSet
 from whisq.search import Sensitivity, Space
+from whisq.search.judging import Divergences
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 
 
@@ -73,3 +77,52 @@ def test_speeds_are_measured_in_the_target_and_kept(tmp_path, monkeypatch) -> No
     assert read_sensitivity(tmp_path / "timed.json").seconds == {
         kind.name: 1.0 + kind.bits_per_weight for kind in {k for kinds in space.types.values() for k in kinds}
     }
+
+
+@pytest.fixture
+def judged_by_nobody(monkeypatch, tmp_path):
+    """A model and its calibration; every type diverges as its precision says, and feedback less."""
+
+    class MadeUp:
+        def __init__(self, *given) -> None:
+            del given
+
+        def divergences(self, plan) -> Divergences:
+            total = (0.5 if plan.method.name == "feedback" else 1.0) * 10 ** (-plan.recipe.default.precision_db / 10)
+            return Divergences((total, 2 * total), (1, 1))
+
+    monkeypatch.setattr("whisq.optimization.choices.Judge", MadeUp)
+    monkeypatch.setattr("whisq.formats.special_tokens.special_tokens", lambda model: None)
+    monkeypatch.setattr("whisq.clips.builtin.builtin_clips", lambda part, special: ClipSet(SOURCE, part, ()))
+    write_calibration(tmp_path / "a.calib")
+    return ["search", write_model(tmp_path / "wide.bin", WIDE), "--calibration", tmp_path / "a.calib"]
+
+
+def test_for_stock_whisper_cpp_the_best_type_is_found_and_the_command_it_names_makes_the_file(
+    judged_by_nobody, tmp_path, capsys
+) -> None:
+    source, recipe = judged_by_nobody[1], tmp_path / "best.toml"
+    with whisq.open_model(source) as model:
+        kind = whisq.parse_type("q5_0")
+        size = whisq.make_plan(model, whisq.Recipe(kind, embedding=kind)).size_bytes
+    words = [*judged_by_nobody, "--target", "whisper.cpp", "--types", "q4_0,q5_0,q8_0"]
+    code, out, _ = run(capsys, *words, "--size", f"{size}B", "-o", recipe)
+    assert code == 0
+    assert "-> q5_0 feedback" in out
+    assert "synthetic speech" in out
+    assert whisq.load_recipe(str(recipe)).embedding is kind
+    named = out.splitlines()[-1].partition("whisq quantize: ")[2].split()
+    code, _, err = run(capsys, "quantize", source, tmp_path / "out.bin", *named)
+    assert code == 0
+    assert "embedding: q5_0" in err
+    assert (tmp_path / "out.bin").stat().st_size == size
+
+
+def test_what_is_for_mixes_is_refused_there(judged_by_nobody, tmp_path, capsys) -> None:
+    words = [*judged_by_nobody, "--target", "whisper.cpp", "--bits", 9, "-o", tmp_path / "best.toml"]
+    code, _, err = run(capsys, *words, "--sensitivity", tmp_path / "s.json")
+    assert code == 1
+    assert "--sensitivity is for mixes, and whisper.cpp loads one type only" in err
+    code, _, err = run(capsys, *judged_by_nobody, "--target", "whisper.cpp", "--size", 9, "-o", tmp_path / "best.toml")
+    assert code == 1
+    assert "--size 9 has no unit; the smallest possible file has" in err

@@ -1,6 +1,7 @@
 """All in one go on real weights: what comes of it, that it resumes, and that errors come before the work."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,10 @@ from whisq.demo import SENTENCE
 from whisq.errors import DataError, MissingExtraError, OutputError, PlanError
 from whisq.evaluation.results_json import read_results
 from whisq.optimization.run import OptimizationSettings, optimize
-from whisq.recipe import load_recipe
+from whisq.recipe import load_recipe, save_recipe
+
+SIZE = 77_000_000
+"""Within what tiny.en can be when but two matrices take part."""
 
 
 def test_the_file_has_the_size_and_is_judged_on_held_out_clips(optimized, optimized_size: int) -> None:
@@ -34,10 +38,12 @@ def test_it_stands_beside_the_source_and_the_next_uniform_files(optimized) -> No
 def test_what_was_made_on_the_way_is_kept(optimized) -> None:
     assert optimized.folder == optimized.output.with_name("mix.optimize")
     names = {path.name for path in optimized.folder.iterdir()}
-    assert {"model.calib", "sensitivity.json", "recipe.toml", "results.json", "report.html"} <= names
+    made = {"model.calib", "sensitivity.json", "mix.toml", "recipe.toml", "results.json", "report.html"}
+    assert made <= names
     assert read_results(optimized.folder / "results.json").models == optimized.evaluation.models
-    kinds = {rule.type.name for rule in load_recipe(str(optimized.folder / "recipe.toml")).rules}
+    kinds = {rule.type.name for rule in load_recipe(str(optimized.folder / "mix.toml")).rules}
     assert kinds <= {"q4_0", "q8_0", "f16"}
+    assert (optimized.folder / "recipe.toml").read_text() == save_recipe(optimized.recipe)
     assert '<section id="search"' in (optimized.folder / "report.html").read_text()
 
 
@@ -60,7 +66,7 @@ def test_the_same_again_makes_nothing_and_another_size_measures_nothing(
         tiny_en_bin,
         optimized.output.with_name("larger.bin"),
         speakers,
-        bits=20.0,
+        bits=16.3,
         settings=settings(folder=optimized.folder),
     )
     assert {"model.calib", "sensitivity.json"} <= set(other.reused)
@@ -78,17 +84,24 @@ def test_a_file_that_was_changed_is_made_again(optimized, tiny_en_bin, speakers,
 @pytest.mark.parametrize(
     ("changed", "error", "said"),
     [
-        ({"size_bytes": 1 << 30, "settings": OptimizationSettings(protect=(".*",))}, PlanError, "no matrix takes part"),
-        ({"size_bytes": 1 << 20}, PlanError, "the smallest mix is a file of"),
-        ({"bits": 2.0}, PlanError, "the smallest mix has"),
+        ({"size_bytes": SIZE, "settings": OptimizationSettings(protect=(".*",))}, PlanError, "no matrix takes part"),
+        ({"size_bytes": 1 << 20}, PlanError, "are too few: the smallest possible file has"),
+        ({"size_bytes": 1 << 30}, PlanError, "leave nothing to choose: the smallest possible file has"),
+        ({"bits": 2.0}, PlanError, "are too few: the smallest possible file has"),
+        ({"divergence": 12.0}, PlanError, "only guesses"),
         ({}, PlanError, "one goal"),
-        ({"size_bytes": 1 << 30, "bits": 5.0}, PlanError, "one goal"),
-        ({"size_bytes": 1 << 30, "output": "nowhere/out.bin"}, OutputError, "does not exist"),
-        ({"size_bytes": 1 << 30, "data": "nothing"}, DataError, "no such file"),
+        ({"size_bytes": SIZE, "bits": 5.0}, PlanError, "one goal"),
+        ({"size_bytes": SIZE, "output": "nowhere/out.bin"}, OutputError, "does not exist"),
+        ({"size_bytes": SIZE, "data": "nothing"}, DataError, "no such file"),
         (
-            {"size_bytes": 1 << 30, "settings": OptimizationSettings(target="whisper.cpp")},
+            {"size_bytes": 1 << 25, "output": "out.gguf", "settings": OptimizationSettings(target="whisper.cpp")},
             PlanError,
-            "cannot load mixed types",
+            "it reads .bin files",
+        ),
+        (
+            {"size_bytes": 1 << 25, "settings": OptimizationSettings(target="whisper.cpp", embedding="q8_0")},
+            PlanError,
+            "it wants one type for all matrices",
         ),
     ],
 )
@@ -106,7 +119,7 @@ def test_one_clip_is_too_few(tiny_en_bin, speech_wav, tmp_path) -> None:
     (tmp_path / "one.wav").write_bytes(speech_wav.read_bytes())
     (tmp_path / "one.txt").write_text(SENTENCE)
     with pytest.raises(DataError, match="none can be held out"):
-        optimize(tiny_en_bin, tmp_path / "out.bin", tmp_path, size_bytes=1 << 30, settings=settings())
+        optimize(tiny_en_bin, tmp_path / "out.bin", tmp_path, size_bytes=SIZE, settings=settings())
 
 
 def test_a_missing_package_is_told_first(tiny_en_bin, speakers, tmp_path, monkeypatch) -> None:
@@ -118,3 +131,31 @@ def test_a_missing_package_is_told_first(tiny_en_bin, speakers, tmp_path, monkey
 def test_the_folder_says_what_made_each_file(optimized) -> None:
     known = json.loads((optimized.folder / "made.json").read_text())
     assert {"model.calib", "sensitivity.json", "recipe.toml", "mix.bin"} <= set(known)
+
+
+@pytest.mark.slow
+def test_for_stock_whisper_cpp_it_is_the_closest_file_of_one_type_and_needs_neither_jiwer_nor_a_runtime(
+    tiny_en_bin, speakers, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("whisq.optimization.run.missing_packages", lambda *names: ["jiwer"])
+    chosen = OptimizationSettings(types=("q4_0", "q5_0"), target="whisper.cpp")
+    found = optimize(tiny_en_bin, tmp_path / "best.bin", speakers, size_bytes=30_000_000, settings=chosen)
+    assert found.output.stat().st_size == found.plan.size_bytes <= 30_000_000
+    assert {a.type.name for a in found.plan.assignments if a.tensor.spec.is_matrix} == {"q5_0"}
+    assert found.recipe.embedding is found.recipe.default
+    means = {judged.name: judged.divergences.mean for judged in found.ladder.judged}
+    assert {"q4_0 ggml", "q5_0 ggml", "q5_0 feedback"} <= means.keys()
+    assert means[found.ladder.chosen.name] == min(means.values()) < means["q4_0 ggml"]
+    assert found.evaluation is None
+    assert "jiwer" in found.left_out
+    assert not (found.folder / "report.html").exists()
+    again = optimize(
+        tiny_en_bin,
+        tmp_path / "small.bin",
+        speakers,
+        size_bytes=26_000_000,
+        settings=replace(chosen, folder=found.folder),
+    )
+    assert "model.calib" in again.reused
+    assert again.recipe.default.name == "q4_0"
+    assert means["q4_0 ggml"] == next(j for j in again.ladder.judged if j.name == "q4_0 ggml").divergences.mean

@@ -15,9 +15,22 @@ from whisq.calibration import read_calibration
 from whisq.errors import PlanError
 from whisq.provenance import provenance_of
 from whisq.quantization.rounding import FEEDBACK
-from whisq.search import Choice, Goal, Mix, Sensitivity, Space, curve, read_sensitivity, search, solve
+from whisq.search import (
+    Choice,
+    Goal,
+    Mix,
+    Sensitivity,
+    Space,
+    curve,
+    read_sensitivity,
+    refuse_out_of_reach,
+    search,
+    sizes_of_mixes,
+    solve,
+)
 from whisq.search.allocate import allocate
 from whisq.types import F16, TYPES
+from whisq.whisper import TOKEN_EMBEDDING
 
 Q4, Q5, Q8 = TYPES["q4_0"], TYPES["q5_0"], TYPES["q8_0"]
 
@@ -81,7 +94,7 @@ def test_it_is_the_best_of_all_mixes_of_a_few_matrices(model, names) -> None:
 
 def test_protection_the_target_and_misfits_are_respected(model) -> None:
     embedding = "decoder.token_embedding.weight"
-    plain = Space.of(model, (), "transcribe.cpp", (r".*cross_attn.*",), ())
+    plain = Space.of(model, (), "transcribe.cpp", (r".*cross_attn.*",), (), F16)
     assert embedding not in plain.types
     assert not any("cross_attn" in name for name in plain.types)
     assert not {"q3_K", "iq4_nl"} & {kind.name for kinds in plain.types.values() for kind in kinds}
@@ -232,13 +245,59 @@ def test_nothing_is_planned_again_to_solve(model, monkeypatch) -> None:
     assert len(curve(space, sensitivity_of(space))) > len(space.usual)
 
 
-def test_a_size_out_of_reach_is_refused_before_measuring(model) -> None:
+def test_a_goal_out_of_reach_is_refused_before_measuring_with_what_is_possible(model) -> None:
     space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", (), ())
-    size = whisq.make_plan(model, whisq.Recipe(Q4)).size_bytes
+    smallest, largest = sizes_of_mixes(space)
+    assert smallest == whisq.make_plan(model, whisq.Recipe(Q4, embedding=Q8)).size_bytes
+    assert largest == whisq.make_plan(model, whisq.Recipe(F16)).size_bytes
+    said = rf"the smallest possible file has {smallest / 1e6:.2f} MB \({smallest} bytes\)"
     # The calibration would be looked at to measure.
-    for goal in (Goal(size_bytes=size - 1), Goal(bits=1.0)):
-        with pytest.raises(PlanError, match="the matrices take at least"):
-            search(model, None, goal, space)
+    with pytest.raises(PlanError, match=f"are too few: {said}"):
+        search(model, None, Goal(size_bytes=smallest - 1), space)
+    with pytest.raises(PlanError, match=f"leave nothing to choose: {said}"):
+        search(model, None, Goal(size_bytes=largest + 1), space)
+    for bits in (1.0, 40.0):
+        with pytest.raises(PlanError, match=r"the smallest possible file has [\d.]+ bits per weight, the model in f16"):
+            search(model, None, Goal(bits=bits), space)
+    with pytest.raises(PlanError, match="a model that only guesses"):
+        search(model, None, Goal(divergence=50.0), space)
+    for goal in (Goal(size_bytes=smallest), Goal(size_bytes=largest)):
+        refuse_out_of_reach(goal, (smallest, largest), model)
+
+
+def test_the_embedding_joins_from_q8_0_up_and_lower_only_by_name(model) -> None:
+    tight = Goal(size_bytes=sizes_of_mixes(Space.of(model, (), "transcribe.cpp", (), ()))[0])
+    space = Space.of(model, (), "transcribe.cpp", (), ())
+    assert [kind.name for kind in space.types[TOKEN_EMBEDDING]] == ["q8_0", "f16"]
+    recipe = searched(model, tight, space).recipe
+    assert recipe.embedding is Q8
+    assert not any("token_embedding" in str(rule) for rule in recipe.rules)
+    assert "embedding = 'q8_0'" in whisq.save_recipe(recipe)
+    assert whisq.make_plan(model, recipe)[TOKEN_EMBEDDING].type is Q8
+    named = Space.of(model, (), "transcribe.cpp", (), (), Q5)
+    assert named.types[TOKEN_EMBEDDING] == (Q5,)
+    assert searched(model, Goal(bits=12.0), named).recipe.embedding is Q5
+    for kept in (
+        Space.of(model, (), "transcribe.cpp", (), (), F16),
+        Space.of(model, (), "transcribe.cpp", (r"decoder\.token_embedding.*",), ()),
+        Space.of(model, ("q4_0", "q5_0"), "transcribe.cpp", (), ()),
+    ):
+        assert TOKEN_EMBEDDING not in kept.types
+        assert searched(model, Goal(bits=12.0), kept).recipe.embedding is None
+    with pytest.raises(PlanError, match="does not load iq4_nl"):
+        Space.of(model, (), "transcribe.cpp", (), (), TYPES["iq4_nl"])
+
+
+def test_what_was_measured_without_the_embedding_still_serves(model) -> None:
+    before = sensitivity_of(Space.of(model, (), "transcribe.cpp", (), (), F16))
+    space = Space.of(model, (), "transcribe.cpp", (), ())
+    found = solve(model, None, Goal(bits=12.0), space, before)
+    plan = whisq.make_plan(model, found.recipe)
+    assert plan[TOKEN_EMBEDDING].type is F16
+    assert plan.size_bytes == found.mix.size_bytes
+    assert plan.bits_per_weight <= 12.0
+    with pytest.raises(PlanError, match=r"token_embedding\.weight was not measured"):
+        solve(model, None, Goal(bits=12.0), Space.of(model, (), "transcribe.cpp", (), (), Q8), before)
 
 
 def test_bits_are_those_of_the_result_not_of_an_f32_source(tmp_path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from whisq.cli.paths import Clips
+from whisq.errors import PlanError
+from whisq.units import megabytes
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB)?", re.IGNORECASE)
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def count(text: str) -> int:
@@ -53,12 +56,30 @@ def device(text: str) -> str:
     return text
 
 
-def size_bytes(text: str) -> int:
+class WithoutUnit(str):
+    """A size that could be anything: only the command, which knows the model, can say what is possible."""
+
+
+def size_bytes(text: str) -> int | WithoutUnit:
     """Return the bytes that ``45MB`` means, as argparse wants it: MB is 10⁶ bytes, MiB 2²⁰."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 45MB")
-    return int(float(match.group(1)) * _UNITS[(match.group(2) or "").lower()])
+    if match.group(2) is None:
+        return WithoutUnit(match.group(1))
+    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
+
+
+def check_unit(size: int | WithoutUnit | None, possible: Callable[[], Sequence[int]]) -> None:
+    """Raise ``PlanError`` for a size without a unit, with the smallest of the possible sizes."""
+    if not isinstance(size, WithoutUnit):
+        return
+    smallest = min(possible())
+    meant = max(float(size), math.ceil(megabytes(smallest)))
+    raise PlanError(
+        f"--size {size} has no unit; the smallest possible file has {megabytes(smallest):.2f} MB",
+        hint=f"--size {meant:g}MB",
+    )
 
 
 def type_names(text: str) -> tuple[str, ...]:
@@ -112,7 +133,12 @@ def add_space(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--target",
         metavar="RUNTIME",
         default="transcribe.cpp",
-        help="choose what this runtime loads (default: transcribe.cpp)",
+        help="choose what this runtime loads (default: transcribe.cpp); for whisper.cpp, the best file of one type",
+    )
+    space.add_argument(
+        "--embedding",
+        metavar="TYPE",
+        help="give the token embedding TYPE; f16 keeps it whole (default: q8_0 where that helps a mix)",
     )
     space.add_argument("--unprotect", metavar="PATTERN", action="append", default=[], help="also include PATTERN")
     space.add_argument("--protect", metavar="PATTERN", action="append", default=[], help="exclude PATTERN")

@@ -50,10 +50,10 @@ _EXPLAINED = {
     (
         "optimize",
         "--calibration",
-    ): "it calibrates by itself, on two thirds of --data; to use a calibration: whisq search",
+    ): "it calibrates by itself, on two thirds of --data or on built-in speech; to use a calibration: whisq search",
     ("optimize", "--json"): "results.json is in the folder OUTPUT.optimize, see --folder",
     ("optimize", "--report"): "report.html is in the folder OUTPUT.optimize, see --folder",
-    ("optimize", "-o"): "OUTPUT goes by its place, the second: whisq optimize MODEL OUTPUT --data CLIPS --size SIZE",
+    ("optimize", "-o"): "OUTPUT goes by its place, the second: whisq optimize MODEL OUTPUT --size SIZE",
 }
 """What other projects have and whisq does otherwise, by command and option."""
 _SAME_VALUE = {
@@ -131,10 +131,12 @@ def _value_of(action: argparse.Action) -> str:
 def shape_of(parser: argparse.ArgumentParser) -> str:
     """Return a command line with a name in each place that has to be filled."""
     places = [str(action.metavar) for action in parser._actions if not action.option_strings and action.metavar]
+    # Where a goal is wanted there is speech to do without data.
+    goals = any(group.required for group in parser._mutually_exclusive_groups)
     needed = [
         f"{action.option_strings[0]}{_value_of(action)}"
         for action in parser._actions
-        if action.option_strings and (action.required or action.dest == "data")
+        if action.option_strings and (action.required or (action.dest == "data" and not goals))
     ]
     needed += [
         f"{group._group_actions[0].option_strings[0]}{_value_of(group._group_actions[0])}"

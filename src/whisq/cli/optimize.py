@@ -7,29 +7,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, add_goal, add_space, count, device
+from whisq.cli.arguments import WithoutUnit, add_clips, add_goal, add_space, check_unit, count, device
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_swapped
 from whisq.cli.paths import Read, Written
+from whisq.runtimes.registry import parse_runtime
 from whisq.stopping import begin
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
+    from whisq.evaluation.results import Evaluation
     from whisq.optimization.run import Optimized
+    from whisq.runtimes.runtime import Runtime
 
 _EPILOG = """
+  whisq optimize --target whisper.cpp base-f16.bin base-best.bin --size 60MB
   whisq optimize base-f16.bin base-80.bin --data clips --size 80MB
 
-CLIPS is what `whisq evaluate` takes; about 60 clips are good. A third of the audio is held out to judge by, of
-speakers that were not calibrated on where the data names speakers (LibriSpeech's layout, a column `speaker`).
+Without CLIPS, synthetic speech that comes with whisq is calibrated on, and other such speech judges. CLIPS is what
+`whisq evaluate` takes; about 60 clips are good. A third of the audio is held out to judge by, of speakers that were not
+calibrated on where the data names speakers (LibriSpeech's layout, a column `speaker`).
 
-OUTPUT's folder gets a folder OUTPUT.optimize with model.calib, sensitivity.json, recipe.toml, the uniform files beside
-the result, results.json and report.html. The same command resumes where it stopped; another --size measures only the
-new files.
+A mix is the answer only where no file of one type that the goal allows, embedding included, is as good.
+
+OUTPUT's folder gets a folder OUTPUT.optimize with model.calib, recipe.toml, sensitivity.json and mix.toml of the search
+and, with CLIPS, files of one type beside the result, results.json and report.html. The same command resumes where it
+stopped; another --size measures only the new files.
 """
 
 
-_MADE_ON_THE_WAY = ("model.calib", "sensitivity.json", "recipe.toml", "results.json", "report.html", "made.json")
+_MADE_ON_THE_WAY = (
+    "model.calib",
+    "sensitivity.json",
+    "mix.toml",
+    "recipe.toml",
+    "results.json",
+    "report.html",
+    "made.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     add_goal(parser)
     data = parser.add_argument_group("the data")
-    add_clips(data, what="audio and what is said in it", seed_of="the draw and the split")
+    add_clips(
+        data,
+        what="audio and what is said in it (default: built-in synthetic speech)",
+        seed_of="the draw and the split",
+        required=False,
+    )
     add_space(parser)
     how = parser.add_argument_group("how it runs")
     how.add_argument("--probes", type=count, default=8, metavar="N", help="search on N pieces of audio (default: 8)")
@@ -71,6 +91,8 @@ def more_outputs(args: argparse.Namespace) -> list[Path]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Optimize; returns the exit code."""
+    from whisq.cli.notes import lost_companions
+    from whisq.formats import container_of, open_model
     from whisq.optimization.run import OptimizationSettings, optimize
 
     settings = OptimizationSettings(
@@ -78,6 +100,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         target=args.target,
         protect=tuple(args.protect),
         unprotect=tuple(args.unprotect),
+        embedding=args.embedding,
         probes=args.probes,
         limit=args.limit,
         seed=args.seed,
@@ -86,6 +109,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         device=args.device,
         folder=Path(args.folder) if args.folder else None,
     )
+    if isinstance(args.size, WithoutUnit):
+        with open_model(args.model) as model:
+            check_unit(args.size, settings.choices(model, container_of(Path(args.output))).sizes)
     begin(resumes=True)
     with console.stages() as progress:
         found = optimize(
@@ -100,21 +126,39 @@ def run(args: argparse.Namespace, console: Console) -> int:
         )
     for message, hint in found.calibration.warnings:
         console.warn(message, hint)
-    for problem in found.evaluation.data.problems:
+    for problem in found.judged.problems:
         console.warn(f"left out: {problem}")
     if found.reused:
         console.note(f"from an earlier run: {', '.join(found.reused)}")
-    for line in lines_of(found):
+    for line in lines_of(found, parse_runtime(args.target), args.embedding):
         console.data(line)
+    if found.left_out:
+        console.note(f"left out: {found.left_out}")
+    for note in lost_companions(found.plan, found.output):
+        console.note_always(note)
     return 0
 
 
-def lines_of(found: Optimized) -> Iterator[str]:
-    """Yield what came of it: sizes, divergences, error rates, and a verdict against the uniform files."""
+def lines_of(found: Optimized, target: Runtime, embedding: str | None) -> Iterator[str]:
+    """Yield what came of it: all files judged, the answer, and what it says where transcripts were compared."""
+    from whisq.cli.ladder import answer_line, embedding_line, ladder_lines
+
+    yield from ladder_lines(found.ladder, found.judged)
+    yield answer_line(found.ladder, found.plan)
+    yield embedding_line(found.plan, target=target.name, loads_mixes=target.loads_mixes, asked=embedding)
+    if found.evaluation is not None:
+        yield from word_lines(found.evaluation)
+    loading = ", ".join(verdict.runtime for verdict in found.plan.verdicts if verdict.loads)
+    yield f"loads in {loading}"
+    report = f"; report: {found.folder / 'report.html'}" if found.evaluation is not None else ""
+    yield f"wrote {found.output}: {found.plan.size_bytes} bytes, {megabytes(found.plan.size_bytes):.2f} MB{report}"
+
+
+def word_lines(evaluation: Evaluation) -> Iterator[str]:
+    """Yield error rates of source, result and files of one type beside it, and verdicts between them."""
     from whisq.report.tables import Table, text_lines
     from whisq.report.wording import interval, number, percent, verdict_word
 
-    evaluation = found.evaluation
     rows = []
     for index, (model, summary) in enumerate(zip(evaluation.models, evaluation.summaries, strict=True)):
         inside = summary.divergence if summary else None
@@ -134,15 +178,14 @@ def lines_of(found: Optimized) -> Iterator[str]:
     yield from text_lines(Table(heading, tuple(rows)))
     yield f"judged on {len(evaluation.data.clips)} clips held out ({evaluation.data.duration_s:.0f} s)"
     for index in range(2, len(evaluation.models)):
-        line = _against(found, index)
+        line = _against(evaluation, index)
         if line:
             yield line
-    yield f"wrote {found.output}; report: {found.folder / 'report.html'}"
 
 
-def _against(found: Optimized, other: int) -> str:
-    mine, theirs = found.evaluation.models[1], found.evaluation.models[other]
-    difference = found.evaluation.divergence_difference(1, other)
+def _against(evaluation: Evaluation, other: int) -> str:
+    mine, theirs = evaluation.models[1], evaluation.models[other]
+    difference = evaluation.divergence_difference(1, other)
     if difference is None:
         return ""
     sums = [sum(sum(one.divergences) for one in model.inside) for model in (mine, theirs)]

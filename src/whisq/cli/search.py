@@ -6,12 +6,13 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_goal, add_space, count, device, whole_number
+from whisq.cli.arguments import add_clips, add_goal, add_space, check_unit, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
 from whisq.errors import PlanError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import parse_runtime
+from whisq.types import parse_type
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
 
@@ -28,8 +29,11 @@ _EPILOG = """
   whisq search base-f16.bin --calibration base.calib --size 80MB -o mix.toml --sensitivity base.json
   whisq search base-f16.bin --calibration base.calib --size 90MB -o other.toml --reuse base.json
   whisq quantize base-f16.bin base-mix.bin --recipe mix.toml --calibration base.calib
+  whisq search --target whisper.cpp base-f16.bin --calibration base.calib --size 60MB -o best.toml
 
-What is measured once serves every budget: --reuse takes it from a file and answers at once.
+For a target that loads one type only it is the best type and method, judged on clips that calibrated nothing: CLIPS, or
+synthetic speech that comes with whisq. What is measured once serves every budget: --reuse takes it from a file and
+answers at once.
 """
 
 
@@ -53,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take the fastest in transcribe.cpp, timed here, of the mixes that diverge at most a tenth more",
     )
+    judging = parser.add_argument_group("what judges files of one type")
+    add_clips(
+        judging,
+        what="audio that was not calibrated on (default: built-in synthetic speech)",
+        seed_of="the draw, and the random mixes",
+        required=False,
+    )
     how = parser.add_argument_group("how it measures")
     how.add_argument(
         "--method", choices=method_names(), help="round matrices this way (default: feedback, or --reuse's)"
@@ -65,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " all others predicted from gradients (default: one up to base's size, few beyond)",
     )
     how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
-    how.add_argument("--seed", type=whole_number, default=0, metavar="N", help="seed the random mixes (default: 0)")
     how.add_argument(
         "--device",
         type=device,
@@ -93,6 +103,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         # Before the moments are factored, which takes seconds.
         calibration.check_fits(model)
         calibration = check_factors(calibration)
+        if not parse_runtime(args.target).loads_mixes:
+            return _uniform(args, console, model, calibration)
         searched = _search(args, console, model, calibration)
         write_text(args.output, save_recipe(searched.recipe))
         for line in lines_of(searched, args.output):
@@ -100,19 +112,71 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _uniform(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> int:
+    """Write the recipe of the best type throughout, and say with which method; returns the exit code."""
+    from whisq.cli.ladder import answer_line, ladder_lines
+    from whisq.clips.builtin import builtin_clips
+    from whisq.clips.datasets import load_clips
+    from whisq.formats.special_tokens import special_tokens
+    from whisq.optimization.choices import Choices, ladder_for
+    from whisq.recipe import save_recipe
+    from whisq.search import Goal, refuse_out_of_reach
+
+    given = {"--sensitivity": args.sensitivity, "--reuse": args.reuse, "--prefer-fast": args.prefer_fast}
+    given["--method"] = args.method
+    for option in (name for name, value in given.items() if value):
+        raise PlanError(f"{option} is for mixes, and {args.target} loads one type only", hint=f"leave out {option}")
+    choices = Choices.of(
+        model,
+        args.format,
+        target=args.target,
+        types=args.types,
+        protect=args.protect,
+        unprotect=args.unprotect,
+        embedding=args.embedding,
+    )
+    check_unit(args.size, choices.sizes)
+    goal = Goal(args.size, args.bits, args.divergence, args.format)
+    refuse_out_of_reach(goal, choices.sizes(), model)
+    if args.data is None:
+        clips = builtin_clips("judge", special_tokens(model))
+    else:
+        clips = load_clips(args.data, limit=args.limit, seed=args.seed, language=args.language, skip_bad=args.skip_bad)
+    with console.stages() as progress:
+        ladder = ladder_for(choices, goal, calibration, clips, device=args.device, seed=args.seed, progress=progress)
+    write_text(args.output, save_recipe(ladder.chosen.candidate.plan.recipe))
+    for line in (*ladder_lines(ladder, clips), answer_line(ladder, ladder.chosen.candidate.plan)):
+        console.data(line)
+    method = ladder.chosen.candidate.method
+    how = "" if method.is_plain else f" --calibration {args.calibration} --method {method}"
+    console.data(f"wrote {args.output}; for whisq quantize: --target {args.target} --recipe {args.output}{how}")
+    return 0
+
+
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
-    from whisq.search import Goal, SearchSettings, Space, measure_space, refuse_unreachable, solve, write_sensitivity
+    from whisq.search import (
+        Goal,
+        SearchSettings,
+        Space,
+        measure_space,
+        refuse_out_of_reach,
+        sizes_of_mixes,
+        solve,
+        write_sensitivity,
+    )
     from whisq.search.measure import parse_how
 
+    embedding = parse_type(args.embedding) if args.embedding else None
+    space = Space.of(model, args.types, args.target, tuple(args.protect), tuple(args.unprotect), embedding)
+    check_unit(args.size, lambda: sizes_of_mixes(space))
     goal = Goal(args.size, args.bits, args.divergence, args.format)
-    space = Space.of(model, args.types, args.target, tuple(args.protect), tuple(args.unprotect))
     meter = None
     if args.reuse:
         sensitivity = _reused(args, console, model, calibration)
     else:
         method = parse_method(args.method) if args.method else best_method(calibration)
         settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure))
-        refuse_unreachable(goal, space)
+        refuse_out_of_reach(goal, sizes_of_mixes(space), model)
         with console.stages() as progress:
             sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)
     # What was measured is kept before anything is solved.
@@ -162,6 +226,9 @@ def lines_of(searched: Searched, output: str) -> Iterator[str]:
         yield _line(mix)
     if searched.better_than_all is False:
         yield "the mix is not better than all of these: a smaller or equal file is expected to do at least as well"
+    embedding = searched.recipe.embedding
+    if embedding is not None:
+        yield f"embedding: {embedding}; --embedding f16 keeps it whole"
     yield f"wrote {output}"
 
 

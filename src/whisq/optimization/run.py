@@ -1,12 +1,12 @@
-"""All of it in one go: calibrate, search, quantize, evaluate, report.
+"""All of it in one go: calibrate, search, judge, quantize, evaluate, report.
 
-The data is split: what is judged by was not calibrated on. What each step makes is kept in a folder with a key of what
-made it, so that the same call again resumes where it stopped, and another size measures nothing again.
+The data is split: what is judged by was not calibrated on. A searched mix is judged beside every file of one type that
+the goal allows, and is the answer only where none of them is as good. What each step makes is kept in a folder with a
+key of what made it, so that the same call again resumes where it stopped, and another size measures little again.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,22 @@ from pathlib import Path
 from whisq.calibration import Calibration, read_calibration
 from whisq.calibration.factors import check_factors
 from whisq.calibration.run import CalibrationSettings, calibrate
+from whisq.clips.builtin import builtin_clips
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.clips.split import split_clips
-from whisq.errors import PlanError
+from whisq.errors import RuntimeUnavailableError
 from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import EvaluationSettings, evaluate
-from whisq.extras import REPORTING, SCORING, require_packages
+from whisq.extras import REPORTING, SCORING, install_hint, missing_packages
 from whisq.formats import container_of, open_model
+from whisq.formats.layout import ContainerName
+from whisq.formats.special_tokens import special_tokens
 from whisq.model import Model
 from whisq.network.devices import check_device
+from whisq.optimization.choices import Choices, ladder_for
 from whisq.optimization.steps import Steps
 from whisq.progress import Progress, no_progress
 from whisq.provenance import provenance_of
@@ -33,29 +37,33 @@ from whisq.quantization.method import GGML, Method
 from whisq.quantization.plan import Plan, make_plan
 from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
-from whisq.recipe import Recipe, Rule, load_recipe, save_recipe
+from whisq.recipe import Recipe, load_recipe, save_recipe
 from whisq.report.page import write_report
-from whisq.runtimes.registry import is_readable
-from whisq.search.goal import Goal, Space
+from whisq.runtimes.registry import installed_runtimes, is_readable
+from whisq.search.goal import Goal
 from whisq.search.measure import SearchSettings
+from whisq.search.reach import refuse_out_of_reach
 from whisq.search.run import measure_space, solve
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
+from whisq.search.uniform import Candidate, Ladder
 from whisq.types import F16, TensorType
 from whisq.writing import write_text
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizationSettings:
-    """What the mix may consist of, and how it is measured.
+    """What the file may consist of, and how it is measured.
 
-    ``inside`` is the number of clips for the divergence of the files; ``folder`` is where what is made on the way is
-    kept, by default OUTPUT's name with ``.optimize``.
+    ``embedding`` is the token embedding's one type; without it it may be q8_0 in a mix, and has that of all others in a
+    file of one type. ``inside`` is the number of clips that files are judged by; ``folder`` is where what is made on
+    the way is kept, by default OUTPUT's name with ``.optimize``.
     """
 
     types: tuple[str, ...] = ()
     target: str = "transcribe.cpp"
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
+    embedding: str | None = None
     probes: int = 8
     limit: int | None = None
     seed: int = 0
@@ -65,26 +73,48 @@ class OptimizationSettings:
     device: str = "cpu"
     folder: Path | None = None
 
+    def choices(self, model: Model, container: ContainerName) -> Choices:
+        """Return what these settings let a model become; raises ``PlanError``, ``TypeNameError``."""
+        return Choices.of(
+            model,
+            container,
+            target=self.target,
+            types=self.types,
+            protect=self.protect,
+            unprotect=self.unprotect,
+            embedding=self.embedding,
+        )
+
 
 @dataclass(frozen=True)
 class Optimized:
-    """What came of it. ``evaluation`` has the source first, then the result, then ggml's uniform files beside it.
+    """What came of it: the file, all that was judged, and with what.
 
-    ``reused`` names the files that an earlier run had made already.
+    ``plan`` is what was written. ``evaluation`` has the source first, then the result, then ggml's files of one type
+    beside it; it is None where ``left_out`` says why. ``judged`` are the clips that calibrated nothing. ``reused``
+    names the files that an earlier run had made already.
     """
 
     output: Path
     folder: Path
     calibration: Calibration
-    recipe: Recipe
-    evaluation: Evaluation
+    plan: Plan
+    ladder: Ladder
+    judged: ClipSet
+    evaluation: Evaluation | None
+    left_out: str
     reused: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of what was written."""
+        return self.plan.recipe
 
 
 def optimize(
     model: str | Path,
     output: str | Path,
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     size_bytes: int | None = None,
     bits: float | None = None,
@@ -92,56 +122,79 @@ def optimize(
     settings: OptimizationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Optimized:
-    """Write the best mix for a size, for bits per weight, or for a divergence, and measure it on held-out clips.
+    """Write the best file for a size, for bits per weight, or for a divergence, judged on held-out clips.
 
-    Everything that can be is checked first. Raises ``PlanError`` for a goal that no mix reaches, ``OutputError``,
-    ``DataError``, ``MissingExtraError``.
+    Without ``data`` the built-in speech is calibrated on, and its other half judges. For a target that loads no mixes
+    it is the best file of one type; else a searched mix, unless a file of one type is as good. Everything that can be
+    is checked first. Raises ``PlanError`` for a goal that no file reaches, ``OutputError``, ``DataError``,
+    ``MissingExtraError``.
     """
     chosen = settings or OptimizationSettings()
     target = Path(output)
     goal = Goal(size_bytes, bits, divergence, container_of(target))
     check_device(chosen.device)
-    require_packages(*SCORING, *REPORTING, purpose="optimizing")
     with open_model(model) as opened:
-        space = Space.of(opened, chosen.types, chosen.target, chosen.protect, chosen.unprotect)
-        _refuse_unreachable(opened, target, goal, space)
-        if is_readable(opened.format):
-            choose_runtimes([describe(opened, opened.path.name)])
+        choices = chosen.choices(opened, goal.container)
+        refuse_out_of_reach(goal, choices.sizes(), opened)
+        check_output(choices.smallest(), target)
         folder = chosen.folder or target.with_name(f"{target.stem}.optimize")
+        learnt, judged = _clips(opened, data, chosen, progress)
+        left_out = _why_no_transcripts(opened, data)
         steps = Steps(folder)
-        clips = load_clips(
-            data,
-            limit=chosen.limit,
-            seed=chosen.seed,
-            language=chosen.language,
-            skip_bad=chosen.skip_bad,
-            on_clip=lambda done, total: progress("checking clips", done, total),
-        )
-        learnt, judged = split_clips(clips, seed=chosen.seed)
-        work = _Work(opened, target, goal, space, chosen, steps, progress)
+        work = _Work(opened, target, goal, choices, chosen, steps, progress)
         calibration = work.calibrate(learnt)
-        recipe = work.search(calibration)
-        work.quantize(calibration, recipe)
-        evaluation = work.evaluate(judged)
-    return Optimized(target, folder, calibration, recipe, evaluation, tuple(steps.reused))
+        mixes = [work.search(calibration)] if choices.space is not None else []
+        ladder = ladder_for(
+            choices,
+            goal,
+            calibration,
+            judged,
+            mixes=mixes,
+            most_clips=chosen.inside,
+            device=chosen.device,
+            seed=chosen.seed,
+            cache=folder / "cache",
+            progress=progress,
+        )
+        plan = ladder.chosen.candidate.plan
+        work.write(plan)
+        evaluation = None if left_out else work.evaluate(plan, judged)
+    return Optimized(target, folder, calibration, plan, ladder, judged, evaluation, left_out, tuple(steps.reused))
 
 
-def _refuse_unreachable(model: Model, target: Path, goal: Goal, space: Space) -> None:
-    if not space.tensors:
-        raise PlanError("no matrix takes part: all are protected", hint="leave out --protect, or --unprotect some")
-    rules = tuple(Rule(re.escape(name), kind) for name, kind in space.smallest().items())
-    plan = make_plan(model, Recipe(F16, rules, space.protect, space.unprotect), container=goal.container)
-    check_output(plan, target)
-    if goal.size_bytes is not None and plan.size_bytes > goal.size_bytes:
-        raise PlanError(
-            f"the smallest mix is a file of {plan.size_bytes} bytes, {goal.size_bytes} were asked for",
-            hint="raise the size, allow smaller types (--types), or let the embedding take part (--unprotect)",
-        )
-    if goal.bits is not None and plan.bits_per_weight > goal.bits:
-        raise PlanError(
-            f"the smallest mix has {plan.bits_per_weight:.2f} bits per weight, {goal.bits} were asked for",
-            hint="raise the bits, allow smaller types (--types), or let the embedding take part (--unprotect)",
-        )
+def _clips(
+    model: Model, data: str | Path | None, chosen: OptimizationSettings, progress: Progress
+) -> tuple[ClipSet, ClipSet]:
+    """Return the clips to calibrate on, and those to judge by."""
+    if data is None:
+        special = special_tokens(model)
+        return builtin_clips("calibrate", special), builtin_clips("judge", special)
+    clips = load_clips(
+        data,
+        limit=chosen.limit,
+        seed=chosen.seed,
+        language=chosen.language,
+        skip_bad=chosen.skip_bad,
+        on_clip=lambda done, total: progress("checking clips", done, total),
+    )
+    return split_clips(clips, seed=chosen.seed)
+
+
+def _why_no_transcripts(model: Model, data: str | Path | None) -> str:
+    """Return why the files' words are not compared, empty where they can be."""
+    if data is None:
+        return "synthetic speech gives no verdict in words: compare those on your own (--data)"
+    missing = missing_packages(*SCORING, *REPORTING)
+    if missing:
+        return f"transcripts and report need {', '.join(missing)}: not installed ({install_hint('evaluate')})"
+    if is_readable(model.format):
+        try:
+            choose_runtimes([describe(model, model.path.name)])
+        except RuntimeUnavailableError as error:
+            return f"transcripts and report: {error}"
+    elif not installed_runtimes():
+        return f"transcripts and report need a runtime: none is installed ({install_hint('evaluate')})"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +202,7 @@ class _Work:
     model: Model
     target: Path
     goal: Goal
-    space: Space
+    choices: Choices
     settings: OptimizationSettings
     steps: Steps
     progress: Progress
@@ -167,29 +220,39 @@ class _Work:
         )
         return check_factors(read_calibration(path))
 
-    def search(self, calibration: Calibration) -> Recipe:
-        path, measured = self._file("recipe.toml"), self._file("sensitivity.json")
+    def search(self, calibration: Calibration) -> Candidate:
+        """Return the searched mix; it is kept as mix.toml."""
+        path, measured, space = self._file("mix.toml"), self._file("sensitivity.json"), self.choices.space
+        if space is None:
+            raise ValueError("there are no mixes to search")
         settings = SearchSettings(FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device)
 
         def measure() -> None:
-            found, _ = measure_space(self.model, calibration, self.space, settings=settings, progress=self.progress)
+            found, _ = measure_space(self.model, calibration, space, settings=settings, progress=self.progress)
             write_sensitivity(measured, found)
 
         def save() -> None:
-            found = solve(self.model, calibration, self.goal, self.space, read_sensitivity(measured))
+            found = solve(self.model, calibration, self.goal, space, read_sensitivity(measured))
             write_text(path, save_recipe(found.recipe))
 
-        types = {name: [kind.name for kind in kinds] for name, kinds in self.space.types.items()}
+        types = {name: [kind.name for kind in kinds] for name, kinds in space.types.items()}
         how = {"probes": settings.probes, "seed": settings.seed}
         self.steps.make(measured, {"calibration": self.steps.key("model.calib"), "types": types, **how}, measure)
         wanted = [self.goal.size_bytes, self.goal.bits, self.goal.divergence]
         made_from = {"measured": self.steps.key("sensitivity.json"), "goal": wanted, "as": self.goal.container}
         self.steps.make(path, made_from, save)
-        return load_recipe(str(path))
+        plan = self._plan(self.target, load_recipe(str(path)), FEEDBACK, calibration)
+        return Candidate("searched mix", plan, is_uniform=False)
 
-    def quantize(self, calibration: Calibration, recipe: Recipe) -> None:
-        made_from = {"recipe": save_recipe(recipe), "calibration": self.steps.key("model.calib")}
-        self.steps.make(self.target, made_from, partial(self._write, self.target, recipe, FEEDBACK, calibration))
+    def write(self, plan: Plan) -> None:
+        """Write the file of a plan, and its recipe."""
+        recipe = save_recipe(plan.recipe)
+        self.steps.make(
+            self._file("recipe.toml"), {"recipe": recipe}, lambda: write_text(self._file("recipe.toml"), recipe)
+        )
+        rounding = {"method": plan.method.name, "calibration": self.steps.key("model.calib")}
+        made_from = {"model": self.model.sha256, "recipe": recipe, **({} if plan.method.is_plain else rounding)}
+        self.steps.make(self.target, made_from, partial(self._write, self.target, plan))
 
     def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
         container = container_of(path)
@@ -198,8 +261,7 @@ class _Work:
             self.model, recipe, container=container, provenance=provenance, calibration=calibration, method=method
         )
 
-    def _write(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None = None) -> None:
-        plan = self._plan(path, recipe, method, calibration)
+    def _write(self, path: Path, plan: Plan) -> None:
         done = 0
 
         def advance(weights: int) -> None:
@@ -209,13 +271,13 @@ class _Work:
 
         quantize(plan, path, progress=advance)
 
-    def evaluate(self, clips: ClipSet) -> Evaluation:
+    def evaluate(self, made: Plan, clips: ClipSet) -> Evaluation:
+        """Return the transcripts of the source, the file made, and files of one type beside it, with a report."""
         candidates = [self.target]
-        for kind in self._beside():
+        for kind, plan in self._beside(made):
             path = self._file(f"uniform-{kind}{self.target.suffix}")
-            recipe = self._uniform(kind)
-            made_from = {"model": self.model.sha256, "recipe": save_recipe(recipe)}
-            self.steps.make(path, made_from, partial(self._write, path, recipe, GGML))
+            made_from = {"model": self.model.sha256, "recipe": save_recipe(plan.recipe)}
+            self.steps.make(path, made_from, partial(self._write, path, plan))
             candidates.append(path)
         settings = EvaluationSettings(
             seed=self.settings.seed,
@@ -225,7 +287,7 @@ class _Work:
         )
         evaluation = evaluate(self._reference(), candidates, clips, settings=settings, progress=self.progress)
         write_text(self._file("results.json"), to_json(evaluation))
-        curve = read_sensitivity(self._file("sensitivity.json")).curve
+        curve = () if self.choices.space is None else read_sensitivity(self._file("sensitivity.json")).curve
         write_report(evaluation, self._file("report.html"), curve)
         return evaluation
 
@@ -234,26 +296,17 @@ class _Work:
         if is_readable(self.model.format):
             return self.model
         path = self._file("reference-f16.bin")
-        self.steps.make(path, {"model": self.model.sha256}, partial(self._write, path, Recipe(F16), GGML))
+        plan = self._plan(path, Recipe(F16), GGML, None)
+        self.steps.make(path, {"model": self.model.sha256}, partial(self._write, path, plan))
         return path
 
-    def _beside(self) -> list[TensorType]:
-        """Return the uniform types whose files are the next smaller and the next larger than the result."""
-        size = self.target.stat().st_size
-        sizes = {kind: self._uniform_size(kind) for kind in self._common()}
-        smaller = [kind for kind in sizes if sizes[kind] <= size]
-        larger = [kind for kind in sizes if sizes[kind] > size]
-        return [*sorted(smaller, key=lambda k: sizes[k])[-1:], *sorted(larger, key=lambda k: sizes[k])[:1]]
-
-    def _common(self) -> list[TensorType]:
-        """Return the block types that every matrix may take."""
-        first, *others = self.space.types.values()
-        return [kind for kind in first if kind.is_quantized and all(kind in kinds for kinds in others)]
-
-    def _uniform(self, kind: TensorType) -> Recipe:
-        return Recipe(kind, protect=self.space.protect, unprotect=self.space.unprotect)
-
-    def _uniform_size(self, kind: TensorType) -> int:
-        if self.goal.container == "bin":
-            return self.space.size_of(dict.fromkeys(self.space.types, kind))
-        return make_plan(self.model, self._uniform(kind), container=self.goal.container).size_bytes
+    def _beside(self, made: Plan) -> list[tuple[TensorType, Plan]]:
+        """Return ggml's files of one type that are the next smaller and the next larger than what was made."""
+        plans = {c.plan.recipe.default: c.plan for c in self.choices.candidates(None)}
+        others = {
+            kind: plan for kind, plan in plans.items() if plan.outputs != made.outputs or not made.method.is_plain
+        }
+        order = sorted(others.items(), key=lambda pair: pair[1].size_bytes)
+        smaller = [pair for pair in order if pair[1].size_bytes <= made.size_bytes]
+        larger = [pair for pair in order if pair[1].size_bytes > made.size_bytes]
+        return [*smaller[-1:], *larger[:1]]

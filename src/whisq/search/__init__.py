@@ -3,7 +3,8 @@
 from whisq.search.allocate import Choice, fastest
 from whisq.search.goal import Goal, Searched, Space
 from whisq.search.measure import SearchSettings
-from whisq.search.run import curve, measure_space, refuse_unreachable, search, solve
+from whisq.search.reach import refuse_out_of_reach, sizes_of_mixes
+from whisq.search.run import curve, measure_space, search, solve
 from whisq.search.sensitivity import Mix, Sensitivity, read_sensitivity, write_sensitivity
 
 __all__ = [
@@ -18,8 +19,9 @@ __all__ = [
     "fastest",
     "measure_space",
     "read_sensitivity",
-    "refuse_unreachable",
+    "refuse_out_of_reach",
     "search",
+    "sizes_of_mixes",
     "solve",
     "write_sensitivity",
 ]

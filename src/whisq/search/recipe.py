@@ -12,6 +12,7 @@ from whisq.search.goal import Goal, Space
 from whisq.search.meter import MixMeter
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TensorType, parse_type
+from whisq.whisper import TOKEN_EMBEDDING
 
 
 def recipe_of(
@@ -25,10 +26,13 @@ def recipe_of(
     rules = tuple(
         Rule(re.escape(name), parse_type(choice.type), "search", _reason(choice, choices[name], sensitivity.scale))
         for name, choice in chosen.items()
+        if name != TOKEN_EMBEDDING
     )
+    embedding = parse_type(chosen[TOKEN_EMBEDDING].type) if TOKEN_EMBEDDING in chosen else F16
+    lifted = embedding if embedding.is_quantized else None
     how = sensitivity.provenance
     described = f"searched for at most {_wanted(goal)}; measured with {how.get('method')} on {how.get('tokens')} tokens"
-    return Recipe(F16, rules, space.protect, space.unprotect, name="searched", description=described)
+    return Recipe(F16, rules, space.protect, space.unprotect, lifted, name="searched", description=described)
 
 
 def _wanted(goal: Goal) -> str:

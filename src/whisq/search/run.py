@@ -14,13 +14,15 @@ from whisq.provenance import provenance_of
 from whisq.quantization.plan import make_plan
 from whisq.quantization.rounding import parse_method
 from whisq.recipe import Recipe
-from whisq.search.allocate import Choice, allocate, fastest, refuse_small_budget
+from whisq.search.allocate import Choice, allocate, fastest
 from whisq.search.goal import TOLERATED, Goal, Searched, Space, bytes_of
 from whisq.search.measure import SearchSettings, measure
 from whisq.search.meter import MixMeter
+from whisq.search.reach import refuse_out_of_reach, sizes_of_mixes
 from whisq.search.recipe import measured_divergence, recipe_of, type_names, usual_mixes
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TensorType, parse_type
+from whisq.whisper import TOKEN_EMBEDDING
 
 
 def search(
@@ -37,16 +39,9 @@ def search(
     Measures the space, then solves: ``solve`` serves every other goal from ``Searched.sensitivity``. Raises
     ``PlanError`` for a goal that cannot be reached, before anything is measured.
     """
-    refuse_unreachable(goal, space)
+    refuse_out_of_reach(goal, sizes_of_mixes(space), model)
     sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)
     return solve(model, calibration, goal, space, sensitivity, meter=meter)
-
-
-def refuse_unreachable(goal: Goal, space: Space) -> None:
-    """Raise ``PlanError`` for a size that even the smallest types do not reach."""
-    limit_bytes = space.limit_of(goal)
-    if limit_bytes is not None:
-        refuse_small_budget(space.size_of(space.smallest()) - space.file_bytes, space.budget_of(limit_bytes))
 
 
 def measure_space(
@@ -152,6 +147,9 @@ def _timed(choices: Mapping[str, Sequence[Choice]], sensitivity: Sensitivity) ->
 
 
 def _measured_space(space: Space, sensitivity: Sensitivity) -> Space:
+    if not space.embedding_was_asked and TOKEN_EMBEDDING in space.types and TOKEN_EMBEDDING not in sensitivity.harms:
+        # It took part on request only when this was measured.
+        space = space.without([TOKEN_EMBEDDING])
     missing = [t.name for t in space.tensors if t.name not in sensitivity.harms]
     known = {kind for t in space.tensors for kind in sensitivity.harms.get(t.name, {})}
     missing += [kind.name for kind in space.asked if kind.name not in known]

@@ -34,6 +34,8 @@ def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
         str(tiny_en_calibration.path),
         "--protect",
         r"encoder\.blocks\.[012].*",
+        "--embedding",
+        "f16",
     ]
     made = ["--types", "q4_0,q8_0", "--method", "ggml", "--size", "68MB", "--measure", how]
     assert main(["search", *common, *made, "-o", str(recipe), "--sensitivity", str(file)]) == 0

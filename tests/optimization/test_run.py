@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.optimized import settings
 from whisq.demo import SENTENCE
-from whisq.errors import DataError, MissingExtraError, OutputError, PlanError
+from whisq.errors import DataError, OutputError, PlanError
 from whisq.evaluation.results_json import read_results
 from whisq.optimization.run import OptimizationSettings, optimize
 from whisq.recipe import load_recipe, save_recipe
@@ -120,12 +120,6 @@ def test_one_clip_is_too_few(tiny_en_bin, speech_wav, tmp_path) -> None:
     (tmp_path / "one.txt").write_text(SENTENCE)
     with pytest.raises(DataError, match="none can be held out"):
         optimize(tiny_en_bin, tmp_path / "out.bin", tmp_path, size_bytes=SIZE, settings=settings())
-
-
-def test_a_missing_package_is_told_first(tiny_en_bin, speakers, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="jiwer"):
-        optimize(tiny_en_bin, tmp_path / "out.bin", speakers, size_bytes=1 << 30)
 
 
 def test_the_folder_says_what_made_each_file(optimized) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def counted_hashes(sizes: list[int]) -> Iterator[None]:
             return self._digest.hexdigest()
 
     def counting_file_digest(stream: Any, name: str) -> Any:
-        sizes.append(Path(stream.name).stat().st_size)
+        sizes.append(os.fstat(stream.fileno()).st_size)
         return file_digest(stream, name)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whisq.calibration import Calibration, read_calibration
 from whisq.calibration.factors import check_factors
-from whisq.calibration.run import CalibrationSettings, calibrate
+from whisq.calibration.run import CalibrationSettings, calibrate, clips_for
 from whisq.clips.builtin import builtin_clips
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
@@ -167,8 +167,8 @@ def _clips(
 ) -> tuple[ClipSet, ClipSet]:
     """Return the clips to calibrate on, and those to judge by."""
     if data is None:
-        special = special_tokens(model)
-        return builtin_clips("calibrate", special), builtin_clips("judge", special)
+        learnt = clips_for(model, None, CalibrationSettings(), progress)
+        return learnt, builtin_clips("judge", special_tokens(model))
     clips = load_clips(
         data,
         limit=chosen.limit,

@@ -46,7 +46,7 @@ def test_every_tensor_is_found_in_its_place(tmp_path, kind):
     folder = write_ctranslate2(tmp_path / "model", named_weights(NARROW, kind))
     with open_model(folder) as model:
         assert model.dims == NARROW
-        assert model.tokenizer.tokens == (b"a", b" b", b"<|endoftext|>")
+        assert model.tokenizer.tokens == (b"a", b"b", b"ab", b"<|endoftext|>")
         for tensor in model.tensors:
             wanted = values_of(tensor.spec).astype(kind).astype(np.float32)
             np.testing.assert_array_equal(model.array(tensor), wanted, strict=True)
@@ -203,9 +203,9 @@ def test_no_tokenizer(tmp_path):
 def test_vocabulary_instead_of_tokenizer(tmp_path):
     folder = write_ctranslate2(tmp_path / "model", WEIGHTS)
     (folder / "tokenizer.json").unlink()
-    (folder / "vocabulary.json").write_text(json.dumps(["a", "\u0120b", "<|endoftext|>", "<|en|>"]))
+    (folder / "vocabulary.json").write_text(json.dumps(["a", "\u0120b", "", "<|endoftext|>", "<|en|>"]))
     with open_model(folder) as model:
-        assert model.tokenizer.tokens == (b"a", b" b", b"<|endoftext|>")
+        assert model.tokenizer.tokens == (b"a", b" b", b"", b"<|endoftext|>")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"model": {}}', '{"model": {"vocab": {"a": 1}}}'])

@@ -221,7 +221,8 @@ def test_no_tokenizer(folder: Path) -> None:
 
 def test_tokenizer_of_a_larger_model(folder: Path) -> None:
     document = tokenizer_json(tiny_tokenizer())
-    document["model"]["vocab"] |= {f"w{number}": 263 + number for number in range(1, 100)}
+    document["model"]["vocab"] |= {f"w{number}": 274 + number for number in range(100)}
+    document["model"]["vocab"] |= {entry["content"]: entry["id"] for entry in document["added_tokens"]}
     (folder / "tokenizer.json").write_text(json.dumps(document))
     assert f"tokens, the model {TINY.n_vocab}" in refused(folder)
 

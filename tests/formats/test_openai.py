@@ -258,7 +258,8 @@ def test_no_vocabulary_and_no_network(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_tokenizer_of_a_larger_model(tmp_path: Path) -> None:
     path = write_openai(tmp_path / "a.pt", tiny_weights())
     document = tokenizer_json(tiny_tokenizer())
-    document["model"]["vocab"] |= {f"w{number}": 263 + number for number in range(1, 100)}
+    document["model"]["vocab"] |= {f"w{number}": 274 + number for number in range(100)}
+    document["model"]["vocab"] |= {entry["content"]: entry["id"] for entry in document["added_tokens"]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     assert "tokens, the model 300" in refused(path)
 

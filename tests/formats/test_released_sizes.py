@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.containers import WRITERS, write_huggingface
-from tests.support.models import RELEASED, Weights, hollow_weights, released, tiny_tokenizer
+from tests.support.models import RELEASED, Weights, hollow_weights, released, whole_tokenizer
 from whisq import load_recipe, make_plan, quantize
 from whisq.formats import open_model
 from whisq.formats.gguf_metadata import variant_of_sizes
@@ -80,7 +80,7 @@ def narrow(name: str) -> Weights:
         wide = spec.is_matrix or spec.role == "conv"
         array = random.standard_normal(spec.shape, np.float32)
         arrays[spec.name] = array.astype(np.float16) if wide else array
-    return Weights(dims, replace(tiny_tokenizer(), special={}), arrays, mel_filters(dims.n_mels))
+    return Weights(dims, whole_tokenizer(50256 + (dims.n_vocab > 51864)), arrays, mel_filters(dims.n_mels))
 
 
 @pytest.mark.parametrize("name", ["tiny.en", "medium", "large-v3", "large-v3-turbo", "distil-large-v3"])

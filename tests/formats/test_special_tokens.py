@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.containers import copy_model, write_bin, write_huggingface
-from tests.support.models import TINY, Weights, tiny_tokenizer, tiny_weights
+from tests.support.models import TINY, Weights, tiny_weights, whole_tokenizer
 from whisq.errors import DataError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import LANGUAGES, SpecialTokens, mistaken_by_counting, special_tokens
@@ -27,7 +27,8 @@ def weights_with(n_vocab: int, special: dict[str, int], n_mels: int = 2) -> Weig
         name: np.zeros(spec.shape, np.float16 if spec.is_matrix else np.float32)
         for name, spec in expected_tensors(dims).items()
     }
-    return replace(tiny_weights(dims), arrays=arrays, tokenizer=replace(tiny_tokenizer(), special=special))
+    end = special.get("<|endoftext|>", 263 if n_vocab < 51864 else 50256 + (n_vocab > 51864))
+    return replace(tiny_weights(dims), arrays=arrays, tokenizer=replace(whole_tokenizer(end), special=special))
 
 
 def named(end: int, languages: list[str]) -> dict[str, int]:
@@ -121,9 +122,9 @@ def test_what_is_not_emitted_is_openais_list_where_the_container_states_none(
 
 
 def test_what_a_container_states_is_not_emitted(tmp_path: Path) -> None:
-    folder = write_huggingface(tmp_path / "hf", weights_with(300, {"<|startoftranscript|>": 290, "<|nospeech|>": 299}))
+    folder = write_huggingface(tmp_path / "hf", weights_with(300, {"<|startoftranscript|>": 264, "<|nospeech|>": 299}))
     own = special_of(folder).suppress
-    assert {290, 299} < set(own)
+    assert {264, 299} < set(own)
     stated = {"suppress_tokens": [7, 300, 5], "begin_suppress_tokens": [3]}
     for tokens, expected in (([7, 300, 5], (7, 5)), ([], ()), ([-1], own), (None, own)):
         (folder / "generation_config.json").write_text(json.dumps({**stated, "suppress_tokens": tokens}))
@@ -132,10 +133,10 @@ def test_what_a_container_states_is_not_emitted(tmp_path: Path) -> None:
 
 
 def test_tokens_anywhere(tmp_path: Path) -> None:
-    special = {"<|startoftranscript|>": 290, "<|de|>": 281, "<|en|>": 299, "<|transcribe|>": 270, "<|endoftext|>": 263}
+    special = {"<|startoftranscript|>": 264, "<|de|>": 281, "<|en|>": 299, "<|transcribe|>": 270, "<|endoftext|>": 263}
     found = special_of(write_huggingface(tmp_path / "hf", weights_with(300, special)))
     assert list(found.languages.items()) == [("de", 281), ("en", 299)]
-    assert found.prompt("de", timestamps=True) == [290, 281, 270]
+    assert found.prompt("de", timestamps=True) == [264, 281, 270]
     assert found.required("end") == 263
     with pytest.raises(DataError, match=r"hf: the vocabulary has no token <\|notimestamps\|>"):
         found.prompt("de")

@@ -112,7 +112,7 @@ def hollow_weights(dims: Dimensions) -> Weights:
         name: Hole(spec.shape, np.float16 if wide[name] else np.float32)
         for name, spec in expected_tensors(dims).items()
     }
-    return Weights(dims, replace(tiny_tokenizer(), special={}), arrays, mel_filters(dims.n_mels))
+    return Weights(dims, whole_tokenizer(50256 + (dims.n_vocab > 51864)), arrays, mel_filters(dims.n_mels))
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -123,6 +123,13 @@ def tiny_tokenizer() -> Tokenizer:
     special = {text: len(tokens) + number for number, text in enumerate(_SPECIAL)}
     merges = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "Ã ©")
     return Tokenizer((*tokens, b"<|endoftext|>"), merges, special)
+
+
+def whole_tokenizer(end: int) -> Tokenizer:
+    """Return a vocabulary with ``end`` tokens of text, most of them made up, and no special tokens but the first."""
+    tokens = tiny_tokenizer().tokens[:-1]
+    made_up = tuple(f"w{number}".encode() for number in range(len(tokens), end))
+    return replace(tiny_tokenizer(), tokens=(*tokens, *made_up, b"<|endoftext|>"), special={})
 
 
 def tiny_weights(dims: Dimensions = TINY, seed: int = 4) -> Weights:
@@ -151,7 +158,7 @@ def values_of(spec: TensorSpec, seed: int = 0) -> np.ndarray:
 def named_weights(dims: Dimensions, kind: type = np.float32) -> Weights:
     """Return a model in which every tensor is ``values_of`` its name, all of one type, with three tokens."""
     arrays = {name: values_of(spec).astype(kind) for name, spec in expected_tensors(dims).items()}
-    tokens = Tokenizer((b"a", b" b", b"<|endoftext|>"), ("a b",), {})
+    tokens = Tokenizer((b"a", b"b", b"ab", b"<|endoftext|>"), ("a b",), {})
     return Weights(dims, tokens, arrays, np.linspace(0, 1, dims.n_mels * 201, dtype="<f4").tobytes())
 
 

@@ -17,7 +17,9 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats.cursor import NOT_WHISPER
 from whisq.formats.layout import ContainerName, Layout, Output
+from whisq.formats.vocabulary import check_complete
 from whisq.model import Model
+from whisq.whisper import N_FFT_BINS
 
 _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
 _WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
@@ -25,6 +27,9 @@ _ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmod
 _RELEASED = re.compile(
     r"(?:openai[-_/])?(?:whisper|ggml)?[-_]?((?:tiny|base|small|medium)(?:\.en)?|large(?:-v[123])?(?:-turbo)?|turbo)"
 )
+_RELEASED_WIDTHS, _HEAD_WIDTH = (384, 512, 768, 1024, 1280), 64
+_LARGEST_FILTER = 1000.0
+"""Whisper's largest value is 0.026."""
 _KNOWN_KINDS = (
     "name one of what whisq reads: whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, a folder of Hugging Face"
     " (config.json beside model.safetensors) or of CTranslate2 (config.json beside model.bin)"
@@ -72,7 +77,13 @@ def _open_on_disk(where: Path) -> Model:
         reader = _module(name)
         if reader.detect(where):
             model: Model = reader.open(where)
-            _check_widths(model)
+            try:
+                _check_widths(model)
+                _check_filters(model)
+            except BaseException:
+                model.close()
+                raise
+            model.warnings += _strange_heads(model)
             return model
     raise FormatError(f"{where}: not a model that whisq knows" + _what_it_looks_like(where), hint=_KNOWN_KINDS)
 
@@ -91,8 +102,31 @@ def _check_widths(model: Model) -> None:
     if dims.n_audio_state != dims.n_text_state:
         wrong.append(f"an encoder of width {dims.n_audio_state} and a decoder of {dims.n_text_state}")
     if wrong:
-        model.close()
         raise FormatError(f"{model.path}: has {', '.join(wrong)}", hint=NOT_WHISPER)
+
+
+def _check_filters(model: Model) -> None:
+    """Raise ``FormatError`` for mel filters with which no sound can be heard."""
+    values = memoryview(model.mel_filters).cast("f")
+    # NaN compares as false.
+    wrong = next((number for number, value in enumerate(values) if not 0 <= value < _LARGEST_FILTER), None)
+    if wrong is not None:
+        raise FormatError(
+            f"{model.path}: mel filter {wrong // N_FFT_BINS} holds {values[wrong]}, expected 0 to {_LARGEST_FILTER:g}",
+            hint="download or convert the model again: the filters are damaged",
+        )
+
+
+def _strange_heads(model: Model) -> tuple[str, ...]:
+    """Return a warning for heads that no model of this width has: a wrong count is loaded, and says nonsense."""
+    sides = {"encoder": (model.dims.n_audio_state, model.dims.n_audio_head)}
+    sides["decoder"] = (model.dims.n_text_state, model.dims.n_text_head)
+    return tuple(
+        f"{model.path}: the {side} of width {width} has {heads} heads, every Whisper of that width has"
+        f" {width // _HEAD_WIDTH}"
+        for side, (width, heads) in sides.items()
+        if width in _RELEASED_WIDTHS and heads != width // _HEAD_WIDTH
+    )
 
 
 def _what_it_looks_like(path: Path) -> str:
@@ -132,6 +166,7 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
 def layout_of(
     container: ContainerName, model: Model, outputs: Sequence[Output], provenance: dict[str, Any] | None = None
 ) -> Layout:
-    """Return the layout of a file that holds these outputs."""
+    """Return the layout of a file that holds these outputs; raises ``FormatError`` for a vocabulary with losses."""
+    check_complete(model)
     result: Layout = _module(_WRITERS[container]).layout(model, outputs, provenance or {})
     return result

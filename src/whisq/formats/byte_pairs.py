@@ -38,6 +38,11 @@ def printable(token: bytes) -> str:
     return "".join([table[value] for value in token])
 
 
+def is_printable(text: str) -> bool:
+    """Return whether a token is in GPT-2's printable spelling."""
+    return _byte_of_character().keys() >= set(text)
+
+
 def bytes_of(text: str, *, markers_as_text: bool = False) -> bytes:
     """Return the bytes of a token in printable spelling; text with other characters is taken as it is, in UTF-8.
 

@@ -14,15 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from whisq.errors import FormatError
-from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.cursor import DAMAGED, Cursor, first_bytes
 from whisq.formats.mel import mel_filters
-from whisq.formats.tokenizer_json import (
-    check_vocabulary,
-    read_json,
-    read_text,
-    read_tokenizer,
-)
+from whisq.formats.tokenizer_json import read_json, read_text, read_tokenizer
+from whisq.formats.vocabulary import END_OF_TEXT, check_rows, tokenizer_of
 from whisq.model import Location, Model, TensorRef, Tokenizer
 from whisq.source_file import SourceFile
 from whisq.types import BF16, F16, F32
@@ -326,19 +321,31 @@ def _integer_decoder(
 def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
     if (path / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(path / "tokenizer.json")
-        check_vocabulary(path, tokenizer, dims)
+        check_rows(path, tokenizer, dims)
         return tokenizer
     for name in ("vocabulary.json", "vocabulary.txt"):
         listing = path / name
         if listing.is_file():
-            words = read_json(listing) if name.endswith("json") else read_text(listing).split("\n")
-            if not isinstance(words, list):
-                raise FormatError(f"{listing}: is not a list of tokens", hint=DAMAGED)
-            # Special tokens come after the text tokens; the loader of a .bin fills them in by itself.
-            texts = [word for word in words[: dims.n_vocab] if isinstance(word, str) and word]
-            first_special = next((i for i, word in enumerate(texts) if word.startswith("<|")), len(texts))
-            return Tokenizer(tuple(bytes_of(word, markers_as_text=True) for word in texts[: first_special + 1]))
+            words = read_json(listing) if name.endswith("json") else _lines(listing)
+            return _listed_tokenizer(listing, words, dims)
     raise FormatError(
         f"{path}: no tokenizer.json and no vocabulary.txt beside model.bin",
         hint="copy tokenizer.json from where the model came from",
     )
+
+
+def _lines(path: Path) -> list[str]:
+    return read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def _listed_tokenizer(path: Path, words: object, dims: Dimensions) -> Tokenizer:
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise FormatError(f"{path}: is not a list of tokens", hint=DAMAGED)
+    # Special tokens come after the text tokens; the loader of a .bin fills them in by itself.
+    texts = words[: words.index(END_OF_TEXT) + 1] if END_OF_TEXT in words else words
+    if len(set(texts)) != len(texts):
+        doubled = next(text for number, text in enumerate(texts) if text in texts[:number])
+        raise FormatError(f"{path}: {ascii(doubled)[:40]} occurs twice", hint=DAMAGED)
+    tokenizer = tokenizer_of(path, {text: number for number, text in enumerate(texts)}, {}, ())
+    check_rows(path, tokenizer, dims)
+    return tokenizer

@@ -38,6 +38,8 @@ _HEADER_FIELDS = (
     "n_text_layer",
     "n_mels",
 )
+_FTYPES = frozenset({*range(5), *range(7, 27)})
+"""ggml's ``enum ggml_ftype``: 5 and 6 are of types that it no longer has."""
 # Whisper's longest tensor name has 38 bytes, its longest token 128: what is far beyond these is damage.
 _LONGEST_NAME = 128
 _LONGEST_TOKEN = 1 << 12
@@ -93,6 +95,11 @@ def _dimensions(cursor: Cursor) -> tuple[Dimensions, int]:
         raise FormatError(
             f"{cursor.path}: the header holds impossible dimensions: {', '.join(wrong)}",
             hint=NOT_WHISPER,
+        )
+    version, ftype = divmod(values[10], 1000)
+    if ftype not in _FTYPES or not 0 <= version <= QUANTIZATION_VERSION:
+        raise FormatError(
+            f"{cursor.path}: the header's ftype is {values[10]}, which no type of ggml has", hint=NOT_WHISPER
         )
     return Dimensions(**sizes), values[10]
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
-from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.cursor import DOWNLOAD_AGAIN, first_bytes
 from whisq.formats.mel import mel_filters
-from whisq.formats.stored import StoredArray, left_over, refs_of
-from whisq.formats.tokenizer_json import check_vocabulary, read_json, read_text, read_tokenizer
+from whisq.formats.stored import StoredArray, check_layers, left_over, refs_of
+from whisq.formats.tokenizer_json import read_json, read_text, read_tokenizer
+from whisq.formats.vocabulary import check_rows, tokenizer_of
 from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
@@ -60,12 +61,13 @@ def open(path: Path) -> Model:
         extra = _tie(path, arrays, files)
         names = {name: name_in_dialect(name, "huggingface") for name in expected_tensors(dims)}
         tensors = refs_of(path, arrays, dims, names)
+        ignored = left_over(arrays, tensors, extra)
+        check_layers(path, ignored, dims)
         tokenizer = _tokenizer(path, dims)
     except BaseException:
         for file in files:
             file.close()
         raise
-    ignored = left_over(arrays, tensors, extra)
     warnings = (f"{path}: {len(ignored)} tensors are not Whisper's and are left out: {', '.join(ignored[:3])}",)
     metadata = {"config": config, "generation_config": _optional_json(path / "generation_config.json")}
     return Model(
@@ -162,6 +164,13 @@ def _sharded(path: Path, index: str, files: list[SourceFile]) -> dict[str, Store
     for number, shard in enumerate(shards):
         files.append(SourceFile(shard))
         found = read(files[-1], number)
+        twice = [name for name in found if name in arrays or weight_map.get(name, shard.name) != shard.name]
+        if twice:
+            raise FormatError(
+                f"{shard}: holds {twice[0]}, which {index} places in {weight_map.get(twice[0], 'no other shard')}, or"
+                " which another shard holds, too",
+                hint="download index and shards again: they are of different versions",
+            )
         absent = [name for name, home in weight_map.items() if home == shard.name and name not in found]
         if absent:
             raise FormatError(
@@ -245,7 +254,7 @@ def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
             f"{path}: no tokenizer.json and no vocab.json",
             hint="copy the tokenizer from the model it was trained from",
         )
-    check_vocabulary(path, tokenizer, dims)
+    check_rows(path, tokenizer, dims)
     return tokenizer
 
 
@@ -253,25 +262,13 @@ def _slow_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer of ``vocab.json``, ``merges.txt`` and ``added_tokens.json``."""
     vocabulary = read_json(path / "vocab.json")
     added = _optional_json(path / "added_tokens.json")
-    if not isinstance(vocabulary, dict) or not all(isinstance(number, int) for number in vocabulary.values()):
-        raise FormatError(f"{path / 'vocab.json'}: is not a token-to-id mapping", hint=DOWNLOAD_AGAIN)
-    if any("\ud800" <= character <= "\udfff" for text in (*vocabulary, *added) for character in text):
-        raise FormatError(f"{path / 'vocab.json'}: a token is half a character", hint=DOWNLOAD_AGAIN)
-    text_of = {number: text for text, number in vocabulary.items()}
-    tokens: list[bytes] = []
-    while (text := text_of.get(len(tokens))) is not None:
-        tokens.append(bytes_of(text, markers_as_text=True))
-    if not tokens:
-        raise FormatError(
-            f"{path / 'vocab.json'}: has no token 0", hint="copy the whole tokenizer from where the model came from"
-        )
-    special = {text: number for text, number in vocabulary.items() if re.fullmatch(r"<\|.*\|>", text)}
-    special |= {text: number for text, number in added.items() if isinstance(number, int)}
-    merges: tuple[str, ...] = ()
+    merges: list[str] = []
     if (path / "merges.txt").is_file():
-        lines = read_text(path / "merges.txt").split("\n")
-        merges = tuple(line for line in lines if line.count(" ") == 1 and not line.startswith("#version"))
-    return Tokenizer(tuple(tokens), merges, special)
+        lines = read_text(path / "merges.txt").replace("\r\n", "\n").split("\n")
+        merges = [line for line in lines if line and not line.startswith("#version")]
+    tokenizer = tokenizer_of(path / "vocab.json", vocabulary, added, merges)
+    markers = {text: number for text, number in vocabulary.items() if text.startswith("<|") and text.endswith("|>")}
+    return replace(tokenizer, special=markers | added)
 
 
 def _card(path: Path) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from whisq.errors import FormatError
 from whisq.formats import hub, torch_zip
 from whisq.formats.cursor import DAMAGED, first_bytes
 from whisq.formats.mel import mel_filters
-from whisq.formats.stored import StoredArray, left_over, refs_of
-from whisq.formats.tokenizer_json import check_vocabulary, read_text, read_tokenizer
+from whisq.formats.stored import StoredArray, check_layers, left_over, refs_of
+from whisq.formats.tokenizer_json import read_text, read_tokenizer
+from whisq.formats.vocabulary import check_rows
 from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
@@ -43,12 +44,13 @@ def open(path: Path) -> Model:
         dims = _dimensions(path, saved)
         arrays = {name: a for name, a in _state(path, saved).items() if isinstance(a, StoredArray)}
         tensors = refs_of(path, arrays, dims, {name: name for name in expected_tensors(dims)})
+        ignored = left_over(arrays, tensors, _UNUSED)
+        check_layers(path, ignored, dims)
         tokenizer, where = _vocabulary(path, dims)
     except BaseException:
         file.close()
         raise
     warnings = [f"{path}: has no vocabulary; it was taken from {where}"] if where else []
-    ignored = left_over(arrays, tensors, _UNUSED)
     if ignored:
         warnings.append(f"{path}: {len(ignored)} tensors are not Whisper's and are left out: {', '.join(ignored[:3])}")
     return Model(
@@ -98,7 +100,7 @@ def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
     name = "multilingual.tiktoken" if dims.is_multilingual else "gpt2.tiktoken"
     if (path.parent / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(path.parent / "tokenizer.json")
-        check_vocabulary(path, tokenizer, dims)
+        check_rows(path, tokenizer, dims)
         return tokenizer, ""
     if (path.parent / name).is_file():
         return _read_ranks(path.parent / name), ""
@@ -124,6 +126,8 @@ def _read_ranks(path: Path) -> Tokenizer:
             continue
         try:
             token, rank = line.split()
+            if int(rank) in ranks:
+                raise ValueError(f"rank {int(rank)} occurs twice")
             ranks[int(rank)] = base64.b64decode(token, validate=True)
         except (ValueError, binascii.Error) as error:
             raise FormatError(

@@ -17,6 +17,8 @@ from whisq.formats.cursor import DOWNLOAD_AGAIN
 
 _UNSAFE = "whisq reads tensors from a pickle and runs nothing: export the state dictionary, or use safetensors"
 _DICTIONARY = "collections.OrderedDict"
+_MOST_STEPS = 1 << 20
+"""Twenty times those of the largest Whisper: each may cost a hundred bytes and a microsecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,11 @@ class _Machine:
     def run(self, program: bytes) -> Any:
         """Return what the program leaves; raises ``FormatError``."""
         try:
-            for opcode, argument, _ in pickletools.genops(program):
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+                if count == _MOST_STEPS:
+                    raise FormatError(
+                        f"{self.where}: the pickle in it takes more than {_MOST_STEPS} steps", hint=DOWNLOAD_AGAIN
+                    )
                 if opcode.name == "STOP":
                     return self.stack.pop()
                 self._step(opcode.name, argument)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from whisq.errors import FormatError
 from whisq.model import Location, TensorRef
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, expected_tensors
+
+_LAYER = re.compile(r"(?:^|\.)(encoder|decoder)\.(?:layers|blocks)\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,18 @@ def left_over(arrays: Mapping[str, StoredArray], used: Sequence[TensorRef], know
     """Return the names of arrays that are neither used nor ``known`` to be dispensable."""
     taken = {tensor.source_name for tensor in used} | set(known)
     return [name for name in arrays if name not in taken]
+
+
+def check_layers(path: Path, ignored: Sequence[str], dims: Dimensions) -> None:
+    """Raise ``FormatError`` for arrays of layers beyond those that the dimensions count."""
+    counted = {"encoder": dims.n_audio_layer, "decoder": dims.n_text_layer}
+    for name in ignored:
+        match = _LAYER.search(name)
+        if match is not None and int(match[2]) >= counted[match[1]]:
+            raise FormatError(
+                f"{path}: holds {name}, but its configuration counts {counted[match[1]]} layers of the {match[1]}",
+                hint="copy the configuration from where the weights came from",
+            )
 
 
 def _listed(problems: Sequence[str]) -> str:

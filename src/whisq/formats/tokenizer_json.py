@@ -7,39 +7,39 @@ from typing import Any
 
 from whisq.documents import Document
 from whisq.errors import FormatError
-from whisq.formats.byte_pairs import bytes_of
 from whisq.formats.cursor import DOWNLOAD_AGAIN
+from whisq.formats.vocabulary import tokenizer_of
 from whisq.model import Tokenizer
-from whisq.whisper import Dimensions
+
+_SAVE_AGAIN = "copy tokenizer.json from where the model came from"
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer of a ``tokenizer.json``.
-
-    Tokens are those of the base vocabulary with ids counted from 0 without a gap. Raises ``FormatError``.
-    """
+    """Return the tokenizer of a ``tokenizer.json``; raises ``FormatError`` for any but a whole byte-level one."""
     document = read_json(path)
-    try:
-        vocabulary: dict[str, int] = document["model"]["vocab"]
-        text_of = {number: text for text, number in vocabulary.items()}
-        merges = document["model"].get("merges", [])
-        pairs = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
-        added = {entry["content"]: int(entry["id"]) for entry in document.get("added_tokens", [])}
-        # JSON can spell half a surrogate pair, which no container can store.
-        "".join([*pairs, *added]).encode("utf-8")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FormatError(
-            f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}",
-            hint="save it again with transformers, which writes model.vocab, model.merges and added_tokens",
-        ) from None
-    tokens: list[bytes] = []
-    while (text := text_of.get(len(tokens))) is not None:
-        tokens.append(bytes_of(text, markers_as_text=True))
-    if not tokens:
-        raise FormatError(
-            f"{path}: the vocabulary has no token 0", hint="copy the whole tokenizer from where the model came from"
-        )
-    return Tokenizer(tuple(tokens), pairs, added)
+    model = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(model, dict):
+        raise FormatError(f"{path}: not a tokenizer: it has no model", hint=_SAVE_AGAIN)
+    kind = model.get("type", "BPE")
+    if kind != "BPE" or model.get("byte_fallback"):
+        found = f"of type {ascii(kind)[:40]}" if kind != "BPE" else "of SentencePiece's kind"
+        raise FormatError(f"{path}: a tokenizer {found}, Whisper's is byte-level BPE", hint=_SAVE_AGAIN)
+    added, merges = document.get("added_tokens", []), model.get("merges", [])
+    if not isinstance(added, list) or not isinstance(merges, list):
+        raise FormatError(f"{path}: added_tokens or merges are not a list", hint=_SAVE_AGAIN)
+    return tokenizer_of(path, model.get("vocab"), _ids_of(path, added), merges)
+
+
+def _ids_of(path: Path, entries: list[Any]) -> dict[str, Any]:
+    """Return the ids of added tokens by their text."""
+    added: dict[str, Any] = {}
+    for entry in entries:
+        text = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(text, str) or added.setdefault(text, entry.get("id")) != entry.get("id"):
+            raise FormatError(
+                f"{path}: the added token {ascii(entry)[:80]} has no text, or a second id", hint=_SAVE_AGAIN
+            )
+    return added
 
 
 _FILE = Document("a file of a model's folder", FormatError, DOWNLOAD_AGAIN, 1 << 26)
@@ -53,12 +53,3 @@ def read_json(path: Path) -> Any:
 def read_text(path: Path) -> str:
     """Return a text file of a model's folder; raises ``FormatError`` when it is missing, too large or not UTF-8."""
     return _FILE.text(path)
-
-
-def check_vocabulary(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None:
-    """Raise ``FormatError`` for a tokenizer with more tokens than the embedding has rows."""
-    if len(tokenizer.tokens) > dims.n_vocab:
-        raise FormatError(
-            f"{path}: the tokenizer has {len(tokenizer.tokens)} tokens, the model {dims.n_vocab}",
-            hint="copy the tokenizer from where the weights came from",
-        )

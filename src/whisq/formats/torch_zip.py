@@ -107,6 +107,8 @@ def _entries(file: SourceFile) -> dict[str, tuple[int, int]]:
                 f"{file.path}: entry {entry.filename} is compressed or encrypted",
                 hint="save it again with torch.save",
             )
+        if entry.filename in entries:
+            raise FormatError(f"{file.path}: entry {entry.filename} occurs twice", hint=DOWNLOAD_AGAIN)
         entries[entry.filename] = (_data_offset(file, entry), entry.file_size)
     return entries
 

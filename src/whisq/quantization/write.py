@@ -23,6 +23,7 @@ from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
 from whisq.quantization.rounding import shifted
+from whisq.quantization.scales import count_unfinite, may_be_unfinite, refuse_unfinite
 from whisq.writing import Part, check_writable, whole
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class _Worker:
     ) -> None:
         self.plan, self.model, self.part, self.progress, self.syncing = plan, plan.model, part, progress, syncing
         self.unfit: dict[str, kernels.Tally] = {}
+        self.unfinite: dict[str, int] = {}
         self.shifts: dict[str, NDArray[np.float32]] = {}
         self.stopped = False
         self._inputs = _layer_inputs(plan, threads)
@@ -148,6 +150,8 @@ class _Worker:
         else:
             if self.stopped:
                 return
+            if may_be_unfinite(piece.assignment):
+                self._note_unfinite(piece.assignment, count_unfinite(result[: n_rows * row_bytes], kind))
             self.part.write(result[: n_rows * row_bytes], piece.offset + piece.start * row_bytes)
             self.syncing.wrote(n_rows * row_bytes)
             del result
@@ -176,6 +180,11 @@ class _Worker:
         with self._lock:
             before = self.unfit.get(name, (0, 0, 0))
             self.unfit[name] = kernels.Tally(*(one + other for one, other in zip(before, tally, strict=True)))
+
+    def _note_unfinite(self, assignment: Assignment, count: int) -> None:
+        if count:
+            with self._lock:
+                self.unfinite[assignment.tensor.name] = self.unfinite.get(assignment.tensor.name, 0) + count
 
     def _shift(self, bias: str, length: int, piece: _Piece, shift: NDArray[np.float32]) -> None:
         import numpy as np
@@ -209,6 +218,7 @@ def _write_tensors(worker: _Worker, threads: int, piece_weights: int) -> None:
     ):
         _do_all(worker, work, threads)
     _refuse_unfit(worker)
+    refuse_unfinite(worker.plan, worker.unfinite)
 
 
 def _pieces(plan: Plan, piece_weights: int) -> Iterator[_Piece]:

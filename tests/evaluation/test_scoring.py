@@ -68,3 +68,11 @@ def test_a_chant_that_was_said_is_no_runaway() -> None:
 def test_repeated_words_leaves_the_first_copy() -> None:
     assert repeated_words(["x", "a", "b", "a", "b", "a", "b", "y"]) == {3, 4, 5, 6}
     assert repeated_words([]) == set()
+
+
+def test_words_written_where_nothing_was_said_are_counted_apart() -> None:
+    edits = count_edits("", "Thank you for watching!", "en")
+    assert edits.invented == 4
+    assert (edits.words, edits.word_edits, edits.characters, edits.character_edits) == (0, 0, 0, 0)
+    assert count_edits("", " ", "en").invented == 0
+    assert count_edits("one", "one two", "en").invented == 0

@@ -14,11 +14,12 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from whisq.clips.ffmpeg import ffmpeg_samples, is_for_ffmpeg
 from whisq.errors import DataError
 
 SAMPLE_RATE = 16_000
-SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
-"""What a folder is searched for; libsndfile decides by content what it can read."""
+SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".amr")
+"""What a folder is searched for; libsndfile decides by content what it can read, an installed ffmpeg reads the rest."""
 
 SILENT_PEAK = 1e-3
 """Peak below which a clip counts as silent: -60 dBFS, 33 steps of 16-bit audio; a room's noise is above."""
@@ -48,7 +49,7 @@ def open_audio(path: Path) -> io.BufferedIOBase:
 
 
 def decode_audio(content: bytes | io.BufferedIOBase) -> Samples:
-    """Return 16 kHz mono float32 samples of a wav, flac, ogg or mp3 file's content.
+    """Return 16 kHz mono float32 samples of a wav, flac, ogg or mp3 file's content, or of one for ffmpeg.
 
     Channels are averaged, other rates resampled by soxr at its high quality. It is read in pieces until it ends,
     whatever its header says. Raises ``DataError`` when it is not audio, holds no samples, or holds NaN or infinity,
@@ -58,6 +59,8 @@ def decode_audio(content: bytes | io.BufferedIOBase) -> Samples:
         with _forward_only(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
             pieces = list(_mono_pieces(file))
     except (soundfile.LibsndfileError, RuntimeError) as error:
+        if is_for_ffmpeg(content):
+            return ffmpeg_samples(content, SAMPLE_RATE, LONGEST_S)
         reason = str(error).rpartition(": ")[2].rstrip(". ")
         raise DataError(f"not audio that libsndfile reads ({reason})", hint="use wav, flac, ogg or mp3") from None
     if not pieces:

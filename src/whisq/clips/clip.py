@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 from whisq.clips.arrow import arrow_audio
 from whisq.clips.audio import SAMPLE_RATE, SHORTEST_S, SILENT_PEAK, Samples, decode_audio, open_audio
 from whisq.errors import DataError
+
+_SEGMENT_SLACK_S = 0.1
+"""A manifest may round its times up by so much."""
+
+_SHOWN_OF_A_KIND = 5
+"""Problems of one kind that are told in full."""
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\d+")
 
 BAD_HINT = "fix these, or leave them out of the measurement with --skip-bad (they are listed all the same)"
 
@@ -27,10 +36,28 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """One utterance. ``row`` is set when ``path`` is an Arrow file and the audio is in that row of it.
+class Segment:
+    """A part of a file: where it starts, and how long it is, None for all that follows. Seconds."""
 
-    ``sha256`` (of the audio's bytes) and ``duration_s`` are filled in by ``check_clips``. ``sentences`` are there where
+    start_s: float
+    duration_s: float | None = None
+
+    def cut(self, samples: Samples) -> Samples:
+        """Return this part of 16 kHz samples; raises ``DataError`` where they end before it does."""
+        start = round(self.start_s * SAMPLE_RATE)
+        stop = samples.size if self.duration_s is None else start + round(self.duration_s * SAMPLE_RATE)
+        if start >= samples.size or stop > samples.size + round(_SEGMENT_SLACK_S * SAMPLE_RATE):
+            whole, first, last = (count / SAMPLE_RATE for count in (samples.size, start, stop))
+            raise DataError(f"is {whole:.2f} s long, its part from {first:.2f} to {last:.2f} s is not in it")
+        return samples[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance. ``row`` is set when ``path`` is a table and the audio is in that row of it.
+
+    ``segment`` is the part of the audio that is meant, None for all of it. ``sha256`` (of the audio's bytes, and of the
+    segment) and ``duration_s`` are filled in by ``check_clips``. ``sentences`` are there where
     it is known when what is said; they may be of several languages.
     """
 
@@ -43,14 +70,30 @@ class Clip:
     duration_s: float = 0.0
     speaker: str | None = None
     sentences: tuple[Sentence, ...] = ()
+    segment: Segment | None = None
 
     def samples(self) -> Samples:
         """Return 16 kHz mono samples; raises ``DataError`` or ``OSError``."""
-        return read_samples(self.path, self.row)
+        return self.cut(read_samples(self.path, self.row))
+
+    def cut(self, samples: Samples) -> Samples:
+        """Return this clip's part of its audio's samples."""
+        return samples if self.segment is None else self.segment.cut(samples)
+
+    def place(self) -> dict[str, Any]:
+        """Return where the audio is, for another process: what ``samples_at`` takes."""
+        segment = None if self.segment is None else (self.segment.start_s, self.segment.duration_s)
+        return {"path": str(self.path), "row": self.row, "segment": segment}
+
+
+def samples_at(path: str, row: int | None, segment: Sequence[Any] | None) -> Samples:
+    """Return the samples of a clip that another process has placed there. Raises as ``read_samples`` does."""
+    samples = read_samples(Path(path), row)
+    return samples if segment is None else Segment(*segment).cut(samples)
 
 
 def read_samples(path: Path, row: int | None = None) -> Samples:
-    """Return 16 kHz mono samples of an audio file or, with ``row``, of that row of an Arrow file.
+    """Return 16 kHz mono samples of an audio file or, with ``row``, of that row of a table.
 
     Raises ``DataError`` for what is not audio, ``OSError`` for what is not there.
     """
@@ -71,6 +114,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
+
+    @property
+    def kind(self) -> str:
+        """The reason without what differs from clip to clip: names, figures, what follows a colon."""
+        return _PARTICULAR.sub("", self.reason.partition(":")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +149,32 @@ class ClipSet:
 def data_error(source: str | Path, problems: Sequence[Problem], *, hint: str = BAD_HINT) -> DataError:
     """Return the one error that lists all problems."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = "".join(f"\n  {problem}" for problem in problems)
+    lines = "".join(f"\n  {line}" for line in problem_lines(problems))
     return DataError(f"{source}: {count} in the data:{lines}", hint=hint)
 
 
-def check_clips(
-    clips: Iterable[Clip], *, need_text: bool = True, on_clip: Callable[[Clip], None] = lambda clip: None
-) -> tuple[list[Clip], list[Problem]]:
-    """Return the usable clips, with hash and duration, and what is wrong with the others.
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """Return a line for each problem, and for many of one kind the first few and how many more there are."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    lines = []
+    for alike in kinds.values():
+        lines += [str(problem) for problem in alike[:_SHOWN_OF_A_KIND]]
+        more = len(alike) - _SHOWN_OF_A_KIND
+        if more > 0:
+            lines.append(f"and {more} more like these")
+    return lines
 
-    A clip without a text is usable where ``need_text`` is false.
-    """
+
+def check_clips(
+    clips: Iterable[Clip], *, on_clip: Callable[[Clip], None] = lambda clip: None
+) -> tuple[list[Clip], list[Problem]]:
+    """Return the usable clips, with hash and duration, and what is wrong with the others."""
     good: list[Clip] = []
     problems: list[Problem] = []
     for clip in clips:
-        checked, reason = _check(clip, need_text)
+        checked, reason = _check(clip)
         on_clip(clip)
         if reason:
             problems.append(Problem(clip.id, reason))
@@ -124,14 +183,12 @@ def check_clips(
     return good, problems
 
 
-def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
-    if need_text and not clip.text.strip():
-        return clip, "its text is empty"
+def _check(clip: Clip) -> tuple[Clip, str]:
     try:
         with _opened(clip.path, clip.row) as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256")
             stream.seek(0)
-            samples = decode_audio(stream)
+            samples = clip.cut(decode_audio(stream))
     except OSError as error:
         return clip, f"audio missing: {error.strerror or error} ({clip.path})"
     except DataError as error:
@@ -140,6 +197,8 @@ def _check(clip: Clip, need_text: bool) -> tuple[Clip, str]:
     if duration_s < SHORTEST_S:
         return clip, f"{1000 * duration_s:.0f} ms of audio, too short to transcribe"
     peak = float(abs(samples).max())
-    if peak < SILENT_PEAK:
+    if clip.text and peak < SILENT_PEAK:
         return clip, f"silent: no sample above {peak:.1g} of full scale"
-    return replace(clip, sha256=sha256, duration_s=duration_s), ""
+    if clip.segment is not None:
+        digest.update(repr(clip.segment).encode())
+    return replace(clip, sha256=digest.hexdigest(), duration_s=duration_s), ""

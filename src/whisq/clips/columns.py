@@ -17,6 +17,12 @@ TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_t
 LANGUAGE_COLUMNS = ("language", "lang", "locale")
 """The language's code, or a locale that begins with it."""
 
+OFFSET_COLUMNS = ("offset",)
+"""Seconds into the file at which the text begins: NeMo's."""
+
+DURATION_COLUMNS = ("duration",)
+"""Seconds of the file that belong to the text."""
+
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 """Who speaks, by which data is split."""
 

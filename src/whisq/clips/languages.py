@@ -1,4 +1,4 @@
-"""Languages as data names them, to Whisper's codes: BCP 47 tags, ISO 639 codes, other projects' codes, English names."""
+"""Languages as data names them, to Whisper's codes: BCP 47 tags, ISO 639 codes, English names."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ lb ltz luxembourgish letzeburgesch · my mya bur myanmar burmese · bo bod tib t
 mg mlg plt malagasy · as asm assamese · tt tat tatar · haw hawaiian · ln lin lingala · ha hau hausa
 ba bak bashkir · jw jv jav javanese · su sun sundanese · yue cantonese
 """
-"""Whisper's code, then what else says the same: ISO 639-1 to -3, retired codes, single languages of a macrolanguage that
-corpora are labelled with (FLEURS, Common Voice), English names."""
+"""Whisper's code, then what else says the same: ISO 639-1 to -3, retired codes, single languages of a macrolanguage as
+corpora have them (FLEURS, Common Voice), English names."""
 
 
 @cache

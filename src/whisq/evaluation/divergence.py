@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from whisq.clips.audio import Samples
-from whisq.clips.clip import read_samples
+from whisq.clips.clip import samples_at
 from whisq.evaluation.forced import TIMESTAMP_S, Forced, InNetwork, InRuntime
 from whisq.network.devices import operations_for
 from whisq.network.divergence import divergences
@@ -45,7 +45,7 @@ class DivergenceWorker:
             self._models = InNetwork(paths[0], operations), InNetwork(paths[1], operations), operations
         return {}
 
-    def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:
+    def run(self, path: str, row: int | None, segment: list[Any] | None, language: str | None) -> dict[str, Any]:
         """Return what ``InsideUtterance`` holds of a clip."""
         if self._models is None:
             raise RuntimeError("no models were loaded")
@@ -53,7 +53,7 @@ class DivergenceWorker:
             "divergences": [], "same_top": 0, "encoder_error": 0.0, "encoder_power": 0.0,
             "timestamp_divergences": [], "shifts_s": [],
         }  # fmt: skip
-        for window in windows(read_samples(Path(path), row)):
+        for window in windows(samples_at(path, row, segment)):
             compare(*self._models, window, language, found)
         return found
 

@@ -107,7 +107,7 @@ def measure_inside(
             if reply is None:
                 try:
                     worker = worker or _started(reference, file, way, threads)
-                    reply = worker.ask("run", path=str(clip.path), row=clip.row, language=clip.language)
+                    reply = worker.ask("run", **clip.place(), language=clip.language)
                 except WorkerError as error:
                     return Inside(way.title, failure=f"{way.title} failed at {clip.id}: {error}")
                 cache.put(key, reply)

@@ -142,7 +142,7 @@ def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: EvaluationS
     good, problems = [], []
     for clip in clips.clips:
         language = clip.language or "en"
-        if not normalize(clip.text, language):
+        if clip.text and not normalize(clip.text, language):
             problems.append(Problem(clip.id, f"nothing is left of its text after normalizing: {clip.text!r}"))
         elif language != "en" and only_english:
             problems.append(Problem(clip.id, f"language {language}, but {only_english[0]} is English-only"))
@@ -288,7 +288,7 @@ def _transcribe(
 def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
     """Return the reply for a clip; one that failed is counted as no text, with the reason."""
     try:
-        return worker.ask("run", path=str(clip.path), row=clip.row, language=clip.language)
+        return worker.ask("run", **clip.place(), language=clip.language)
     except WorkerRefusedError as error:
         return {"text": "", "seconds": 0.0, "remark": f"failed: {error}", "failed": str(error)}
 

@@ -22,7 +22,8 @@ class Edits:
     """Counts of one utterance. ``runaway`` insertions (loops) are not among ``insertions``.
 
     ``words`` and ``characters`` are the reference's; ``character_edits`` is all edits of characters together. Spaces
-    count as characters in languages that have them between words.
+    count as characters in languages that have them between words. ``invented`` are the words written of a clip in which
+    nothing is said; they are in no other count.
     """
 
     words: int
@@ -32,6 +33,7 @@ class Edits:
     runaway: int
     characters: int
     character_edits: int
+    invented: int = 0
 
     @property
     def word_edits(self) -> int:
@@ -40,10 +42,15 @@ class Edits:
 
 
 def count_edits(said: str, written: str, language: str | None) -> Edits:
-    """Return the edits that turn what was said into what a model wrote, both normalized here."""
+    """Return the edits that turn what was said into what a model wrote, both normalized here.
+
+    Where nothing was said all counts are 0 but that of invented words.
+    """
     import jiwer
 
     reference, hypothesis = normalize(said, language), normalize(written, language)
+    if not reference:
+        return Edits(0, 0, 0, 0, 0, 0, 0, invented=len(hypothesis.split()))
     words = jiwer.process_words(reference, hypothesis)
     letters = jiwer.process_characters(characters(reference, language), characters(hypothesis, language))
     inserted = [

@@ -147,6 +147,14 @@ def remarks(evaluation: Evaluation) -> list[str]:
     if evaluation.data.problems:
         count = len(evaluation.data.problems)
         told.append(f"{count} {'entry' if count == 1 else 'entries'} of the data could not be used; see the list.")
+    silent = sum(not clip.text for clip in evaluation.data.clips)
+    if silent:
+        ran = [model for model in evaluation.models if model.utterances]
+        written = ", ".join(f"{model.label} {model.total('invented')}" for model in ran)
+        told.append(
+            f"In {silent} {'clip' if silent == 1 else 'clips'} nothing is said. "
+            f"Words written there, in no other count: {written or 'none'}."
+        )
     if len(evaluation.data.clips) < 30:
         count = len(evaluation.data.clips)
         few = "1 utterance is" if count == 1 else f"{count} utterances are"

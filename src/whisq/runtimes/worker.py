@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from whisq.clips.audio import SAMPLE_RATE
-from whisq.clips.clip import read_samples
+from whisq.clips.clip import samples_at
 from whisq.runtimes.registry import parse_runtime
 from whisq.runtimes.runtime import Transcriber
 
@@ -50,11 +50,11 @@ class Worker:
         self._transcriber = parse_runtime(runtime).transcriber(Path(path), threads, fallback)
         return {"load_s": time.perf_counter() - started, "baseline_bytes": baseline}
 
-    def run(self, path: str, row: int | None, language: str | None) -> dict[str, Any]:
+    def run(self, path: str, row: int | None, segment: list[Any] | None, language: str | None) -> dict[str, Any]:
         """Transcribe a clip; returns the text, the runtime's seconds and the peak memory so far."""
         if self._transcriber is None:
             raise RuntimeError("no model was loaded")
-        samples = read_samples(Path(path), row)
+        samples = samples_at(path, row, segment)
         started = time.perf_counter()
         text, remark = self._transcriber.transcribe(samples, language)
         elapsed = time.perf_counter() - started

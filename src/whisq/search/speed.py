@@ -40,7 +40,9 @@ def seconds_by_type(
             path = folder / "model.bin"
             quantize(make_plan(model, Recipe(kind)), path)
             worker.ask("load", runtime=runtime.name, path=str(path), threads=threads, fallback=False)
-            runs = [worker.ask("run", path=str(clip), row=None, language="en")["seconds"] for _ in range(RUNS)]
+            runs = [
+                worker.ask("run", path=str(clip), row=None, segment=None, language="en")["seconds"] for _ in range(RUNS)
+            ]
             found[kind.name] = float(min(runs))
     if not found:
         raise PlanError(f"{runtime.name} takes none of these types: none can be timed", hint="leave out --prefer-fast")

@@ -26,50 +26,94 @@ def tone(path: Path, seconds: float = 1.0, pitch: float = 440.0) -> Path:
 
 
 def kaldi(folder: Path) -> None:
+    """Kaldi"""
     tone(folder / "wav/u1.flac")
     (folder / "wav.scp").write_text(f"u1 {folder}/wav/u1.flac\n")
     (folder / "text").write_text(f"u1 {SAID}\n")
 
 
 def mls(folder: Path) -> None:
+    """MLS, VIVOS"""
     tone(folder / "audio/12/34/12_34_0.flac")
     (folder / "transcripts.txt").write_text(f"12_34_0\t{SAID}\n")
 
 
 def vivos(folder: Path) -> None:
+    """MLS, VIVOS"""
     tone(folder / "waves/SPK/SPK_1.wav")
     (folder / "prompts.txt").write_text(f"SPK_1 {SAID}\n")
 
 
 def common_voice(folder: Path) -> None:
+    """Common Voice"""
     tone(folder / "clips/a.wav")
     (folder / "test.tsv").write_text(f"client_id\tpath\tsentence\tlocale\nx\ta.wav\t{SAID}\ten\n")
 
 
 def audio_folder_split(folder: Path) -> None:
+    """AudioFolder"""
     tone(folder / "test/a.flac")
     (folder / "test/metadata.jsonl").write_text(json.dumps({"file_name": "a.flac", "transcription": SAID}))
 
 
 def lj_speech(folder: Path) -> None:
+    """LJSpeech"""
     tone(folder / "wavs/LJ001-0001.wav")
     (folder / "metadata.csv").write_text(f"LJ001-0001|{SAID}|{SAID}\n")
 
 
 def text_in_capitals(folder: Path) -> None:
+    """audio with texts"""
     tone(folder / "a.wav")
     (folder / "a.TXT").write_text(SAID)
 
 
 def text_after_the_suffix(folder: Path) -> None:
+    """audio with texts"""
     tone(folder / "a.wav")
     (folder / "a.wav.txt").write_text("\ufeff" + SAID)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [kaldi, mls, vivos, common_voice, audio_folder_split, lj_speech, text_in_capitals, text_after_the_suffix],
-)
+def libri_speech(folder: Path) -> None:
+    """LibriSpeech"""
+    tone(folder / "12/34/12-34-0001.flac")
+    (folder / "12/34/12-34.trans.txt").write_text(f"12-34-0001 {SAID}\n")
+
+
+def nemo(folder: Path) -> None:
+    """NeMo"""
+    tone(folder / "a.wav", 2.0)
+    row = {"audio_filepath": "a.wav", "text": SAID, "offset": 0.5, "duration": 1.0}
+    (folder / "manifest.json").write_text(json.dumps(row))
+
+
+def with_manifest(folder: Path) -> None:
+    """a manifest"""
+    tone(folder / "a.wav")
+    (folder / "manifest.tsv").write_text(f"path\ttext\na.wav\t{SAID}\n")
+
+
+def without_header(folder: Path) -> None:
+    """a list without a header"""
+    tone(folder / "a.wav")
+    (folder / "manifest.tsv").write_text(f"a.wav\t{SAID}\n")
+
+
+LAYOUTS = [
+    kaldi, mls, vivos, common_voice, audio_folder_split, lj_speech, text_in_capitals, text_after_the_suffix,
+    libri_speech, nemo, with_manifest, without_header,
+]  # fmt: skip
+
+
+def test_the_documentation_lists_every_layout() -> None:
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    table = page.partition("| what | looks like |")[2].partition("\n\n")[0]
+    listed = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    in_tables = ["Parquet", "a Hugging Face dataset"]  # tests of their own, below
+    assert sorted(listed) == sorted({str(layout.__doc__) for layout in LAYOUTS} | set(in_tables))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_folder_is_read(tmp_path: Path, layout: Callable[[Path], None]) -> None:
     layout(tmp_path)
     found = load_clips(tmp_path)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from whisq.search import Mix
 
 _EPILOG = """
-CLIPS is a folder in LibriSpeech's layout (*.trans.txt beside the audio), a .csv, .tsv or .jsonl manifest
-with columns path and text (and language), a folder of audio with a .txt of the same name beside each, or a
-Hugging Face dataset saved on disk. Audio may be wav, flac, ogg or mp3, of any rate, length and number of
-channels.
+CLIPS is a .csv, .tsv, .json or .jsonl manifest with columns path and text (and language), a folder of audio with
+a .txt of the same name beside each, one in the layout of LibriSpeech, MLS, LJSpeech, Common Voice, Kaldi, NeMo
+or AudioFolder, or a Hugging Face dataset saved on disk or as .parquet. Audio may be wav, flac, ogg or mp3, of any
+rate, length and number of channels, and with ffmpeg m4a, aac and others.
 
   whisq evaluate base-f16.bin base-q5_0.bin base-balanced.bin --data dev-clean --report report.html --json
   out.json

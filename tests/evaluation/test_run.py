@@ -268,7 +268,7 @@ def test_divergence_of_a_model_from_itself_is_nothing(
     def inside(candidate: Path) -> dict[str, Any]:
         worker = DivergenceWorker()
         worker.load(str(tiny_en_bin), str(candidate), threads=1, device="cpu", runtime=None)
-        return worker.run(str(clips / "a.wav"), None, "en")
+        return worker.run(str(clips / "a.wav"), None, None, "en")
 
     same, other = inside(tiny_en_bin), inside(q4_bin)
     assert max(same["divergences"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from whisq.errors import RuntimeUnavailableError
 from whisq.extras import install_hint
 from whisq.formats import open_model
+from whisq.formats.special_tokens import special_tokens
 from whisq.model import Model
 from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes
 from whisq.runtimes.runtime import Runtime
@@ -21,7 +22,8 @@ from whisq.whisper import Dimensions, TensorSpec
 class ModelFile:
     """A model on disk as an evaluation sees it; nothing of it stays open.
 
-    ``size_bytes`` is that of the file or, for a folder, of the files with weights.
+    ``size_bytes`` is that of the file or, for a folder, of the files with weights; ``languages`` are the codes of those
+    that it has tokens for, English of an English-only model.
     """
 
     label: str
@@ -31,6 +33,7 @@ class ModelFile:
     size_bytes: int
     dims: Dimensions
     tensors: tuple[tuple[TensorSpec, TensorType], ...]
+    languages: frozenset[str]
     states: tuple[FileState, ...] = ()
 
     @property
@@ -63,6 +66,7 @@ def describe(source: str | Path | Model, label: str) -> ModelFile:
         size_bytes=source.size_bytes,
         dims=source.dims,
         tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),
+        languages=frozenset(special_tokens(source).languages) or frozenset({"en"}),
         states=source.states,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from whisq.clips.clip import Clip, ClipSet, Problem, data_error
 from whisq.clips.datasets import load_clips
-from whisq.errors import DataError
+from whisq.errors import DataError, RuntimeUnavailableError
 from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.environment import environment
 from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
@@ -115,7 +115,9 @@ def evaluate(
         on_clip=lambda done, total: progress("checking clips", done, total),
     )
     clips = _fit_to_models(clips, files, chosen)
-    models = _measure(files, choices, ways, clips, chosen, progress)
+    measurements = _measure(files, choices, ways, clips, chosen, progress)
+    clips = _heard_by_all(clips, measurements)
+    models = [_model_result(measurement, clips) for measurement in measurements]
     for file in files:
         for state in file.states:
             state.check()  # what was transcribed has the hash that was taken
@@ -138,14 +140,14 @@ def _describe_all(reference: str | Path | Model, candidates: list[Path], progres
 
 def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: EvaluationSettings) -> ClipSet:
     """Return the clips that these models can be scored on; the language is settled for each."""
-    only_english = [file.label for file in files if not file.dims.is_multilingual]
     good, problems = [], []
     for clip in clips.clips:
         language = clip.language or "en"
         if clip.text and not normalize(clip.text, language):
             problems.append(Problem(clip.id, f"nothing is left of its text after normalizing: {clip.text!r}"))
-        elif language != "en" and only_english:
-            problems.append(Problem(clip.id, f"language {language}, but {only_english[0]} is English-only"))
+        elif lacking := [file for file in files if language not in file.languages]:
+            has = "is English-only" if len(lacking[0].languages) == 1 else "has no token for it"
+            problems.append(Problem(clip.id, f"language {language}, but {lacking[0].label} {has}"))
         else:
             good.append(replace(clip, language=language))
     if (problems and not settings.skip_bad) or not good:
@@ -170,7 +172,7 @@ def _measure(
     clips: ClipSet,
     settings: EvaluationSettings,
     progress: Progress,
-) -> list[ModelResult]:
+) -> list[_Measurement]:
     inside_clips = _inside_clips(clips, settings)
     runs = sum(choice.runtime is not None for choice in choices)
     looks = [(file, way) for file in files[1:] for way in _ways_of(file, files[0], ways)]
@@ -183,7 +185,7 @@ def _measure(
             done += clip.duration_s
             progress("transcribing", done, total)
 
-    def one(index: int) -> ModelResult:
+    def one(index: int) -> _Measurement:
         file, choice = files[index], choices[index]
         measured = _transcribe(file, choice, clips, settings, advance_or_stop)
         tensors = tensor_errors(files[0].path, file.path) if index else ()
@@ -193,7 +195,7 @@ def _measure(
             )
             for way in (_ways_of(file, files[0], ways) if index and inside_clips else ())
         ]  # fmt: skip
-        return _model_result(file, choice, measured, clips, inside, tensors)
+        return _Measurement(file, choice, measured, inside, tensors)
 
     stop = threading.Event()
 
@@ -226,6 +228,46 @@ class _Measured:
     replies: list[dict[str, Any]] = field(default_factory=list)
     session: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
+
+
+@dataclass(slots=True)
+class _Measurement:
+    """All that was measured of one model."""
+
+    file: ModelFile
+    choice: RuntimeChoice
+    measured: _Measured
+    inside: list[Inside]
+    tensors: tuple[Any, ...]
+
+
+def _heard_by_all(clips: ClipSet, measurements: list[_Measurement]) -> ClipSet:
+    """Return the clips without those on which some model failed, whose replies go, too: a failure has no score.
+
+    Raises ``RuntimeUnavailableError`` where the reference did not run: there is nothing to compare with then.
+    """
+    reference = measurements[0]
+    if reference.measured.failure:
+        raise RuntimeUnavailableError(
+            f"{reference.file.path}: the reference did not run: {reference.measured.failure}",
+            hint="take a reference that this runtime runs, or another with --runtime",
+        )
+    failed: dict[int, str] = {}
+    for one in measurements:
+        for index, reply in enumerate(one.measured.replies):
+            if "failed" in reply:
+                failed.setdefault(index, f"{one.choice.runtime} failed with {one.file.label}: {reply['failed']}")
+    if len(failed) == len(clips.clips):
+        raise RuntimeUnavailableError(
+            f"{clips.source}: every clip failed in some model: {next(iter(failed.values()))}",
+            hint="measure the models that fail on their own",
+        )
+    for one in measurements:
+        replies = one.measured.replies
+        one.measured.replies = [reply for index, reply in enumerate(replies) if index not in failed]
+    problems = [Problem(clips.clips[index].id, failed[index]) for index in sorted(failed)]
+    kept = [clip for index, clip in enumerate(clips.clips) if index not in failed]
+    return replace(clips, clips=tuple(kept), problems=(*clips.problems, *problems))
 
 
 def _transcribe(
@@ -286,11 +328,11 @@ def _transcribe(
 
 
 def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
-    """Return the reply for a clip; one that failed is counted as no text, with the reason."""
+    """Return the reply for a clip; one that failed says why."""
     try:
         return worker.ask("run", **clip.place(), language=clip.language)
     except WorkerRefusedError as error:
-        return {"text": "", "seconds": 0.0, "remark": f"failed: {error}", "failed": str(error)}
+        return {"failed": str(error)}
 
 
 def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
@@ -299,14 +341,8 @@ def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
     return [clips.clips[index * len(clips.clips) // count] for index in range(count)]
 
 
-def _model_result(
-    file: ModelFile,
-    choice: RuntimeChoice,
-    measured: _Measured,
-    clips: ClipSet,
-    inside: list[Inside],
-    tensors: tuple[Any, ...],
-) -> ModelResult:
+def _model_result(measurement: _Measurement, clips: ClipSet) -> ModelResult:
+    file, choice, measured, inside = measurement.file, measurement.choice, measurement.measured, measurement.inside
     common, beside = (*inside, Inside(""), Inside(""))[:2]
     utterances = tuple(
         Utterance(
@@ -333,7 +369,7 @@ def _model_result(
         baseline_bytes=measured.session.get("baseline_bytes"),
         utterances=utterances,
         inside=common.utterances,
-        tensors=tensors,
+        tensors=measurement.tensors,
         inside_in=common.way,
         beside=beside.utterances,
         beside_in=beside.way,

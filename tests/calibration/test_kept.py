@@ -12,7 +12,7 @@ from tests.support.models import TINY, tiny_weights
 from whisq.calibration import inputs_of
 from whisq.calibration.calibration import foreseen_calibration
 from whisq.calibration.kept import FOLDER, calibration_on
-from whisq.calibration.run import CalibrationSettings
+from whisq.calibration.run import BUILT_IN_TEXT_TOKENS, CalibrationSettings
 from whisq.clips.builtin import speech_version
 from whisq.errors import CalibrationError, DataError, OutputError
 from whisq.formats.special_tokens import special_tokens
@@ -60,8 +60,9 @@ def test_it_is_made_once_and_found_again(model: Model, tmp_path: Path) -> None:
 
 def test_another_setting_takes_the_place_of_what_was_kept(model: Model, tmp_path: Path) -> None:
     first, _ = made(model, tmp_path / "cache")
-    other, _ = made(model, tmp_path / "cache", text_tokens=300)
-    assert other.audio["text_tokens"] >= 300
+    other, _ = made(model, tmp_path / "cache", text_tokens=3000)
+    assert first.audio["own_text"]
+    assert BUILT_IN_TEXT_TOKENS <= first.audio["text_tokens"] < 3000 <= other.audio["text_tokens"]
     assert other.audio["tokens"] > first.audio["tokens"]
     assert files(tmp_path / "cache") == [other.path]
 
@@ -99,6 +100,8 @@ def test_without_a_cache_nothing_is_left(model: Model, tmp_path: Path) -> None:
 def test_clips_of_ones_own_have_a_file_of_their_own(model: Model, tmp_path: Path, sentence_folder: Path) -> None:
     mine, said = made(model, tmp_path / "cache", sentence_folder)
     assert "speech" not in mine.audio
+    assert not mine.audio["own_text"]
+    assert mine.audio["text_tokens"] == 0
     assert "calibrated on sentence" in said[-1]
     built_in, _ = made(model, tmp_path / "cache")
     assert files(tmp_path / "cache") == sorted([mine.path, built_in.path])

@@ -14,16 +14,20 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_larger_model_needs_more_and_what_is_said_is_of_the_right_size() -> None:
-    tiny, turbo = (needs_of(released(name), 4, 2000, spills=True) for name in ("tiny.en", "large-v3-turbo"))
+    tiny, turbo = (
+        needs_of(released(name), 4, 2000, spills=True, writes=False) for name in ("tiny.en", "large-v3-turbo")
+    )
     assert 45e6 < tiny.file_bytes < 52e6
     assert 2.0e9 < turbo.file_bytes < 2.6e9
-    assert 0.25e9 < tiny.memory_bytes < 1e9
+    assert 0.19e9 < tiny.memory_bytes < 0.4e9  # it took 192 MB
     assert turbo.memory_bytes < 4e9
     assert str(tiny).startswith(f"{tiny.memory_bytes / 1e6:.0f} MB of memory")
-    more = needs_of(released("tiny.en"), 40, 2000, spills=True)
+    more = needs_of(released("tiny.en"), 40, 2000, spills=True, writes=False)
     assert more.memory_bytes > tiny.memory_bytes
     assert more.spill_bytes > tiny.spill_bytes
-    kept_in_memory = needs_of(released("tiny.en"), 4, 2000, spills=False)
+    writing = needs_of(released("large-v3"), 4, 2000, spills=True, writes=True)
+    assert writing.memory_bytes > needs_of(released("large-v3"), 4, 2000, spills=True, writes=False).memory_bytes
+    kept_in_memory = needs_of(released("tiny.en"), 4, 2000, spills=False, writes=False)
     assert kept_in_memory.spill_bytes == 0
     assert kept_in_memory.memory_bytes > tiny.memory_bytes + tiny.file_bytes
 

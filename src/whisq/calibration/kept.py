@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.calibration.file import read_calibration
-from whisq.calibration.run import CalibrationSettings, calibrate, clips_for
+from whisq.calibration.run import CalibrationSettings, calibrate, clips_for, settings_for
 from whisq.clips.builtin import SOURCE
 from whisq.errors import CalibrationError, OutputError
 from whisq.progress import Progress, no_progress
@@ -45,6 +45,7 @@ def calibration_on(
     is gone after the block. Raises what ``calibrate`` raises.
     """
     clips = clips_for(model, data, settings, progress)
+    settings = settings_for(clips, settings)
     if settings.cache is None:
         with tempfile.TemporaryDirectory(prefix="whisq-") as folder:
             path = Path(folder) / "built-in.calib"

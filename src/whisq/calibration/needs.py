@@ -15,7 +15,7 @@ from whisq.units import megabytes
 if TYPE_CHECKING:
     from whisq.whisper import Dimensions
 
-_LIBRARIES = 200_000_000
+_LIBRARIES = 120_000_000
 """Bytes that Python, numpy, scipy and the audio library take."""
 _FACTORING = 5
 """Matrices of the widest input in float64 that are there at once when it is said whether feedback can use it."""
@@ -37,16 +37,17 @@ class Needs:
         return f"{megabytes(self.memory_bytes):.0f} MB of memory and {disk_mb:.0f} MB of disk, {kept_mb:.0f} MB to stay"
 
 
-def needs_of(dims: Dimensions, n_windows: int, n_tokens: int, *, spills: bool) -> Needs:
-    """Return what calibrating a model takes on so many windows and tokens; with ``spills`` an interrupted run is kept.
+def needs_of(dims: Dimensions, n_windows: int, n_tokens: int, *, spills: bool, writes: bool) -> Needs:
+    """Return what calibrating a model takes on so many windows and tokens.
 
-    The memory is an upper bound: on tiny.en and base it was 0.6 to 0.9 of it.
+    With ``spills`` an interrupted run is kept on disk; with ``writes`` the model writes texts, for which its decoder is
+    in memory. The memory is an upper bound: tiny.en on the built-in speech took 0.8 of it.
     """
     widths = inputs_of(dims).values()
     moments = sum(4 * (triangle_size(width) + width) for width in widths)
     states = 4 * (n_windows * dims.n_audio_ctx * dims.n_audio_state + n_tokens * dims.n_text_state)
     weights = 4 * (dims.n_vocab + dims.n_text_ctx + 16 * dims.n_text_state * dims.n_text_layer) * dims.n_text_state
-    memory = _LIBRARIES + _STATES * states + 8 * _FACTORING * max(widths) ** 2 + weights
+    memory = _LIBRARIES + _STATES * states + max(8 * _FACTORING * max(widths) ** 2, weights if writes else 0)
     if not spills:
         memory += 2 * moments
     return Needs(memory, moments + 2 * states if spills else 0, moments)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,11 @@ if TYPE_CHECKING:
 PADDING_SHARE = 0.25
 """Weight of the silence up to 30 s against that of the audio. The decoder attends to it (35 % on tiny.en): of none,
 0.25 and 0.5, this gave the encoder's q4_0 the least divergence on held-out speakers."""
+
+
+BUILT_IN_TEXT_TOKENS = 2000
+"""Tokens that the decoder reads beside the built-in speech, which has 200 in English: the output layer sees a vector a
+token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ def calibrate(
         )
     special = special_tokens(opened)
     clips = clips_for(opened, data, chosen, progress)
+    chosen = settings_for(clips, chosen)
     sha256 = opened.sha256
     key = {
         "model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "text_tokens": chosen.text_tokens,
@@ -109,7 +115,8 @@ def calibrate(
     lines += more_lines(opened, special, len(windows), chosen.text_tokens, chosen.seed)
     lines.sort(key=lambda line: line.window)
     n_tokens = sum(len(line.ids) or LONGEST_TEXT for line in lines)
-    needs = needs_of(opened.dims, len(windows), n_tokens, spills=chosen.cache is not None)
+    writes = any(not line.ids for line in lines)
+    needs = needs_of(opened.dims, len(windows), n_tokens, spills=chosen.cache is not None, writes=writes)
     say(f"calibrating takes up to {needs}")
     check_room(needs, Path(output), chosen.cache)
     with operations.no_gradients():
@@ -123,6 +130,13 @@ def calibrate(
         write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows))
     checkpoint.remove()
     return read_calibration(path)
+
+
+def settings_for(clips: ClipSet, settings: CalibrationSettings) -> CalibrationSettings:
+    """Return settings as they are for these clips: what the built-in speech wants besides, the others' unchanged."""
+    if clips.source != SOURCE:
+        return settings
+    return replace(settings, own_text=True, text_tokens=max(settings.text_tokens, BUILT_IN_TEXT_TOKENS))
 
 
 def clips_for(

@@ -36,7 +36,7 @@ class Argument:
     @property
     def writes(self) -> bool:
         """Whether it names a file to write."""
-        return self.action.type is Written
+        return isinstance(self.action.type, type) and issubclass(self.action.type, Written)
 
     @property
     def flag(self) -> str:
@@ -78,8 +78,9 @@ def writing_commands() -> list[str]:
 def _needed(command: str) -> Iterator[Argument]:
     parser = parser_of(command)
     for action in parser._actions:
-        if action.required or (not action.option_strings and (action.type in (Read, Written))):
-            yield Argument(command, action)
+        argument = Argument(command, action)
+        if action.required or (not action.option_strings and (argument.reads or argument.writes)):
+            yield argument
     for group in parser._mutually_exclusive_groups:
         if group.required:
             yield Argument(command, group._group_actions[0])
@@ -160,9 +161,9 @@ def more_outputs_of(command: str, given: dict[str, object], folder: Path) -> tup
     module = import_module(f"whisq.cli.{command}")
     if not hasattr(module, "more_outputs"):
         return words, []
-    found: list[Path] = module.more_outputs(parser_of(command).parse_args(words[1:]))
+    found = module.more_outputs(parser_of(command).parse_args(words[1:]))
     for switch in switches:
         outputs = module.more_outputs(parser_of(command).parse_args([*words[1:], switch.flag]))
         if len(outputs) > len(found):
             words, found = [*words, switch.flag], outputs
-    return words, found
+    return words, [Path(output) for output in found]

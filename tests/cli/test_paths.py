@@ -107,3 +107,4 @@ def test_every_argument_that_names_a_file_says_whether_it_is_read_or_written(nam
         if action.metavar in files or action.metavar in ("NAME|FILE", "RESULTS.json"):
             assert isinstance(action.type, type), action.dest
             assert issubclass(action.type, Read | Written), action.dest
+            assert not issubclass(action.type, Written) or action.type.kinds, f"{action.dest} says not what it writes"

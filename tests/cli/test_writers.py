@@ -106,7 +106,7 @@ def test_a_command_that_cannot_write_leaves_the_old_file(
 ) -> None:
     path = tmp_path / name
     path.write_text(OLD)
-    asked = words(tmp_path, monkeypatch)
+    asked = [*words(tmp_path, monkeypatch), "--overwrite"]
     with monkeypatch.context() as refused:
         refusing(refused, call, path)
         assert main(asked) == 1

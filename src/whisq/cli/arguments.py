@@ -106,6 +106,19 @@ def add_cache(group: argparse._ArgumentGroup, what: str) -> None:
     group.add_argument("--no-cache", action="store_true", help=f"do not keep {what}")
 
 
+def add_overwrite(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare what every command has that writes files."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace existing files of other kinds than what is written, too"
+    )
+
+
+def add_overwrite_and_quiet(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare how a command that writes files treats those that are there, and what it says."""
+    add_overwrite(parser)
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
 def add_goal(parser: argparse.ArgumentParser) -> None:
     """Declare what is searched for: a size, bits per weight, or a divergence."""
     goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_cache, add_clips, cache_folder, count, device
+from whisq.cli.arguments import add_cache, add_clips, add_overwrite_and_quiet, cache_folder, count, device
 from whisq.cli.console import Console
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import Read, WrittenCalibration, WrittenImatrix
 from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", type=Read, metavar="MODEL", help="the f16 or f32 model, in any form")
     parser.add_argument(
-        "-o", "--output", type=Written, metavar="FILE", required=True, help="the calibration to write (.calib)"
+        "-o", "--output", type=WrittenCalibration, metavar="FILE", required=True, help="the calibration to write"
     )
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio, and what is said in it where that is known", seed_of="the draw", required=False)
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache(how, "an interrupted run")
     out = parser.add_argument_group("more outputs")
     out.add_argument(
-        "--imatrix-out", type=Written, metavar="FILE", help="also write the importance as llama.cpp's imatrix GGUF"
+        "--imatrix-out", type=WrittenImatrix, metavar="FILE", help="also write the importance as an imatrix GGUF"
     )
     out.add_argument(
         "--imatrix-names",
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="canonical",
         help="how tensors are named in it (default: canonical)",
     )
-    out.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(out)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import thread_count
+from whisq.cli.arguments import add_overwrite_and_quiet, thread_count
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_swapped
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import Read, Written, WrittenModel, WrittenSidecar
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", type=Read, metavar="SOURCE", help="the model to read: a path, or an id on the hub")
-    parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument("output", type=WrittenModel, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     parser.add_argument(
         "--type", choices=("f16", "f32", "bf16"), help="store all matrices in this type (default: as they are)"
     )
     parser.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     parser.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(parser)
 
 
 def check_words(args: argparse.Namespace) -> None:
@@ -43,11 +43,11 @@ def check_words(args: argparse.Namespace) -> None:
     check_swapped(args.source, args.output, "SOURCE", ["convert"])
 
 
-def more_outputs(args: argparse.Namespace) -> list[Path]:
+def more_outputs(args: argparse.Namespace) -> list[Written]:
     """Return what is written beside OUTPUT."""
     from whisq.provenance import sidecar_path
 
-    return [sidecar_path(args.output)] if args.sidecar else []
+    return [WrittenSidecar(sidecar_path(args.output))] if args.sidecar else []
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

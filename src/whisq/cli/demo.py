@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from whisq.cli.arguments import add_overwrite
 from whisq.cli.console import Console
+from whisq.cli.paths import Read, Written, WrittenModel
 from whisq.errors import OutputError
 from whisq.units import megabytes
 from whisq.writing import scratch_folder
@@ -13,8 +15,19 @@ from whisq.writing import scratch_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--recipe", default="balanced", metavar="NAME|FILE", help="default: balanced")
+    parser.add_argument("--recipe", type=Read, default="balanced", metavar="NAME|FILE", help="default: balanced")
     parser.add_argument("--output", metavar="FOLDER", help="keep both model files there (default: thrown away)")
+    add_overwrite(parser)
+
+
+def more_outputs(args: argparse.Namespace) -> list[Written]:
+    """Return the model files, where they are kept."""
+    names = ("f16", args.recipe) if args.output else ()
+    return [WrittenModel(_path(Path(args.output), name)) for name in names]
+
+
+def _path(folder: Path, recipe_name: str) -> Path:
+    return folder / f"tiny.en-{Path(recipe_name).stem}.bin"
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -47,7 +60,7 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
     rows = []
     with open_model(weights) as model:
         for name, recipe in (("f16", Recipe(F16)), (recipe_name, load_recipe(recipe_name))):
-            path = folder / f"tiny.en-{Path(name).stem}.bin"
+            path = _path(folder, name)
             plan = make_plan(model, recipe)
             written = quantize(plan, path)
             console.note(f"wrote {path.name}: {megabytes(written.size_bytes):.1f} MB in {written.duration_s:.2f} s")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, cache_folder, count, device
+from whisq.cli.arguments import add_clips, add_overwrite_and_quiet, cache_folder, count, device
 from whisq.cli.console import Console
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import Read, WrittenReport, WrittenResults
 from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
     output = parser.add_argument_group("output")
-    output.add_argument("--report", type=Written, metavar="FILE", help="write an HTML report")
+    output.add_argument("--report", type=WrittenReport, metavar="FILE", help="write an HTML report")
     output.add_argument(
         "--search",
         type=Read,
@@ -86,9 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the curve of this search in the report (its --sensitivity file)",
     )
     output.add_argument(
-        "--json", type=Written, metavar="FILE", help="write all results, for scripts and `whisq report`"
+        "--json", type=WrittenResults, metavar="FILE", help="write all results, for scripts and `whisq report`"
     )
-    output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(output)
 
 
 def _runtime_name(text: str) -> str:

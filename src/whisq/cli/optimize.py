@@ -7,12 +7,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import WithoutUnit, add_clips, add_goal, add_space, check_unit, count, device
+from whisq.cli.arguments import (
+    WithoutUnit,
+    add_clips,
+    add_goal,
+    add_overwrite_and_quiet,
+    add_space,
+    check_unit,
+    count,
+    device,
+)
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_swapped
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import (
+    Read,
+    Written,
+    WrittenCalibration,
+    WrittenModel,
+    WrittenRecipe,
+    WrittenReport,
+    WrittenResults,
+    WrittenSensitivity,
+    WrittenSteps,
+)
 from whisq.runtimes.registry import parse_runtime
 from whisq.stopping import begin
+from whisq.types import TYPES
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -36,15 +56,16 @@ stopped; another --size measures only the new files.
 """
 
 
-_MADE_ON_THE_WAY = (
-    "model.calib",
-    "sensitivity.json",
-    "mix.toml",
-    "recipe.toml",
-    "results.json",
-    "report.html",
-    "made.json",
-)
+_MADE_ON_THE_WAY: dict[str, type[Written]] = {
+    "model.calib": WrittenCalibration,
+    "sensitivity.json": WrittenSensitivity,
+    "mix.toml": WrittenRecipe,
+    "recipe.toml": WrittenRecipe,
+    "results.json": WrittenResults,
+    "report.html": WrittenReport,
+    "made.json": WrittenSteps,
+    "reference-f16.bin": WrittenModel,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", type=Read, metavar="MODEL", help="the f16 or f32 model, in any form")
-    parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument("output", type=WrittenModel, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     add_goal(parser)
     data = parser.add_argument_group("the data")
     add_clips(
@@ -74,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
     )
-    how.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(how)
 
 
 def check_words(args: argparse.Namespace) -> None:
@@ -82,11 +103,13 @@ def check_words(args: argparse.Namespace) -> None:
     check_swapped(args.model, args.output, "MODEL", ["optimize"])
 
 
-def more_outputs(args: argparse.Namespace) -> list[Path]:
+def more_outputs(args: argparse.Namespace) -> list[Written]:
     """Return what is made on the way, in a folder of its own."""
     target = Path(args.output)
     folder = Path(args.folder) if args.folder else target.with_name(f"{target.stem}.optimize")
-    return [folder / name for name in _MADE_ON_THE_WAY]
+    uniform = [f"uniform-{kind}{target.suffix}" for kind in TYPES.values() if kind.is_quantized]
+    made = _MADE_ON_THE_WAY | dict.fromkeys(uniform, WrittenModel)
+    return [kind(folder / name) for name, kind in made.items()]
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

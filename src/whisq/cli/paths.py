@@ -1,6 +1,6 @@
-"""What a command reads is never what it writes: one look at all its paths, before any work.
+"""What a command reads is never what it writes, nor is what is plainly something else: one look before any work.
 
-Arguments say what they are by their type, ``Read`` or ``Written``; a command that writes more (a sidecar, files in a
+Arguments say what they are by their type, ``Read`` or a ``Written…``; a command that writes more (a sidecar, files in a
 folder) lists it in its ``more_outputs(args)``. A new argument of these types is covered as it is declared.
 """
 
@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from whisq.cli.kinds import (
+    CALIBRATION,
+    IMATRIX,
+    MODEL,
+    PAGE,
+    RECIPE,
+    RESULTS,
+    SENSITIVITY,
+    SIDECAR,
+    STEPS,
+    TABLES,
+    kind_of_file,
+)
 from whisq.errors import DataError, OutputError
+from whisq.writing import check_writable
 
 MOST_FILES = 1 << 17
 """Files looked at in a folder that is read; a data set beyond that is compared by place only."""
@@ -37,9 +52,76 @@ class Clips(Read):
 
 
 class Written(str):
-    """An argument that names a file to write."""
+    """An argument that names a file to write; each subclass says what: its ``kinds`` are those of ``kinds.py``.
+
+    An existing file of these kinds is replaced, one of another only with ``--overwrite``.
+    """
 
     __slots__ = ()
+    kinds: ClassVar[tuple[str, ...]] = ()
+
+
+class WrittenModel(Written):
+    """A model."""
+
+    __slots__ = ()
+    kinds = (MODEL,)
+
+
+class WrittenRecipe(Written):
+    """A recipe."""
+
+    __slots__ = ()
+    kinds = (RECIPE,)
+
+
+class WrittenCalibration(Written):
+    """A calibration."""
+
+    __slots__ = ()
+    kinds = (CALIBRATION,)
+
+
+class WrittenImatrix(Written):
+    """An imatrix."""
+
+    __slots__ = ()
+    kinds = (IMATRIX,)
+
+
+class WrittenSensitivity(Written):
+    """What a search measured."""
+
+    __slots__ = ()
+    kinds = (SENSITIVITY,)
+
+
+class WrittenResults(Written):
+    """An evaluation."""
+
+    __slots__ = ()
+    kinds = (RESULTS,)
+
+
+class WrittenReport(Written):
+    """A report, as a page or as tables."""
+
+    __slots__ = ()
+    kinds = (PAGE, TABLES)
+
+
+class WrittenSidecar(Written):
+    """What stands beside a model."""
+
+    __slots__ = ()
+    kinds = (SIDECAR,)
+
+
+class WrittenSteps(Written):
+    """What `whisq optimize` resumes by."""
+
+    __slots__ = ()
+    kinds = (STEPS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +132,27 @@ class _File:
     argument: str
 
 
-def check_paths(args: argparse.Namespace, more_outputs: Iterable[Path] = ()) -> None:
-    """Raise ``OutputError`` where a command would write what it reads, or one file twice.
+def check_paths(args: argparse.Namespace, more_outputs: Iterable[Written] = ()) -> None:
+    """Raise ``OutputError`` where a command would write what it reads, one file twice, or what cannot be written.
 
-    The same file is found by inode, by hard or symbolic link, and by a name that differs in case only.
+    The same file is found by inode, by hard or symbolic link, and by a name that differs in case only. Nor is a file
+    of another kind replaced, unless ``--overwrite`` says so.
     """
     given = [item for value in vars(args).values() for item in (value if isinstance(value, list) else [value])]
-    outputs = [*(str(item) for item in given if isinstance(item, Written)), *map(str, more_outputs)]
+    outputs = [*(item for item in given if isinstance(item, Written)), *more_outputs]
     _refuse_twice(outputs)
     existing = [output for output in outputs if Path(output).exists()]
-    if not existing:
-        return
+    if existing:
+        _refuse_what_is_read(given, existing)
+    if getattr(args, "dry_run", False):
+        outputs = [output for output in outputs if output != args.output]
+    # Folders for what is made on the way are made when its turn comes.
+    check_writable(*(output for output in outputs if output in given or Path(output).parent.is_dir()))
+    if not getattr(args, "overwrite", False):
+        _refuse_other_kinds(outputs)
+
+
+def _refuse_what_is_read(given: Sequence[object], existing: Sequence[Written]) -> None:
     for argument in (item for item in given if isinstance(item, Read) and Path(item).exists()):
         for output in existing:
             if Path(output).samefile(argument):
@@ -74,7 +166,20 @@ def check_paths(args: argparse.Namespace, more_outputs: Iterable[Path] = ()) -> 
                 )
 
 
-def _refuse_twice(outputs: list[str]) -> None:
+def _refuse_other_kinds(outputs: Iterable[Written]) -> None:
+    wrong = []
+    for output in outputs:
+        try:
+            kind = kind_of_file(Path(output))
+        except OSError:
+            continue  # there is none, or it says nothing of itself
+        if kind and kind not in output.kinds:
+            wrong.append(f"{output}: is {kind}, and {' or '.join(output.kinds)} would take its place")
+    if wrong:
+        raise OutputError("; ".join(wrong), hint="give the output another name, or add --overwrite")
+
+
+def _refuse_twice(outputs: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for output in outputs:
         # On some file systems names that differ in case are one file, and the file is not there yet to be asked.

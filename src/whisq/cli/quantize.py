@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_cache, cache_folder, thread_count
+from whisq.cli.arguments import add_cache, add_overwrite_and_quiet, cache_folder, thread_count
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_order
-from whisq.cli.paths import Clips, Read, Written
+from whisq.cli.paths import Clips, Read, Written, WrittenModel, WrittenRecipe, WrittenSidecar
 from whisq.errors import PlanError, RecipeError
 from whisq.quantization.rounding import METHODS, best_method, method_names, parse_method
 from whisq.runtimes.registry import RUNTIMES, parse_runtime
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", type=Read, metavar="INPUT", help="a model in any form: .bin, GGUF, .pt, a folder, or a hub id"
     )
-    parser.add_argument("output", type=Written, metavar="OUTPUT", help="the file to write: .bin or .gguf")
+    parser.add_argument("output", type=WrittenModel, metavar="OUTPUT", help="the file to write: .bin or .gguf")
     parser.add_argument("type", metavar="TYPE", nargs="?", help="give this type to the matrices that no rule matches")
     rules = parser.add_argument_group("what becomes of the tensors")
     rules.add_argument(
@@ -78,13 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
     runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
-    runs.add_argument("--recipe-out", type=Written, metavar="FILE", help="save what was asked as a recipe")
+    runs.add_argument("--recipe-out", type=WrittenRecipe, metavar="FILE", help="save what was asked as a recipe")
     runs.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     runs.add_argument(
         "--verbose", action="store_true", help="print a line for every tensor, as the plain `quantize` always does"
     )
     add_cache(runs, "calibrations")
-    runs.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(runs)
     runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
 
 
@@ -111,11 +111,11 @@ def check_words(args: argparse.Namespace) -> None:
     check_order(args)
 
 
-def more_outputs(args: argparse.Namespace) -> list[Path]:
+def more_outputs(args: argparse.Namespace) -> list[Written]:
     """Return what is written beside OUTPUT."""
     from whisq.provenance import sidecar_path
 
-    return [sidecar_path(args.output)] if args.sidecar else []
+    return [WrittenSidecar(sidecar_path(args.output))] if args.sidecar else []
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from whisq.cli.arguments import add_overwrite_and_quiet
 from whisq.cli.console import Console
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import Read, Written, WrittenReport
 from whisq.errors import OutputError
 from whisq.units import megabytes
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Read, metavar="RESULTS.json", help="what `whisq evaluate --json` wrote")
     parser.add_argument(
         "output",
-        type=Written,
+        type=WrittenReport,
         metavar="REPORT",
         nargs="?",
         help="an .html page, or its tables as .md (default: RESULTS.html beside it)",
@@ -26,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search", type=Read, metavar="FILE", help="show the curve of this search, too (its --sensitivity file)"
     )
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(parser)
 
 
-def more_outputs(args: argparse.Namespace) -> list[Path]:
+def more_outputs(args: argparse.Namespace) -> list[Written]:
     """Return the report's name where none is given."""
-    return [] if args.output else [Path(args.results).with_suffix(".html")]
+    return [] if args.output else [WrittenReport(Path(args.results).with_suffix(".html"))]
 
 
 def check_report_name(name: str, *, tables: bool = False) -> None:

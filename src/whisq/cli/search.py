@@ -6,9 +6,9 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, add_goal, add_space, check_unit, count, device
+from whisq.cli.arguments import add_clips, add_goal, add_overwrite_and_quiet, add_space, check_unit, count, device
 from whisq.cli.console import Console
-from whisq.cli.paths import Read, Written
+from whisq.cli.paths import Read, WrittenRecipe, WrittenSensitivity
 from whisq.errors import PlanError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import parse_runtime
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Read, metavar="FILE", required=True, help="measure with what `whisq calibrate` wrote"
     )
     parser.add_argument(
-        "-o", "--output", type=Written, metavar="FILE", required=True, help="the recipe to write (.toml)"
+        "-o", "--output", type=WrittenRecipe, metavar="FILE", required=True, help="the recipe to write (.toml)"
     )
     add_goal(parser)
     parser.add_argument(
@@ -83,11 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
-    how.add_argument("--sensitivity", type=Written, metavar="FILE", help="keep what was measured, as JSON")
+    how.add_argument("--sensitivity", type=WrittenSensitivity, metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument(
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
     )
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    add_overwrite_and_quiet(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

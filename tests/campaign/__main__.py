@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+# Small matrices; threads that wait for each other in a busy machine make seconds of what takes milliseconds.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PARTS = {
     "aimed": "outputs aimed at what the same command reads",
+    "ended": "kills and signals at random moments",
+    "full": "full disks, and files that may not grow",
     "fuzzed": "mutated files, rules, patterns and texts, each given to what reads it",
 }
 """Every part, and what it attacks with."""
@@ -34,7 +41,7 @@ class Attack:
     n_tries: int = 0
     found: list[str] = field(default_factory=list)
     _rounds: int = 0
-    _tries: Iterator[str | None] | None = None
+    _tries: Generator[str | None] | None = None
 
     def step(self) -> None:
         """Attack once; a round that is over makes way for the next."""
@@ -56,14 +63,23 @@ class Attack:
                 print(f"{self.name}: {told}", flush=True)
         self.seconds += time.monotonic() - started
 
+    def close(self) -> None:
+        """Have a part put away what it has set up."""
+        if self._tries is not None:
+            self._tries.close()
+
 
 def campaign(names: list[str], seconds: float, seed: int) -> int:
     """Attack with these parts for so long; returns the number of findings."""
     with tempfile.TemporaryDirectory(prefix="whisq-campaign-") as scratch:
         attacks = [Attack(name, seed, Path(scratch)) for name in names]
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            min(attacks, key=lambda attack: attack.seconds).step()
+        try:
+            while time.monotonic() < end:
+                min(attacks, key=lambda attack: attack.seconds).step()
+        finally:
+            for attack in attacks:
+                attack.close()
     for attack in attacks:
         print(f"{attack.name}: {attack.n_tries} tries in {attack.seconds:.0f} s, {len(attack.found)} wrong")
     return sum(len(attack.found) for attack in attacks)

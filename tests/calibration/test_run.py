@@ -190,3 +190,16 @@ def test_a_language_that_the_vocabulary_lacks_is_refused_before_the_work(data: P
             progress=lambda label, done, total: told.append(label),
         )
     assert "calibrating" not in told
+
+
+def test_any_number_of_threads_gives_the_same_moments(small: Path, data: Path, tmp_path: Path) -> None:
+    found = []
+    for threads in (1, 2, 5):
+        settings = CalibrationSettings(cache=None, threads=threads)
+        calibrate(small, data, tmp_path / f"{threads}.calib", settings=settings)
+        found.append(read_calibration(tmp_path / f"{threads}.calib"))
+    for name in found[0].counts:
+        first = found[0].moments(name)
+        for other in found[1:]:
+            assert np.array_equal(other.moments(name).second_moment, first.second_moment), name
+            assert np.array_equal(other.moments(name).mean, first.mean), name

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from whisq.network.numpy_operations import NumpyOperations
 from whisq.network.threads import Threads
-
-threadpoolctl = pytest.importorskip("threadpoolctl", reason="without it BLAS shares its own products")
 
 
 def values(*shape: int) -> np.ndarray:
@@ -31,13 +30,16 @@ OPERATIONS: dict[str, Callable[[NumpyOperations], np.ndarray]] = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_threads_compute_what_one_does(name: str) -> None:
-    """Within float32's rounding: a second moment is summed in as many parts as there are threads."""
-    expected = OPERATIONS[name](NumpyOperations(1))
-    operations = NumpyOperations(3)
-    with operations.no_gradients():
-        found = OPERATIONS[name](operations)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+    """To the bit, among owned threads; beside what is computed without them, within float32's rounding."""
+    alone = OPERATIONS[name](NumpyOperations(1))
+    found = []
+    for count in (1, 2, 3, 11):
+        operations = NumpyOperations(count)
+        with operations.no_gradients():
+            found.append(OPERATIONS[name](operations))
+    assert all(np.array_equal(other, found[0]) for other in found[1:])
+    assert found[0].shape == alone.shape
+    assert np.abs(found[0] - alone).max() <= 2e-6 * np.abs(alone).max()
 
 
 def blas_threads() -> list[int]:

@@ -18,6 +18,8 @@ _PIECE = 1 << 16
 """Values of an element-wise operation that are taken at once: with what is computed between, they stay in the cache."""
 _QUERIES = 128
 """Queries whose attention is computed at once: on 1500 frames their weights take 0.8 MB."""
+_MOMENT_BLOCKS = 8
+"""Blocks of columns of a second moment: 0.56 of all products are computed."""
 _FEW_ROWS, _MANY_WEIGHTS = 16, 1 << 20
 """A product of few rows with so many weights waits for memory: its threads share the weights, not the rows."""
 
@@ -174,17 +176,21 @@ class NumpyOperations:
         return at_queries, at_keys, at_values
 
     def second_moment(self, x: Floats, weights: Floats | None) -> Floats:
-        """Return Σ w x xᵀ; of a matrix with itself BLAS computes one half."""
+        """Return Σ w x xᵀ: the blocks below the diagonal, and those above as their mirror."""
         scaled = x if weights is None else x * np.sqrt(weights)[:, None]
-        parts: dict[int, Floats] = {}
+        width = x.shape[-1]
+        edges = [width * part // _MOMENT_BLOCKS for part in range(_MOMENT_BLOCKS + 1)]
+        found = np.empty((width, width), np.float32)
 
-        def some_rows(part: slice) -> None:
-            parts[part.start] = scaled[part].T @ scaled[part]
+        def some_columns(number: int) -> None:
+            start, stop = edges[number], edges[number + 1]
+            mine = scaled[:, start:stop]
+            found[start:stop, start:stop] = mine.T @ mine
+            found[start:stop, :start] = mine.T @ scaled[:, :start]
+            found[:start, start:stop] = found[start:stop, :start].T
 
-        self._threads.run(some_rows, len(x), x.size * x.shape[-1] // 16)
-        found, *others = (parts[start] for start in sorted(parts))
-        for other in others:
-            found += other
+        # The largest first: the threads then end together.
+        self._threads.each(some_columns, range(_MOMENT_BLOCKS)[::-1])
         return found
 
     def concatenate(self, arrays: Sequence[Floats], axis: int) -> Floats:

@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-try:
-    from threadpoolctl import ThreadpoolController
-except ImportError:  # An environment from before it was a dependency: BLAS then shares its products out by itself.
-    ThreadpoolController = None
+from threadpoolctl import ThreadpoolController
 
 
 def available_cpus() -> int:
@@ -28,7 +25,7 @@ class Threads:
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Return a context in which BLAS computes on one thread, and ``run`` on all of these."""
-        if ThreadpoolController is None or self._pool is not None:
+        if self._pool is not None:
             yield
             return
         # It has a BLAS of its own, which is limited only if it is there by then.
@@ -42,11 +39,14 @@ class Threads:
                 self._pool = None
 
     def run(self, work: Callable[[slice], None], size: int, cost: int) -> None:
-        """Call ``work`` on ranges that cover ``size``, in all threads where ``cost`` values are worth waking them."""
-        if self._pool is None or self.count == 1 or size < self.count or cost < _WORTH_WAKING:
+        """Call ``work`` on ranges that cover ``size``, in all threads where ``cost`` values are worth waking them.
+
+        The ranges are the same for any number of threads, so that what is computed is, too.
+        """
+        if self._pool is None or size < _RANGES or cost < _WORTH_WAKING:
             work(slice(0, size))
             return
-        edges = [size * part // self.count for part in range(self.count + 1)]
+        edges = [size * part // _RANGES for part in range(_RANGES + 1)]
         list(self._pool.map(work, map(slice, edges[:-1], edges[1:])))
 
     def each(self, work: Callable[[int], None], numbers: Sequence[int]) -> None:
@@ -58,5 +58,7 @@ class Threads:
         list(self._pool.map(work, numbers))
 
 
+_RANGES = 8
+"""Ranges that work is cut into: as many as the cores of a laptop, and each still long enough for BLAS."""
 _WORTH_WAKING = 1 << 15
 """Values of an element-wise operation: 30 µs of it, where handing over to a thread and back takes about as long."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import run
-from tests.support.containers import WRITERS, write_huggingface
+from tests.support.containers import WRITERS, write_huggingface, write_model
 from tests.support.models import TINY, tiny_weights
 from whisq.formats import open_model
 from whisq.whisper import expected_tensors
@@ -71,3 +71,13 @@ def test_options_that_are_none(capsys, tmp_path: Path, words: list[str]) -> None
     code, _, err = run(capsys, "convert", WRITERS["bin"](tmp_path, tiny_weights()), tmp_path / "a.bin", *words)
     assert code == 1
     assert words[0] in err
+
+
+def test_a_conversion_that_nothing_loads_is_warned_of(capsys, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "f16.bin")
+    assert run(capsys, "quantize", source, tmp_path / "a.bin", "iq4_nl", "--quiet")[0] == 0
+    code, _, err = run(capsys, "convert", tmp_path / "a.bin", tmp_path / "a.gguf", "--quiet")
+    assert code == 0
+    assert err.startswith("warning: no runtime that whisq knows loads this file (whisper.cpp: it reads .bin files")
+    assert err.endswith("hint: write a .bin file\n")
+    assert run(capsys, "convert", tmp_path / "a.bin", tmp_path / "b.bin", "--quiet") == (0, "", "")

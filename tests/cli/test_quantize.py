@@ -9,11 +9,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import whisq
-from tests.support.containers import write_ctranslate2, write_model
-from tests.support.models import NARROW, WIDE, named_weights
+from tests.support.containers import write_ctranslate2, write_model, write_openai
+from tests.support.models import NARROW, WIDE, named_weights, tiny_weights
 from whisq.cli import main, quantize_main
 from whisq.recipe import save_recipe
 from whisq.whisper import TOKEN_EMBEDDING, expected_tensors
@@ -298,3 +299,37 @@ def test_strict_refuses_what_no_runtime_loads(capsys, source, tmp_path):
     assert main([*words, "--strict"]) == 1
     assert "no runtime that whisq knows loads this file" in capsys.readouterr().err
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_strict_refuses_what_is_left_over(capsys, tmp_path):
+    weights = tiny_weights()
+    extra = {**weights.arrays, "classifier.weight": np.zeros((2, 32), np.float16)}
+    source = write_openai(tmp_path / "a.pt", replace(weights, arrays=extra))
+    words = ["quantize", str(source), str(tmp_path / "out.bin"), "q4_0", "--embedding", "q8_0", "--quiet"]
+    assert main(words) == 0
+    assert "warning: " in (told := capsys.readouterr().err)
+    assert "left out: classifier.weight" in told
+    (tmp_path / "out.bin").unlink()
+    assert main([*words, "--strict"]) == 1
+    told = capsys.readouterr().err
+    assert "--strict makes errors of 1 warning:" in told
+    assert "left out: classifier.weight" in told
+    assert not (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ("--tensor-type", r"encoder\.blocks\.9\..*=q8_0"),
+        ("--protect", r".*no_such_name.*"),
+        ("--unprotect", r".*no_such_name.*"),
+        ("--unprotect", r"encoder\.blocks\.0\.mlp\.0\.weight"),
+    ],
+)
+def test_strict_refuses_patterns_that_do_nothing(capsys, source, tmp_path, mistake):
+    words = ["quantize", str(source), str(tmp_path / "out.bin"), "q4_0", "--quiet", *mistake]
+    assert main([*words, "--strict"]) == 1
+    assert "--strict makes errors of 1 warning:" in capsys.readouterr().err
+    assert not (tmp_path / "out.bin").exists()
+    assert main(words) == 0
+    assert "warning: " in capsys.readouterr().err

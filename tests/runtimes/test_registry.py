@@ -55,7 +55,7 @@ class Parrot:
         return f"{self.name}: {samples.size / 16000:.1f} s of {language}", "repeats"
 
 
-def _no_odd_rows(tensors: Tensors) -> Iterator[Objection]:
+def _no_odd_rows(container: str, tensors: Tensors) -> Iterator[Objection]:
     if any(spec.role == "conv" and kind is F32 for spec, kind in tensors):
         yield Objection("it has no f32 convolution", "leave out --keep-f32")
 

@@ -78,10 +78,8 @@ def in_pywhispercpp(path):
 @pytest.mark.parametrize(
     ("size", "name"),
     [
-        ("tiny_en", "q5_0"),
-        ("tiny_en", "q8_0"),
-        ("tiny_en", "mxfp4"),
-        ("tiny_en", "bf16"),
+        # All that fit tiny.en's rows.
+        *(("tiny_en", name) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "bf16", "f16")),
         ("base", "q4_K"),
         ("base", "q6_K"),
         ("base", "iq4_nl"),

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         plan = make_conversion(model, container, kind, stated)
         check_output(plan, args.output)
         warn_of_special_tokens(plan, console)
+        warn_of_no_runtime(plan, console)
         beside = sidecar(plan, args.output) if args.sidecar else nullcontext()
         with beside, console.progress(model.n_weights, "converting") as advance:
             written = quantize(plan, args.output, threads=args.threads, progress=advance)
@@ -85,6 +86,14 @@ def warn_of_special_tokens(plan: Plan, console: Console) -> None:
             " count the special tokens off from its size and will take others for them",
             "write a .gguf, which names them",
         )
+
+
+def warn_of_no_runtime(plan: Plan, console: Console) -> None:
+    """Say so when no runtime loads the file."""
+    if not any(verdict.loads for verdict in plan.verdicts):
+        reasons = "; ".join(f"{verdict.runtime}: {' and '.join(verdict.reasons)}" for verdict in plan.verdicts)
+        hint = "write a .bin file" if plan.container == "gguf" else None
+        console.warn(f"no runtime that whisq knows loads this file ({reasons})", hint)
 
 
 def _report(plan: Plan, output: str, duration_s: float) -> list[str]:

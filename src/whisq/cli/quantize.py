@@ -260,12 +260,14 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def _warn(plan: Plan, console: Console, *, strict: bool) -> None:
-    for warning in plan.model.warnings:
-        console.warn(warning, "start from the f16 model where you can")
-    if not plan.findings:
-        return
-    if strict:
-        listed = "\n".join(f"  {finding.message}\n  hint: {finding.hint}" for finding in plan.findings)
-        raise PlanError(f"--strict makes errors of {len(plan.findings)} warnings:\n{listed}", hint="fix the rules")
-    for finding in plan.findings:
-        console.warn(finding.message, finding.hint)
+    warnings: list[tuple[str, str | None]] = [(warning, None) for warning in plan.model.warnings]
+    warnings += [(finding.message, finding.hint) for finding in plan.findings]
+    if strict and warnings:
+        listed = "\n".join(f"  {message}" + (f"\n  hint: {hint}" if hint else "") for message, hint in warnings)
+        few = "warning" if len(warnings) == 1 else "warnings"
+        raise PlanError(
+            f"--strict makes errors of {len(warnings)} {few}:\n{listed}",
+            hint="mend what is named, or leave out --strict",
+        )
+    for message, hint in warnings:
+        console.warn(message, hint)

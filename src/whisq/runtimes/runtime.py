@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from whisq.errors import MissingExtraError, RuntimeUnavailableError
 from whisq.types import TYPES, TensorType
-from whisq.whisper import TensorSpec
+from whisq.whisper import TOKEN_EMBEDDING, TensorSpec
 
 if TYPE_CHECKING:
     # numpy comes with them, and `whisq evaluate --help` lists the runtimes without.
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Tensors = Sequence[tuple[TensorSpec, TensorType]]
 """All tensors of a file, each with the type it is stored in."""
+
+_LARGEST_VOCABULARY = 51866
+"""large-v3's."""
 
 SEED = 1
 """For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
@@ -90,8 +93,8 @@ class Verdict:
         return not self.reasons
 
 
-def _nothing_else(tensors: Tensors) -> Iterable[Objection]:
-    del tensors
+def _nothing_else(container: str, tensors: Tensors) -> Iterable[Objection]:
+    del container, tensors
     return ()
 
 
@@ -119,7 +122,7 @@ class Runtime:
     package: str | None = None
     load: Callable[[Path, int, bool], Transcriber] | None = None
     logits: Callable[[Path, int], NextTokens] | None = None
-    more_objections: Callable[[Tensors], Iterable[Objection]] = _nothing_else
+    more_objections: Callable[[str, Tensors], Iterable[Objection]] = _nothing_else
     companion: Callable[[Path], Path] | None = None
 
     def __post_init__(self) -> None:
@@ -217,7 +220,7 @@ class Runtime:
             yield Objection(
                 f"it wants one type for all matrices, the token embedding included; {_mixture(tensors)}"
             )  # its hint is the plan's, not the file's
-        yield from self.more_objections(tensors)
+        yield from self.more_objections(container, tensors)
 
 
 def types_named(names: str) -> frozenset[TensorType]:
@@ -235,3 +238,12 @@ def _mixture(tensors: Tensors) -> str:
     if len(others) == 1 and embedding is not None:
         return f"the token embedding is {embedding}, the other matrices {next(iter(others))}"
     return f"this file has {', '.join(sorted(kind.name for kind in _matrix_types(tensors)))}"
+
+
+def has_added_tokens(tensors: Tensors) -> bool:
+    """Return whether a vocabulary is larger than any of Whisper's own.
+
+    A ``.bin`` does not name its special tokens. Loaders count them off from the vocabulary's size, which tells them
+    nothing here.
+    """
+    return any(spec.name == TOKEN_EMBEDDING and spec.shape[0] > _LARGEST_VOCABULARY for spec, _ in tensors)

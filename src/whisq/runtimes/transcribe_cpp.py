@@ -1,4 +1,4 @@
-"""transcribe.cpp, through the Python package transcribe-cpp."""
+"""transcribe.cpp, through the Python package transcribe-cpp: 0.4.1 is what tests/runtimes/test_loads_in.py runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.runtimes.runtime import SEED, Objection, Runtime, Tensors, types_named
+from whisq.runtimes.runtime import SEED, Objection, Runtime, Tensors, has_added_tokens, types_named
 from whisq.types import F16, F32
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def _log(level: int, message: str) -> None:
         print(message.rstrip("\n"), file=sys.stderr)
 
 
-def _conv_types(tensors: Tensors) -> Iterator[Objection]:
+def _more(container: str, tensors: Tensors) -> Iterator[Objection]:
+    if container == "bin" and has_added_tokens(tensors):
+        yield Objection(
+            "it takes a .bin with Whisper's own vocabulary only, and this one has more", "write a .gguf file"
+        )
     others = sorted({kind.name for spec, kind in tensors if spec.role == "conv" and kind not in (F16, F32)})
     if others:
         yield Objection(f"it takes conv kernels as f16 or f32, not {', '.join(others)}")
@@ -52,12 +56,12 @@ def _conv_types(tensors: Tensors) -> Iterator[Objection]:
 
 TRANSCRIBE_CPP = Runtime(
     name="transcribe.cpp",
-    title="transcribe.cpp (transcribe-cpp 0.4)",
+    title="transcribe.cpp (tested: transcribe-cpp 0.4.1)",
     types=types_named("f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_K q5_K q6_K"),
     loads_mixes=True,
     containers=("bin", "gguf"),
     aliases=("transcribe-cpp",),
     package="transcribe-cpp",
     load=TranscribeCpp,
-    more_objections=_conv_types,
+    more_objections=_more,
 )

@@ -1,7 +1,8 @@
 """whisper.cpp: as released, through the Python package pywhispercpp, and with a change that waits there.
 
-Sources: ``whisper_model_load`` in whisper.cpp's ``src/whisper.cpp``, and files of every type below but f32 that were
-loaded and transcribed by pywhispercpp 1.5.1, which carries whisper.cpp 1.8.5. Norms and biases are f32 in all of them.
+Sources: ``whisper_model_load`` in whisper.cpp's ``src/whisper.cpp``, and files of every type below but f32 that are
+loaded and run by pywhispercpp 1.5.1, which carries whisper.cpp 1.8.5 (tests/runtimes/test_loads_in.py). Norms and
+biases are f32 in all of them. The change of pull request 3605 was read, not run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.runtimes.runtime import NextTokens, Objection, Runtime, Tensors, types_named
+from whisq.runtimes.runtime import NextTokens, Objection, Runtime, Tensors, has_added_tokens, types_named
 from whisq.types import F32
 
 if TYPE_CHECKING:
@@ -46,6 +47,24 @@ def next_tokens(path: Path, threads: int) -> NextTokens:
     from whisq.runtimes.libwhisper import WhisperCppLogits
 
     return WhisperCppLogits(path, threads)
+
+
+def _added_tokens(container: str, tensors: Tensors) -> Iterator[Objection]:
+    if container == "bin" and has_added_tokens(tensors):
+        # Seen in whisper.cpp 1.8.5: it takes the added tokens for languages, and ends the process at the first unknown.
+        yield Objection(
+            "it aborts on a vocabulary larger than Whisper's own", "write a .gguf file for transcribe.cpp instead"
+        )
+
+
+def _more(container: str, tensors: Tensors) -> Iterator[Objection]:
+    yield from _added_tokens(container, tensors)
+    yield from _f32_convs(tensors)
+
+
+def _more_of_pr3605(container: str, tensors: Tensors) -> Iterator[Objection]:
+    yield from _added_tokens(container, tensors)
+    yield from _f32_anywhere(tensors)
 
 
 def _f32_convs(tensors: Tensors) -> Iterator[Objection]:
@@ -84,7 +103,7 @@ def core_ml_encoder(model: Path) -> Path:
 
 WHISPER_CPP = Runtime(
     name="whisper.cpp",
-    title="whisper.cpp (stock, up to 1.9.3; pywhispercpp)",
+    title="whisper.cpp (stock; tested: 1.8.5, in pywhispercpp 1.5.1)",
     types=_TYPES,
     loads_mixes=False,
     containers=("bin",),
@@ -92,17 +111,17 @@ WHISPER_CPP = Runtime(
     package="pywhispercpp",
     load=WhisperCpp,
     logits=next_tokens,
-    more_objections=_f32_convs,
+    more_objections=_more,
     companion=core_ml_encoder,
 )
 
 WHISPER_CPP_PR3605 = Runtime(
     name="whisper.cpp-pr3605",
-    title="whisper.cpp with pull request 3605",
+    title="whisper.cpp with pull request 3605 (by its loader's source, not run)",
     types=_TYPES,
     loads_mixes=True,
     containers=("bin",),
     aliases=("whisper.cpp+pr3605",),
-    more_objections=_f32_anywhere,
+    more_objections=_more_of_pr3605,
     companion=core_ml_encoder,
 )

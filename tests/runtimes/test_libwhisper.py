@@ -75,4 +75,4 @@ def test_a_runtime_that_dies_of_a_model_takes_nothing_with_it(
         files = {"reference": str(tiny_en_bin), "candidate": str(tiny_en_f32_bin)}
         worker.ask("load", **files, threads=1, device="cpu", runtime="whisper.cpp")
         with pytest.raises(WorkerError, match="died of SIGABRT"):
-            worker.ask("run", path=str(speech_wav), row=None, language="en")
+            worker.ask("run", path=str(speech_wav), row=None, segment=None, language="en")

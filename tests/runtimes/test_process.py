@@ -62,4 +62,4 @@ def test_whisper_cpp_aborts_on_f32_as_we_say(whisper_cpp: object, tiny_en_f32_bi
     with WorkerProcess("whisq.runtimes.worker") as worker:
         worker.ask("load", runtime="whisper.cpp", path=str(tiny_en_f32_bin), threads=2, fallback=False)
         with pytest.raises(WorkerError, match="died of SIGABRT"):
-            worker.ask("run", path=str(speech_wav), row=None, language="en")
+            worker.ask("run", path=str(speech_wav), row=None, segment=None, language="en")

@@ -175,7 +175,7 @@ def test_evaluate_chooses_a_made_up_runtime_and_runs_it(
     pytest.importorskip("soxr")
     worker = Worker()
     worker.load(runtime="Candle", path=str(path), threads=1, fallback=False)
-    reply = worker.run(path=str(speech_wav), row=None, language="en")
+    reply = worker.run(path=str(speech_wav), row=None, segment=None, language="en")
     assert (reply["text"], reply["remark"]) == ("q2.gguf: 4.5 s of en", "repeats")
 
 

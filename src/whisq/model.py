@@ -120,7 +120,8 @@ class Model:
 
     Use as a context manager, or call ``close``. ``tensors`` is in file order; ``mel_filters`` holds
     ``n_mels × 201`` little-endian f32 values, row by row; ``metadata`` is whatever else the container said
-    and a writer may want; ``warnings`` are sentences a user should see.
+    and a writer may want. ``warnings`` are sentences a user should see of what is lost, ``notes`` of how the model
+    was read.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Model:
         files: tuple[SourceFile, ...],
         metadata: Mapping[str, Any] | None = None,
         warnings: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.format = format
@@ -145,6 +147,7 @@ class Model:
         self.files = files
         self.metadata = dict(metadata or {})
         self.warnings = warnings
+        self.notes = notes
         self._by_name = {tensor.name: tensor for tensor in tensors}
         self._hashing = threading.Lock()
         self._sha256: str | None = None

@@ -212,6 +212,7 @@ _TOP_NAMES = [
 ]
 _DIALECT_COLUMN: dict[Dialect, int] = {"canonical": 0, "transcribe.cpp": 1, "huggingface": 2}
 _BLOCK_NAME = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)")
+_STORED_BLOCK_NAME = re.compile(r"(encoder|decoder)\.(blocks|layers)\.([0-9]{1,3})\.(.+)\.(weight|bias)")
 
 
 @cache
@@ -244,6 +245,29 @@ def name_in_dialect(canonical: str, dialect: Dialect) -> str:
         "huggingface": f"model.{stack}.layers.{layer}",
     }[dialect]
     return f"{prefix}.{middle}.{ending}"
+
+
+@cache
+def _canonical_tops() -> dict[str, str]:
+    return {spelling: row[0] for row in _TOP_NAMES for spelling in (row[0], row[2].removeprefix("model."))}
+
+
+@cache
+def _canonical_parts(stack: str) -> dict[str, dict[str, str]]:
+    rows = _BLOCK_PARTS[stack]
+    return {"blocks": {row[0]: row[0] for row in rows}, "layers": {row[2]: row[0] for row in rows}}
+
+
+def canonical_name(name: str) -> str | None:
+    """Return the canonical name of a tensor that OpenAI or transformers (without ``model.``) names so, or None."""
+    if name in _canonical_tops():
+        return _canonical_tops()[name]
+    match = _STORED_BLOCK_NAME.fullmatch(name)
+    if match is None:
+        return None
+    stack, word, layer, part, ending = match.groups()
+    canonical = _canonical_parts(stack)[word].get(part)
+    return f"{stack}.blocks.{int(layer)}.{canonical}.{ending}" if canonical is not None else None
 
 
 def dialect_names(canonical: str) -> dict[Dialect, str]:

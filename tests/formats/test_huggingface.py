@@ -65,7 +65,6 @@ def changed_json(path: Path, **changes: Any) -> None:
         ({"vocab_size": 1 << 40}, "vocab_size is 1099511627776"),
         ({"num_mel_bins": True}, "num_mel_bins is True"),
         ({"activation_function": "relu"}, "activation_function is 'relu', expected 'gelu'"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is False, expected True"),
         ({"encoder_ffn_dim": 100}, "encoder_ffn_dim is 100, expected 4 × d_model"),
     ],
 )
@@ -116,12 +115,10 @@ def test_wrong_shape(folder: Path) -> None:
     assert "model.decoder.layer_norm.bias has shape [33], expected [32]" in refused(folder)
 
 
-@pytest.mark.parametrize("element", ["float64", "int8"])
-def test_element_type_that_is_not_read(folder: Path, element: str) -> None:
-    bias = np.zeros(32, element)
+def test_element_type_that_is_not_read(folder: Path) -> None:
+    bias = np.zeros(32, "int8")
     write_safetensors(folder / "model.safetensors", {**arrays(), "model.decoder.layer_norm.bias": bias})
-    name = {"float64": "f64", "int8": "i8"}[element]
-    assert f"model.decoder.layer_norm.bias is {name}, expected f32, f16 or bf16" in refused(folder)
+    assert "model.decoder.layer_norm.bias is i8, expected f32, f16, bf16 or f64" in refused(folder)
 
 
 def test_truncated_at_many_bytes(folder: Path) -> None:

@@ -149,7 +149,7 @@ def test_dimensions_that_cannot_be(tmp_path: Path, dims: dict[str, Any], said: s
 
 @pytest.mark.parametrize("document", [{}, {"epoch": 1}, {"dims": 3}, (1, 2), "text"])
 def test_another_projects_checkpoint(tmp_path: Path, document: Any) -> None:
-    assert "expected dims and model_state_dict" in refused(write_torch(tmp_path / "a.pt", document))
+    assert "holds no state dictionary" in refused(write_torch(tmp_path / "a.pt", document))
 
 
 def changed(tmp_path: Path, **arrays: np.ndarray | None) -> Path:
@@ -167,12 +167,6 @@ def test_missing_tensor(tmp_path: Path) -> None:
 def test_wrong_shape(tmp_path: Path) -> None:
     path = changed(tmp_path, decoder__ln__bias=np.zeros(31, np.float32))
     assert "decoder.ln.bias has shape [31], expected [32]" in refused(path)
-
-
-def test_tensor_that_is_not_stored_row_by_row(tmp_path: Path) -> None:
-    turned = np.zeros((32, 128), np.float16).T
-    path = changed(tmp_path, encoder__blocks__0__mlp__0__weight=turned)
-    assert "strides [1, 128], not row by row" in refused(path)
 
 
 def test_truncated_at_many_bytes(tmp_path: Path) -> None:

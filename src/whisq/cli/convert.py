@@ -60,6 +60,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     container = container_of(Path(args.output), args.format)
     with open_model(args.source) as model:
+        for note in model.notes:
+            console.note_always(note)
         for warning in model.warnings:
             console.warn(warning)
         kind = parse_type(args.type) if args.type else None

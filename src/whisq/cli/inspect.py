@@ -28,6 +28,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.formats import open_model
 
     with open_model(args.model) as model:
+        for note in model.notes:
+            console.note_always(note)
         for warning in model.warnings:
             console.warn(warning)
         if args.json:
@@ -187,6 +189,7 @@ def _as_json(model: Model, *, with_tensors: bool) -> dict[str, Any]:
         "runtimes": [{"runtime": v.runtime, "loads": v.loads, "reasons": list(v.reasons)} for v in _verdicts(model)],
         "provenance": stated_provenance(model),
         "warnings": list(model.warnings),
+        "notes": list(model.notes),
     }
     if with_tensors:
         document["tensors"] = [

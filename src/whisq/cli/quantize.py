@@ -260,6 +260,8 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def _warn(plan: Plan, console: Console, *, strict: bool) -> None:
+    for note in plan.model.notes:
+        console.note_always(note)
     warnings: list[tuple[str, str | None]] = [(warning, None) for warning in plan.model.warnings]
     warnings += [(finding.message, finding.hint) for finding in plan.findings]
     if strict and warnings:

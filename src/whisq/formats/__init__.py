@@ -30,6 +30,7 @@ _RELEASED = re.compile(
 _RELEASED_WIDTHS, _HEAD_WIDTH = (384, 512, 768, 1024, 1280), 64
 _LARGEST_FILTER = 1000.0
 """Whisper's largest value is 0.026."""
+_DISTILLED = re.compile(r"(?:distil-whisper[-_/])?distil-(?:whisper-)?((?:small|medium)\.en|large-v[23](?:\.5)?)")
 _KNOWN_KINDS = (
     "name one of what whisq reads: whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, a folder of Hugging Face"
     " (config.json beside model.safetensors) or of CTranslate2 (config.json beside model.bin)"
@@ -49,9 +50,10 @@ def open_model(path: str | Path) -> Model:
     if where.exists():
         return _open_on_disk(where)
     hub = _module("hub")
-    if not hub.looks_like_id(str(path)):
+    name = hub.id_at(str(path)) or str(path)
+    if not hub.looks_like_id(name):
         raise FormatError(f"{where}: no such file or directory", hint=_meant(where))
-    where, card = hub.download(str(path))
+    where, card = hub.download(name)
     model = _open_on_disk(where)
     model.metadata["hub"] = {**model.metadata.get("hub", {}), **card}
     return model
@@ -63,8 +65,13 @@ def _meant(missing: Path) -> str:
 
     released = _RELEASED.fullmatch(missing.name.lower())
     if released is not None and not missing.parent.name:
-        size = {"turbo": "large-v3-turbo"}.get(released[1], released[1])
+        size = {"turbo": "large-v3-turbo", "large-turbo": "large-v3-turbo"}.get(released[1], released[1])
         return f"name a file, or fetch it from the hub: openai/whisper-{size}"
+    distilled = _DISTILLED.fullmatch(missing.name.lower())
+    if distilled is not None and not missing.parent.name:
+        return f"name a file, or fetch it from the hub: distil-whisper/distil-{distilled[1]}"
+    if re.match(r"https?:/", str(missing)):
+        return "download it first, or name a model on the hub: openai/whisper-small"
     folder = missing.parent
     if not folder.is_dir():
         return f"check the path: there is no folder {folder}"
@@ -85,6 +92,11 @@ def _open_on_disk(where: Path) -> Model:
                 raise
             model.warnings += _strange_heads(model)
             return model
+    refusals = _module("refusals")
+    if where.is_dir():
+        refusals.refuse_folder(where)
+    else:
+        refusals.refuse_file(where)
     raise FormatError(f"{where}: not a model that whisq knows" + _what_it_looks_like(where), hint=_KNOWN_KINDS)
 
 

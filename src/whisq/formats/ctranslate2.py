@@ -27,6 +27,8 @@ _FLOATS = {0: F32, 4: F16, 5: BF16}
 _INT8, _INT16, _INT32 = 1, 2, 3
 _TYPE_BYTES = {0: 4, _INT8: 1, _INT16: 2, _INT32: 4, 4: 2, 5: 2}
 _NAME_OF_SPEC = "WhisperSpec"
+_START = struct.Struct("<IH")
+"""Version, and length of the spec's name."""
 _INCOMPLETE = "the file is not a complete Whisper model: download or convert it again"
 _MOST_VARIABLES = 1 << 14
 _MOST_DIMENSIONS = 4
@@ -34,7 +36,10 @@ _MOST_DIGITS = 5
 
 
 def detect(path: Path) -> bool:
-    """Return whether this is a folder with a ``model.bin`` that begins like CTranslate2's."""
+    """Return whether this is a folder with a ``model.bin`` that begins like CTranslate2's, or such a file itself."""
+    if not path.is_dir():
+        head = first_bytes(path, _START.size + len(_NAME_OF_SPEC)) or b""
+        return head[_START.size :] == _NAME_OF_SPEC.encode()
     start = first_bytes(path / "model.bin", 6)
     if start is None:
         return False
@@ -51,11 +56,13 @@ class _Variable:
 
 
 def open(path: Path) -> Model:
-    """Open a CTranslate2 Whisper folder. int8 matrices are given as f32, with a warning.
+    """Open a CTranslate2 Whisper folder, or the file with weights in one.
 
-    Raises ``FormatError`` for a damaged folder or one that is not Whisper's.
+    int8 matrices are given as f32, with a warning. Raises ``FormatError`` for a damaged folder or one that is not
+    Whisper's.
     """
-    file = SourceFile(path / "model.bin")
+    path, weights = (path, path / "model.bin") if path.is_dir() else (path.parent, path)
+    file = SourceFile(weights)
     try:
         variables = _variables(file)
         dims = _dimensions(file, variables)
@@ -280,7 +287,10 @@ def _tensors(
         raise FormatError(f"{file.path}: {'; '.join(problems[:3])}{more}", hint=_INCOMPLETE)
     if not n_int8:
         return tuple(tensors), ()
-    warning = f"{n_int8} matrices are int8 in {file.path}: they are dequantized first, so the loss of two steps adds up"
+    warning = (
+        f"{n_int8} matrices are int8 in {file.path}: they are dequantized first, so the loss of two steps adds up;"
+        " start from the f16 model where you can"
+    )
     return tuple(tensors), (warning,)
 
 

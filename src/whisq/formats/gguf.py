@@ -62,6 +62,7 @@ def open(path: Path) -> Model:
     file = SourceFile(path)
     try:
         container = read_container(file)
+        _refuse_candle(path, container)
         _check_architecture(path, container.metadata)
         dims = _dimensions(path, container.metadata)
         tensors, filters = _tensors(file, container, dims)
@@ -85,6 +86,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value)
     return value
+
+
+def _refuse_candle(path: Path, container: Container) -> None:
+    if any(stored.name.startswith("model.decoder.") for stored in container.tensors):
+        raise FormatError(
+            f"{path}: is candle's GGUF: transformers' names, and none of the metadata that a runtime of ggml wants",
+            hint="name the model that it was made from, as openai/whisper-tiny",
+        )
 
 
 def _check_architecture(path: Path, metadata: Mapping[str, Any]) -> None:

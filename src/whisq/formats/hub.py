@@ -18,6 +18,10 @@ from whisq.formats.tokenizer_json import read_json
 _ID = re.compile(
     r"(?!.*\.\.)(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
 )
+_ADDRESS = re.compile(
+    r"(?:https?://?)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)"
+    r"(?:/(?:tree|blob|resolve|raw)/(?P<revision>[\w.\-]+)(?:/(?P<file>[\w./\-]*[\w.\-]))?)?/?(?:[?#].*)?"
+)
 _DESCRIPTIONS = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -30,6 +34,17 @@ _DESCRIPTIONS = (
     "README.md",
 )
 _CTRANSLATE2 = "model.bin"
+
+
+def id_at(address: str) -> str | None:
+    """Return the id of what an address on the hub shows, as it is copied from a browser; None for another text."""
+    match = _ADDRESS.fullmatch(address.strip())
+    if match is None:
+        return None
+    name = match["repository"]
+    if match["file"]:
+        name += f"/{match['file']}"
+    return f"{name}@{match['revision']}" if match["revision"] not in (None, "main") else name
 
 
 def looks_like_id(text: str) -> bool:

@@ -1,7 +1,7 @@
 """Hugging Face folders: ``config.json``, a tokenizer, and weights as safetensors or ``pytorch_model.bin``.
 
 Source of the names: transformers, ``modeling_whisper.py`` and ``configuration_whisper.py``. Weights may be one file or
-shards with an index; the output projection is the token embedding and must be equal to it where it is stored.
+shards with an index, of a variant, and named behind a wrapper's prefix.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import FormatError
-from whisq.formats import safetensors, torch_zip
+from whisq.formats import torch_zip
 from whisq.formats.cursor import DOWNLOAD_AGAIN, first_bytes
 from whisq.formats.mel import mel_filters
-from whisq.formats.stored import StoredArray, check_layers, left_over, refs_of
+from whisq.formats.refusals import is_adapter, refuse_adapter, refuse_unread
+from whisq.formats.state_names import dimensions_of, find_whisper
+from whisq.formats.stored import check_layers, left_out, refs_of
+from whisq.formats.tied import check_tied
 from whisq.formats.tokenizer_json import read_json, read_text, read_tokenizer
 from whisq.formats.vocabulary import check_rows, tokenizer_of
+from whisq.formats.weight_files import WeightFiles, has_weights, read_weights, weights_in, weights_named
 from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
-from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions, expected_tensors, name_in_dialect
+from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions
 
-_EMBEDDING, _PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 _SIZE_KEYS = {
     "n_vocab": "vocab_size",
     "n_audio_ctx": "max_source_positions",
@@ -37,49 +40,58 @@ _SIZE_KEYS = {
     "n_text_layer": "decoder_layers",
     "n_mels": "num_mel_bins",
 }
-_COMPARED_BYTES = 1 << 22
 _MOST_CARD_BYTES = 1 << 16
 
 
 def detect(path: Path) -> bool:
-    """Return whether this is a folder with ``config.json`` and weights under one of transformers' names."""
-    names = (safetensors.SINGLE, safetensors.INDEX, torch_zip.SINGLE, torch_zip.INDEX, "adapter_config.json")
-    return path.is_dir() and any((path / name).is_file() for name in names)
+    """Return whether this is a folder with weights under one of transformers' names, or one of the files in it."""
+    if path.is_dir():
+        return has_weights(path) or is_adapter(path)
+    start = first_bytes(path, 4)
+    if start is None:
+        return False
+    of_torch = path.name.startswith("pytorch_model") and start == torch_zip.MAGIC
+    return path.suffix == ".safetensors" or is_adapter(path) or (of_torch and (path.parent / "config.json").is_file())
 
 
 def open(path: Path) -> Model:
-    """Open a folder that transformers can load as Whisper.
+    """Open a folder that transformers can load as Whisper, or a file with weights in it.
 
-    Raises ``FormatError`` for another architecture, absent or damaged files, and missing or misshapen tensors.
+    Without ``config.json`` beside a file its shapes tell the sizes. Raises ``FormatError`` for another architecture,
+    absent or damaged files, weights in a form that is not read, and missing or misshapen tensors.
     """
-    config = _config(path)
-    dims = _dimensions(path, config)
+    folder = path if path.is_dir() else path.parent
+    if is_adapter(path):
+        refuse_adapter(path, _optional_json(folder / "adapter_config.json"))
+    weights = (weights_in(folder) or WeightFiles(folder)) if path.is_dir() else weights_named(path)
+    config = _config(folder) if path.is_dir() or (folder / "config.json").is_file() else {}
     files: list[SourceFile] = []
     try:
-        arrays = _arrays(path, files)
-        arrays = _with_full_names(arrays)
-        extra = _tie(path, arrays, files)
-        names = {name: name_in_dialect(name, "huggingface") for name in expected_tensors(dims)}
-        tensors = refs_of(path, arrays, dims, names)
-        ignored = left_over(arrays, tensors, extra)
+        arrays, warnings = read_weights(weights, files)
+        found = find_whisper(path, arrays)
+        refuse_unread(path, found, arrays, config)
+        dims = stated_dimensions(folder, config) if config else dimensions_of(path, found)
+        tensors = refs_of(path, found.arrays, dims, found.source_name, files)
+        check_tied(path, found, files)
+        ignored = found.left_over(dims)
         check_layers(path, ignored, dims)
-        tokenizer = _tokenizer(path, dims)
+        tokenizer, tokenizer_note = _tokenizer(folder, dims)
     except BaseException:
         for file in files:
             file.close()
         raise
-    warnings = (f"{path}: {len(ignored)} tensors are not Whisper's and are left out: {', '.join(ignored[:3])}",)
-    metadata = {"config": config, "generation_config": _optional_json(path / "generation_config.json")}
+    metadata = {"config": config, "generation_config": _optional_json(folder / "generation_config.json")}
     return Model(
         path=path,
         format="huggingface",
         dims=dims,
         tokenizer=tokenizer,
-        mel_filters=_filters(path, dims.n_mels),
+        mel_filters=_filters(folder, dims.n_mels),
         tensors=tensors,
         files=tuple(files),
-        metadata={**metadata, "hub": _card(path)},
-        warnings=warnings if ignored else (),
+        metadata={**metadata, "hub": _card(folder)},
+        warnings=(*warnings, *left_out(path, ignored)),
+        notes=tuple(note for note in (weights.note, *found.notes(path), tokenizer_note) if note),
     )
 
 
@@ -91,16 +103,11 @@ def _optional_json(path: Path) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
-        raise FormatError(
-            f"{path}: is an adapter (LoRA), not a model",
-            hint="merge it into its base model first: merge_and_unload()",
-        )
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise FormatError(f"{path / 'config.json'}: is not a JSON object", hint=DOWNLOAD_AGAIN)
     kind = config.get("model_type")
-    if kind != "whisper":
+    if kind != "whisper" and "n_audio_state" not in config:
         raise FormatError(
             f"{path}: config.json says model_type {kind!r}, expected 'whisper'",
             hint="name a Whisper model: whisq quantizes no others",
@@ -110,7 +117,6 @@ def _config(path: Path) -> dict[str, Any]:
         for key, expected in (
             ("activation_function", "gelu"),
             ("scale_embedding", False),
-            ("tie_word_embeddings", True),
         )
         if config.get(key, expected) != expected
     ]
@@ -125,7 +131,8 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
+def stated_dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
+    """Return the sizes in a folder's ``config.json``; raises ``FormatError`` for those that cannot be."""
     sizes: dict[str, int] = {}
     wrong: list[str] = []
     for name, key in _SIZE_KEYS.items():
@@ -140,89 +147,6 @@ def _dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
             hint="copy config.json from where the model came from",
         )
     return Dimensions(**sizes)
-
-
-def _arrays(path: Path, files: list[SourceFile]) -> dict[str, StoredArray]:
-    """Return all arrays by name, mapping each file into ``files``."""
-    if (path / safetensors.INDEX).is_file() and not (path / safetensors.SINGLE).is_file():
-        return _sharded(path, safetensors.INDEX, files)
-    if (path / safetensors.SINGLE).is_file():
-        files.append(SourceFile(path / safetensors.SINGLE))
-        return safetensors.read_arrays(files[-1], 0)
-    if (path / torch_zip.INDEX).is_file() and not (path / torch_zip.SINGLE).is_file():
-        return _sharded(path, torch_zip.INDEX, files)
-    if (path / torch_zip.SINGLE).is_file():
-        files.append(SourceFile(path / torch_zip.SINGLE))
-        return _torch_arrays(files[-1], 0)
-    raise FormatError(f"{path}: has no {safetensors.SINGLE} and no {torch_zip.SINGLE}", hint="download the weights too")
-
-
-def _sharded(path: Path, index: str, files: list[SourceFile]) -> dict[str, StoredArray]:
-    shards, weight_map = safetensors.shards_of(path, index)
-    read = safetensors.read_arrays if index == safetensors.INDEX else _torch_arrays
-    arrays: dict[str, StoredArray] = {}
-    for number, shard in enumerate(shards):
-        files.append(SourceFile(shard))
-        found = read(files[-1], number)
-        twice = [name for name in found if name in arrays or weight_map.get(name, shard.name) != shard.name]
-        if twice:
-            raise FormatError(
-                f"{shard}: holds {twice[0]}, which {index} places in {weight_map.get(twice[0], 'no other shard')}, or"
-                " which another shard holds, too",
-                hint="download index and shards again: they are of different versions",
-            )
-        absent = [name for name, home in weight_map.items() if home == shard.name and name not in found]
-        if absent:
-            raise FormatError(
-                f"{shard}: lacks {len(absent)} tensors that {index} places there, the first is {absent[0]}",
-                hint="download index and shards again: they are of different versions, or the shard is incomplete",
-            )
-        arrays.update(found)
-    return arrays
-
-
-def _torch_arrays(file: SourceFile, number: int) -> dict[str, StoredArray]:
-    saved = torch_zip.read_checkpoint(file, number)
-    arrays = {name: array for name, array in (saved or {}).items() if isinstance(array, StoredArray)}
-    if not arrays:
-        raise FormatError(
-            f"{file.path}: holds no state dictionary", hint="write it with torch.save(model.state_dict(), path)"
-        )
-    return arrays
-
-
-def _with_full_names(arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
-    """Return the arrays under the names of the whole model, whichever of its classes was saved."""
-    if any(name.startswith("model.") for name in arrays):
-        return arrays
-    return {name if name == _PROJECTION else f"model.{name}": array for name, array in arrays.items()}
-
-
-def _tie(path: Path, arrays: dict[str, StoredArray], files: list[SourceFile]) -> list[str]:
-    """Check that a stored output projection is the embedding; let it stand in where only it was stored."""
-    projection, embedding = arrays.get(_PROJECTION), arrays.get(_EMBEDDING)
-    if projection is None:
-        return []
-    if embedding is None:
-        arrays[_EMBEDDING] = projection
-    elif projection.type is not embedding.type or not _equal(projection, embedding, files):
-        raise FormatError(
-            f"{path}: {_PROJECTION} differs from {_EMBEDDING}, and no runtime keeps them apart",
-            hint="give up the projection by tying the two: model.tie_weights(), then model.save_pretrained(folder)",
-        )
-    return [_PROJECTION]
-
-
-def _equal(a: StoredArray, b: StoredArray, files: list[SourceFile]) -> bool:
-    first, second = files[a.location.file], files[b.location.file]
-    if a.location.size_bytes != b.location.size_bytes:
-        return False
-    for at in range(0, a.location.size_bytes, _COMPARED_BYTES):
-        stop = min(at + _COMPARED_BYTES, a.location.size_bytes)
-        mine = bytes(first.view[a.location.offset + at : a.location.offset + stop])
-        if mine != bytes(second.view[b.location.offset + at : b.location.offset + stop]):
-            return False
-    return True
 
 
 def _filters(path: Path, n_mels: int) -> bytes:
@@ -244,18 +168,24 @@ def _filters(path: Path, n_mels: int) -> bytes:
         ) from None
 
 
-def _tokenizer(path: Path, dims: Dimensions) -> Tokenizer:
-    if (path / "tokenizer.json").is_file():
-        tokenizer = read_tokenizer(path / "tokenizer.json")
-    elif (path / "vocab.json").is_file():
-        tokenizer = _slow_tokenizer(path)
-    else:
-        raise FormatError(
-            f"{path}: no tokenizer.json and no vocab.json",
-            hint="copy the tokenizer from the model it was trained from",
-        )
+def _tokenizer(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
+    """Return a folder's tokenizer; its parent's, and what to say of that, where a training keeps it there."""
+    note = ""
+    if not _has_tokenizer(path):
+        if not _has_tokenizer(path.resolve().parent):
+            raise FormatError(
+                f"{path}: no tokenizer.json and no vocab.json",
+                hint="copy the tokenizer from the model it was trained from",
+            )
+        path, note = path.resolve().parent, f"{path}: has no tokenizer; that of {path.resolve().parent} is taken"
+    is_fast = (path / "tokenizer.json").is_file()
+    tokenizer = read_tokenizer(path / "tokenizer.json") if is_fast else _slow_tokenizer(path)
     check_rows(path, tokenizer, dims)
-    return tokenizer
+    return tokenizer, note
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return (path / "tokenizer.json").is_file() or (path / "vocab.json").is_file()
 
 
 def _slow_tokenizer(path: Path) -> Tokenizer:

@@ -1,6 +1,7 @@
-"""OpenAI's own checkpoints, ``.pt``: a torch zip of ``{"dims": {…}, "model_state_dict": {…}}``.
+"""OpenAI's own checkpoints, ``.pt``: a torch zip of ``{"dims": {…}, "model_state_dict": {…}}``; and those of trainers.
 
-Source: openai/whisper, ``whisper/__init__.py`` and ``model.py``. The file has no vocabulary. Whisper has two, one for
+Source: openai/whisper, ``whisper/__init__.py`` and ``model.py``. A trainer's has no ``dims``, and names in OpenAI's or
+transformers' way behind its own prefix; then shapes tell the sizes. Neither has a vocabulary. Whisper has two, one for
 English and one for the rest, and either is found beside the file, in an installed ``openai-whisper``, or on the hub.
 """
 
@@ -14,45 +15,59 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import hub, torch_zip
+from whisq.formats.checkpoint import state_of
 from whisq.formats.cursor import DAMAGED, first_bytes
+from whisq.formats.huggingface import stated_dimensions
 from whisq.formats.mel import mel_filters
-from whisq.formats.stored import StoredArray, check_layers, left_over, refs_of
-from whisq.formats.tokenizer_json import read_text, read_tokenizer
+from whisq.formats.refusals import refuse_unread
+from whisq.formats.state_names import dimensions_of, find_whisper
+from whisq.formats.stored import check_layers, left_out, refs_of
+from whisq.formats.tied import check_tied
+from whisq.formats.tokenizer_json import read_json, read_text, read_tokenizer
 from whisq.formats.vocabulary import check_rows
 from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
-from whisq.whisper import LARGEST_SIZES, Dimensions, expected_tensors
+from whisq.whisper import LARGEST_SIZES, Dimensions
 
-_UNUSED = ("decoder.mask", "alignment_heads")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 _MULTILINGUAL_ID, _ENGLISH_ID = "openai/whisper-tiny", "openai/whisper-tiny.en"
 
 
 def detect(path: Path) -> bool:
     """Return whether this is a file that ``torch.save`` may have written."""
     start = first_bytes(path, 4) or b""
-    return start == torch_zip.MAGIC or (path.suffix in (".pt", ".pth") and start[:1] == torch_zip.PICKLE_MAGIC)
+    return start == torch_zip.MAGIC or (path.suffix in _SUFFIXES and start[:1] == torch_zip.PICKLE_MAGIC)
 
 
 def open(path: Path) -> Model:
-    """Open an OpenAI checkpoint, or any ``.pt`` that holds its ``dims`` and ``model_state_dict``.
+    """Open a file that ``torch.save`` wrote: OpenAI's checkpoint or a trainer's, with Whisper's weights in it.
 
     Raises ``FormatError`` for anything else, and when no vocabulary is found.
     """
     file = SourceFile(path)
     try:
         saved = torch_zip.read_checkpoint(file, 0)
-        dims = _dimensions(path, saved)
-        arrays = {name: a for name, a in _state(path, saved).items() if isinstance(a, StoredArray)}
-        tensors = refs_of(path, arrays, dims, {name: name for name in expected_tensors(dims)})
-        ignored = left_over(arrays, tensors, _UNUSED)
+        stated = _stated_dimensions(path, saved)
+        state = state_of(path, saved)
+        found = find_whisper(path, state.arrays)
+        refuse_unread(path, found, state.arrays, {})
+        config = {} if stated is not None else _config_beside(path)
+        dims = stated or (stated_dimensions(path.parent, config) if config else dimensions_of(path, found))
+        tensors = refs_of(path, found.arrays, dims, found.source_name, [file])
+        check_tied(path, found, [file])
+        ignored = found.left_over(dims)
         check_layers(path, ignored, dims)
         tokenizer, where = _vocabulary(path, dims)
     except BaseException:
         file.close()
         raise
-    warnings = [f"{path}: has no vocabulary; it was taken from {where}"] if where else []
-    if ignored:
-        warnings.append(f"{path}: {len(ignored)} tensors are not Whisper's and are left out: {', '.join(ignored[:3])}")
+    notes = found.notes(path)
+    if state.place not in ("", "model_state_dict"):
+        notes.append(f"{path}: the weights are those under {state.place!r}")
+    if stated is None and not config:
+        notes.append(f"{path}: states no sizes; they are taken from the shapes, with heads of 64")
+    if where:
+        notes.append(f"{path}: has no vocabulary; it was taken from {where}")
     return Model(
         path=path,
         format="openai",
@@ -61,18 +76,24 @@ def open(path: Path) -> Model:
         mel_filters=mel_filters(dims.n_mels),
         tensors=tensors,
         files=(file,),
-        warnings=tuple(warnings),
+        metadata={"config": config} if config else {},
+        warnings=(*state.warnings(path), *left_out(path, ignored)),
+        notes=tuple(notes),
     )
 
 
-def _dimensions(path: Path, saved: Any) -> Dimensions:
+def _config_beside(path: Path) -> dict[str, Any]:
+    """Return transformers' description of a Whisper beside a file, nothing where there is none."""
+    beside = path.parent / "config.json"
+    config = read_json(beside) if beside.is_file() else None
+    return config if isinstance(config, dict) and config.get("model_type") == "whisper" else {}
+
+
+def _stated_dimensions(path: Path, saved: Any) -> Dimensions | None:
+    """Return the sizes that OpenAI's checkpoints state, None where there are none."""
     stated = saved.get("dims") if isinstance(saved, dict) else None
     if not isinstance(stated, dict):
-        keys = ", ".join(str(key) for key in list(saved)[:4]) if isinstance(saved, dict) else "no dictionary"
-        raise FormatError(
-            f"{path}: expected dims and model_state_dict, found {keys or 'an empty dictionary'}",
-            hint="OpenAI's checkpoints have both; for transformers' weights name the folder that has config.json",
-        )
+        return None
     wrong = [
         f"{name} is {_shown(stated.get(name))}"
         for name, most in LARGEST_SIZES.items()
@@ -88,20 +109,15 @@ def _shown(value: object) -> str:
     return hex(value)[:40] if isinstance(value, int) and value.bit_length() > 64 else repr(value)[:40]
 
 
-def _state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
-    state = saved.get("model_state_dict")
-    if not isinstance(state, dict):
-        raise FormatError(f"{path}: has no model_state_dict", hint="name one of OpenAI's checkpoints, which have one")
-    return state
-
-
 def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
     """Return a vocabulary that fits, and where it is from when that is not beside the file."""
     name = "multilingual.tiktoken" if dims.is_multilingual else "gpt2.tiktoken"
-    if (path.parent / "tokenizer.json").is_file():
-        tokenizer = read_tokenizer(path.parent / "tokenizer.json")
-        check_rows(path, tokenizer, dims)
-        return tokenizer, ""
+    beside = path.resolve().parent
+    for home in (beside, beside.parent):
+        if (home / "tokenizer.json").is_file():
+            tokenizer = read_tokenizer(home / "tokenizer.json")
+            check_rows(path, tokenizer, dims)
+            return tokenizer, "" if home == beside else str(home)
     if (path.parent / name).is_file():
         return _read_ranks(path.parent / name), ""
     installed = importlib.util.find_spec("whisper")

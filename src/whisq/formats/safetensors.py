@@ -21,7 +21,8 @@ from whisq.types import BF16, F16, F32
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-_FLOATS = {"F32": F32, "F16": F16, "BF16": BF16}
+_FLOATS = {"F32": (F32, 4), "F16": (F16, 2), "BF16": (BF16, 2), "F64": (F32, 8)}
+"""How an element type is given, and its bytes; the others are not read."""
 _MOST_HEADER_BYTES = 100_000_000
 
 
@@ -83,11 +84,10 @@ def _validate(file: SourceFile) -> None:
 def _array(path: Path, name: str, entry: Any, data: int, number: int) -> StoredArray:
     try:
         element, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-        kind = _FLOATS.get(element)
-        if kind is not None and end - begin != size_of(shape, kind.block_bytes):
+        kind, width = _FLOATS.get(element, (None, 0))
+        if kind is not None and end - begin != size_of(shape, width):
             raise FormatError(
-                f"{path}: {name} of shape {list(shape)} has {end - begin} bytes, expected"
-                f" {size_of(shape, kind.block_bytes)}",
+                f"{path}: {name} of shape {list(shape)} has {end - begin} bytes, expected {size_of(shape, width)}",
                 hint=DOWNLOAD_AGAIN,
             )
     except (KeyError, TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.pickle_machine import Called, Named, is_size, read_pickle
-from whisq.formats.stored import StoredArray, size_of
+from whisq.formats.stored import DOUBLE, StoredArray, extent_of, is_row_by_row, size_of
 from whisq.model import Location
 from whisq.source_file import FileBytes, SourceFile
 from whisq.types import BF16, F16, F32, TensorType
@@ -31,7 +31,7 @@ _STORAGES: dict[str, tuple[str, int, TensorType | None]] = {
     "torch.FloatStorage": ("f32", 4, F32),
     "torch.HalfStorage": ("f16", 2, F16),
     "torch.BFloat16Storage": ("bf16", 2, BF16),
-    "torch.DoubleStorage": ("f64", 8, None),
+    "torch.DoubleStorage": (DOUBLE, 8, F32),
     "torch.LongStorage": ("i64", 8, None),
     "torch.IntStorage": ("i32", 4, None),
     "torch.ShortStorage": ("i16", 2, None),
@@ -49,6 +49,8 @@ _DESCRIBES = {
 _MOST_PICKLE_BYTES = 1 << 24
 _MOST_ENTRIES = 1 << 16
 _MOST_DIMENSIONS = 8
+_DEEPEST = 3
+"""Dictionaries in dictionaries, the one that was saved included: as deep as any trainer puts a model."""
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
@@ -66,6 +68,11 @@ def read_checkpoint(file: SourceFile, number: int) -> Any:
             hint="load it with torch and save it again" if legacy else "name a PyTorch checkpoint (.pt)",
         )
     entries = _entries(file)
+    if entries and all(name.endswith(".npy") for name in entries):
+        raise FormatError(
+            f"{file.path}: is a numpy archive, as MLX keeps weights, not a file that torch.save wrote",
+            hint="name the model that it was made from, as openai/whisper-small",
+        )
     pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
     if len(pickles) != 1:
         raise FormatError(f"{file.path}: has {len(pickles)} entries named data.pkl, expected one", hint=DOWNLOAD_AGAIN)
@@ -162,19 +169,17 @@ class _Builder:
         self.file, self.number, self.entries, self.folder = file, number, entries, folder
         self.built: dict[int, dict[Any, Any]] = {}
 
-    def build(self, value: Any) -> Any:
+    def build(self, value: Any, depth: int = 1) -> Any:
         """Return what was saved: a dictionary, its dictionaries built too, with arrays for what describes them."""
         if not isinstance(value, dict):
             return None
-        return {key: self._item(key, item) for key, item in value.items()}
-
-    def _item(self, key: Any, value: Any) -> Any:
-        if isinstance(value, dict):
-            # One level is all that any Whisper checkpoint has; the same dictionary met again is not built again.
-            if id(value) not in self.built:
-                self.built[id(value)] = {name: self._leaf(name, item) for name, item in value.items()}
-            return self.built[id(value)]
-        return self._leaf(key, value)
+        # The same dictionary met again is not built again.
+        if id(value) not in self.built:
+            self.built[id(value)] = built = {}
+            for key, item in value.items():
+                deeper = isinstance(item, dict) and depth < _DEEPEST
+                built[key] = self.build(item, depth + 1) if deeper else self._leaf(key, item)
+        return self.built[id(value)]
 
     def _leaf(self, key: Any, value: Any) -> Any:
         if isinstance(value, Called):
@@ -201,34 +206,20 @@ class _Builder:
         if len(shape) > _MOST_DIMENSIONS or not all(is_size(size) for size in (start, *shape, *strides)):
             raise ValueError("sizes that are not numbers")
         element, width, tensor_type = _STORAGES[storage_class.name]
-        if not _is_contiguous(shape, strides):
-            raise FormatError(
-                f"{self.file.path}: tensor {name} is stored with strides {list(strides)}, not row by row",
-                hint="call .contiguous() on it and save again",
-            )
+        if len(shape) != len(strides):
+            raise ValueError(f"{len(shape)} sizes and {len(strides)} strides")
         where = self.entries.get(f"{self.folder}data/{key}")
         if where is None:
             raise FormatError(
                 f"{self.file.path}: the data of tensor {name} (data/{key}) are missing", hint=DOWNLOAD_AGAIN
             )
-        size = size_of(shape, width)
-        if (start * width) + size > where[1]:
+        needed = (start + extent_of(shape, strides)) * width
+        if needed > where[1]:
             raise FormatError(
-                f"{self.file.path}: tensor {name} of shape {list(shape)} needs {start * width + size} bytes, data/{key}"
+                f"{self.file.path}: tensor {name} of shape {list(shape)} needs {needed} bytes, data/{key}"
                 f" has {where[1]}",
                 hint=DOWNLOAD_AGAIN,
             )
-        return StoredArray(
-            name, tensor_type, element, tuple(shape), Location(self.number, where[0] + start * width, size)
-        )
-
-
-def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    if len(shape) != len(strides):
-        return False
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
+        location = Location(self.number, where[0] + start * width, size_of(shape, width))
+        along = None if is_row_by_row(shape, strides) else strides
+        return StoredArray(name, tensor_type, element, shape, location, along)

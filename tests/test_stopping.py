@@ -234,4 +234,4 @@ def test_sections_count_in_the_thread_that_is_in_one() -> None:
         pass
     key = whisq.stopping.undo_at_end(lambda: None)
     whisq.stopping.undone(key)
-    assert not whisq.stopping._undo
+    assert key not in whisq.stopping._undo  # a process that matches patterns may have its own

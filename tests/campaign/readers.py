@@ -55,6 +55,9 @@ def in_a_model(kind: str, name: str) -> Callable[[Path], Reader]:
     return prepare
 
 
+_VOCABULARY = '{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}'
+
+
 def beside_a_model(name: str, *seeds: str) -> Callable[[Path], Reader]:
     """Return what prepares a file that a Hugging Face folder may have."""
 
@@ -62,7 +65,7 @@ def beside_a_model(name: str, *seeds: str) -> Callable[[Path], Reader]:
         opened = KINDS["huggingface"][0](folder)
         if name in ("vocab.json", "merges.txt", "added_tokens.json"):
             (folder / "tokenizer.json").unlink()
-            for other, content in (("vocab.json", '{"a": 0, "b": 1}'), ("merges.txt", "#version: 0.2\na b\n")):
+            for other, content in (("vocab.json", _VOCABULARY), ("merges.txt", "#version: 0.2\na b\n")):
                 (folder / other).write_text(content)
 
         def read(content: bytes) -> None:
@@ -254,8 +257,8 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "generation-json": beside_a_model(
         "generation_config.json", '{"lang_to_id": {"<|en|>": 3}, "suppress_tokens": [1]}'
     ),
-    "vocab-json": beside_a_model("vocab.json", '{"a": 0, "b": 1, "<|endoftext|>": 2}'),
-    "merges-txt": beside_a_model("merges.txt", "#version: 0.2\na b\nab c\n"),
+    "vocab-json": beside_a_model("vocab.json", _VOCABULARY),
+    "merges-txt": beside_a_model("merges.txt", "#version: 0.2\na b\n"),
     "added-tokens-json": beside_a_model("added_tokens.json", '{"<|en|>": 5}'),
     "torch-zip": in_a_model("torch", "pytorch_model.bin"),
     "pickle": pickles,

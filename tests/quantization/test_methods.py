@@ -252,7 +252,7 @@ def example_of_the_docs(folder: Path, monkeypatch):
 
 def test_a_made_up_method_is_one_file_and_one_value(model, calibration, tmp_path: Path, monkeypatch, capsys) -> None:
     scaled = example_of_the_docs(tmp_path, monkeypatch)
-    words = ["quantize", "--method", "scaled", str(model.path), str(tmp_path / "q.gguf"), "q4_0"]
+    words = ["quantize", "--verbose", "--method", "scaled", str(model.path), str(tmp_path / "q.gguf"), "q4_0"]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert f"{QUERY} - [  256,   256,     1], type =    f16 default -> q4_0 with scaled size =" in out

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -19,6 +20,7 @@ from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.calibration.imatrix import write_imatrix
 from whisq.calibration.probes import MOST_PROBES, Probes
 from whisq.errors import CalibrationError
+from whisq.kernels.feedback import damping_for
 from whisq.whisper import expected_tensors
 
 PARTS = ((1, 100), (2, 300))
@@ -55,6 +57,25 @@ def test_moments_survive_the_file(tmp_path: Path) -> None:
         assert np.array_equal(found.second_moment, expected.second_moment)
         assert np.array_equal(found.mean, expected.mean)
         assert np.array_equal(found.squares, expected.squares)
+
+
+def test_the_damping_that_was_chosen_survives_the_file_and_counts_for_less_among_more(tmp_path: Path) -> None:
+    widths = inputs_of(NARROW)
+    listed = [(name, width, 500) for name, width in widths.items()]
+    chosen = {name: 0.5 + index for index, name in enumerate(widths)}
+    (without, *_), made = widths, {name: moments_of(width, 3) for name, width in widths.items()}
+    del chosen[without]
+    damped = {name: replace(moments, damping=chosen.get(name)) for name, moments in made.items()}
+    for path in (tmp_path / "a.calib", tmp_path / "b.calib"):
+        write_calibration(path, {"model_sha256": "x"}, listed, damped.__getitem__, None)
+    read = read_calibration(tmp_path / "a.calib")
+    assert {name: read.moments(name).damping for name in widths} == {without: None, **chosen}
+    merge(tmp_path / "c.calib", [read, read_calibration(tmp_path / "b.calib")])
+    both = read_calibration(tmp_path / "c.calib")
+    assert both.moments(without).damping is None
+    for name in chosen:
+        least = damping_for(widths[name], 1000)
+        assert both.moments(name).damping == pytest.approx(max(chosen[name] / 2, least))
 
 
 def test_merging_is_as_if_all_had_been_one_calibration(tmp_path: Path) -> None:
@@ -233,6 +254,10 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
         {"singular": None},
         {"singular": ["a"]},
         {"singular": {"a": 1}},
+        {"damping": 1},
+        {"damping": {"a": "x"}},
+        {"damping": {"a": -0.1}},
+        {"damping": {"a": float("nan")}},
     ],
 )
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:

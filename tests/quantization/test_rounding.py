@@ -12,16 +12,17 @@ from tests.support.calibrations import moments_of, write
 from tests.support.containers import model_bytes
 from tests.support.models import WIDE
 from whisq import kernels
-from whisq.calibration import input_of, inputs_of, read_calibration, write_calibration
+from whisq.calibration import Calibration, Moments, input_of, inputs_of, read_calibration, write_calibration
 from whisq.calibration.factors import factor_for, reason_against
 from whisq.calibration.imatrix import write_imatrix
 from whisq.errors import CalibrationError, PlanError
 from whisq.kernels.feedback import damping_for
 from whisq.quantization import layer_inputs
 from whisq.quantization.layer_inputs import LayerInputs
-from whisq.quantization.method import GGML
+from whisq.quantization.method import GGML, Weights
 from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.types import TYPES, parse_type
+from whisq.whisper import expected_tensors
 
 BLOCK_TYPES = [kind.name for kind in TYPES.values() if kind.is_quantized]
 
@@ -114,6 +115,26 @@ def test_every_input_is_read_and_factored_once(model, tmp_path: Path, monkeypatc
     used = {input_of(a.tensor.name) for a in plan.assignments if a.method is FEEDBACK}
     assert sorted(factored) == sorted(used)
     assert sorted(read) == sorted(used)
+
+
+@pytest.mark.parametrize("type_name", ["q4_0", "q5_1", "q4_K", "iq4_nl"])
+def test_no_token_of_the_embedding_is_worse_in_weights_than_plainly_and_outputs_are_better(type_name: str) -> None:
+    name, kind, width = "decoder.token_embedding.weight", parse_type(type_name), 256
+    spec = expected_tensors(WIDE)[name]
+    generator = np.random.default_rng(5)
+    x = generator.normal(size=(400, 12)) @ generator.normal(size=(12, width)) + generator.normal(size=(400, width))
+    second = (x.T @ x / len(x)).astype(np.float32)
+    moments = Moments(len(x), np.diag(second).copy(), x.mean(0).astype(np.float32), second)
+    counts = {input_of(name): len(x)}
+    inputs = LayerInputs(Calibration(Path("a.calib"), {}, counts, lambda _: moments, singular={}))
+    weights = generator.normal(scale=0.05, size=(300, width)).astype(np.float32)
+    errors = {}
+    for method in (GGML, FEEDBACK):
+        blocks = method.round(spec, Weights.of(weights), kind, inputs).blocks
+        difference = kernels.dequantize(blocks, kind, weights.shape) - weights.astype(np.float64)
+        errors[method] = (difference**2).sum(1), np.einsum("ri,ij,rj->", difference, second, difference)
+    assert (errors[FEEDBACK][0] <= errors[GGML][0] * (1 + 1e-6)).all()
+    assert errors[FEEDBACK][1] < 0.9 * errors[GGML][1]
 
 
 def test_the_bias_takes_up_the_mean_shift(model, tmp_path: Path) -> None:

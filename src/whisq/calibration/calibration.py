@@ -28,13 +28,16 @@ AGAIN = "make it again with `whisq calibrate`"
 class Moments:
     """Of one input, over ``n_rows`` vectors x: the mean of x xᵀ ``float32[n, n]``, and of x ``float32[n]``.
 
-    An importance file of another tool has the diagonal only: then ``second_moment`` is None.
+    An importance file of another tool has the diagonal only: then ``second_moment`` is None. ``damping`` is what
+    feedback adds to the diagonal, as a share of its mean, where windows held out have chosen it; None: by the number
+    of vectors alone.
     """
 
     n_rows: int
     squares: NDArray[np.float32]
     mean: NDArray[np.float32] | None = None
     second_moment: NDArray[np.float32] | None = None
+    damping: float | None = None
 
     @property
     def n_inactive(self) -> int:

@@ -5,6 +5,7 @@ numpy is needed for all of it: this is imported where a factor is, not where a c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +17,13 @@ from whisq.errors import CalibrationError
 from whisq.kernels.feedback import Factor, check_factor, damping_for, factor_of
 
 
-def factor_for(source: str, moments: Moments) -> Factor:
-    """Return the factor for an input's moments; raises ``CalibrationError`` where they give none."""
-    return factor_of(*_moment_and_damping(source, moments))
+def factor_for(source: str, moments: Moments, times: int = 1) -> Factor:
+    """Return the factor for an input's moments with so many times their damping.
+
+    Raises ``CalibrationError`` where they give none.
+    """
+    second, damping = _moment_and_damping(source, moments)
+    return factor_of(second, times * damping)
 
 
 def reason_against(source: str, moments: Moments) -> str:
@@ -46,14 +51,61 @@ def check_factors(calibration: Calibration) -> Calibration:
     return replace(calibration, singular={name: reason for name, reason in found.items() if reason})
 
 
+MULTIPLES = (1, 3, 10, 30)
+"""Of the damping that the number of vectors asks for, those that are tried. None is below it: the halves share their
+speakers, and what is made of a file has to hold for others."""
+
+MOST_COLUMNS = 1024
+"""Columns of a wide input that the halves are tried on, the last ones: what the factor says of them is the same without
+the others."""
+
+
+def damping_of_halves(source: str, halves: Sequence[Moments]) -> float | None:
+    """Return the damping with which what feedback makes of one half of the windows errs least on the other.
+
+    Rounding errors e of equal size on all columns leave e U of a row's weights, U the factor of a half; on the other
+    half, of second moment H, that errs by tr(U H Uᵀ), where plain rounding errs by tr(H). What is chosen is a multiple
+    of the damping that each half's number of vectors asks for; returned is that of the number in both. Damping without
+    end is plain rounding: the best is no worse than that here. None where a half was never active.
+    """
+    n_rows, width = sum(half.n_rows for half in halves), len(halves[0].squares)
+    first = max(0, width - MOST_COLUMNS)
+    try:
+        tried = [_errors_held_out(source, fitted, held, first) for fitted, held in (halves, halves[::-1])]
+    except CalibrationError:
+        return None
+    errors = np.sum(tried, axis=0)
+    return float(MULTIPLES[int(np.argmin(errors))] * damping_for(width, n_rows))
+
+
+def _errors_held_out(source: str, fitted: Moments, held: Moments, first: int) -> list[float]:
+    """Return for every multiple the error on one half with the factor of the other, plain rounding's being 1."""
+    moment, damping = _moment_and_damping(source, fitted)
+    moment, judge = moment[first:, first:], _moment_about(source, held, fitted.mean)[first:, first:]
+    if np.trace(judge) == 0:
+        raise CalibrationError(f"{source}: its input was never active in half of the windows")
+    errors = []
+    for multiple in MULTIPLES:
+        upper = factor_of(moment, multiple * damping).upper
+        errors.append(float(np.einsum("ij,ij->", upper @ judge, upper, dtype=np.float64) / np.trace(judge)))
+    return errors
+
+
+def _moment_about(source: str, moments: Moments, mean: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return an input's second moment about a mean, where rounding takes it so."""
+    if moments.second_moment is None or moments.mean is None or mean is None:
+        raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
+    if not is_taken_about_its_mean(source):
+        return moments.second_moment
+    second = moments.second_moment - np.outer(moments.mean, mean)
+    second -= np.outer(mean, moments.mean - mean)
+    # A column that never varied leaves rounding noise, of either sign, on the diagonal.
+    diagonal = np.diag_indices_from(second)
+    second[diagonal] = np.maximum(second[diagonal], 0)
+    return second
+
+
 def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float32], float]:
     """Return an input's second moment as feedback takes it, and its damping."""
-    if moments.second_moment is None or moments.mean is None:
-        raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
-    second = moments.second_moment
-    if is_taken_about_its_mean(source):
-        second = second - np.outer(moments.mean, moments.mean)
-        # A column that never varied leaves rounding noise, of either sign, on the diagonal.
-        diagonal = np.diag_indices_from(second)
-        second[diagonal] = np.maximum(second[diagonal], 0)
-    return second, damping_for(len(second), moments.n_rows)
+    second = _moment_about(source, moments, moments.mean)
+    return second, moments.damping if moments.damping is not None else damping_for(len(second), moments.n_rows)

@@ -3,7 +3,8 @@
 The file is in the safetensors format (https://github.com/huggingface/safetensors). For every input it holds
 ``NAME.second_moment`` (the upper triangle of the mean of x xᵀ, row by row, f32), ``NAME.mean`` (f32), and
 ``probes`` (f16); its metadata says, as JSON under ``whisq.calibration``, what was measured on, and of which inputs the
-second moments cannot be factored (``singular``).
+second moments cannot be factored (``singular``), and the damping that windows held out have chosen for the others
+(``damping``; a file of an earlier version has none, and it is taken by the number of vectors).
 """
 
 from __future__ import annotations
@@ -78,16 +79,18 @@ def _findings(moments: Sequence[tuple[str, int, int]], load: Callable[[str], Mom
     """Return what an input's moments say of it: columns that were never active, and what feedback cannot use."""
     from whisq.calibration.factors import reason_against
 
-    inactive, idle, singular = {}, [], {}
+    inactive, idle, singular, damping = {}, [], {}, {}
     for name, width, count in moments:
         found = replace(load(name), n_rows=count)
+        if found.damping is not None:
+            damping[name] = found.damping
         if found.n_inactive:
             inactive[name] = found.n_inactive
         if found.n_inactive == width:
             idle.append(name)
         elif count and (reason := reason_against(name, found)):
             singular[name] = reason
-    return {"inactive": inactive, "idle": idle, "singular": singular}
+    return {"inactive": inactive, "idle": idle, "singular": singular, "damping": damping}
 
 
 def read_calibration(path: str | Path) -> Calibration:
@@ -121,7 +124,7 @@ def read_calibration(path: str | Path) -> Calibration:
         where,
         document,
         document["counts"],
-        _Loader(where, widths, document["counts"], file.state),
+        _Loader(where, widths, document["counts"], document.get("damping", {}), file.state),
         lambda: _probes(where, document),
         singular=document.get("singular"),
     )
@@ -132,6 +135,7 @@ class _Loader:
     path: Path
     widths: Mapping[str, int]
     counts: Mapping[str, int]
+    damping: Mapping[str, float]
     state: FileState
 
     def __call__(self, name: str) -> Moments:
@@ -144,7 +148,7 @@ class _Loader:
             mean = file.array(f"{name}.mean")
         if not (np.isfinite(second).all() and np.isfinite(mean).all()):
             raise CalibrationError(f"{self.path}: the moments of {name} are not finite", hint=AGAIN)
-        return Moments(self.counts[name], np.diag(second).copy(), mean, second)
+        return Moments(self.counts[name], np.diag(second).copy(), mean, second, self.damping.get(name))
 
 
 def _probes(path: Path, document: Mapping[str, Any]) -> Probes | None:
@@ -218,8 +222,9 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         counts = document["counts"]
         whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
         whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
-        for key in ("languages", "inactive"):
+        for key in ("languages", "inactive", "damping"):
             whole = whole and _are_numbers(document.get(key, {}).values())
+        whole = whole and all(0 <= share < 1e6 for share in document.get("damping", {}).values())
         whole = whole and all(isinstance(reason, str) for reason in document.get("singular", {}).values())
         whole = whole and _are_numbers(document.get(key, 0) for key in TOTALS)
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError):

@@ -19,6 +19,8 @@ def merge(path: Path, parts: Sequence[Calibration]) -> None:
     """
     import numpy as np
 
+    from whisq.kernels.feedback import damping_for
+
     first = parts[0]
     for part in parts:
         if not part.has_second_moments:
@@ -35,7 +37,10 @@ def merge(path: Path, parts: Sequence[Calibration]) -> None:
         second = sum(np.float64(m.n_rows / total) * m.second_moment for m in loaded if m.second_moment is not None)
         mean = sum(np.float64(m.n_rows / total) * m.mean for m in loaded if m.mean is not None)
         matrix = np.asarray(second, np.float32)
-        return Moments(total, np.diag(matrix).copy(), np.asarray(mean, np.float32), matrix)
+        # What the parts chose, for as many vectors as there are now.
+        chosen = [m.damping * m.n_rows / total for m in loaded if m.damping is not None]
+        damping = max(sum(chosen) / len(chosen), damping_for(len(matrix), total)) if chosen else None
+        return Moments(total, np.diag(matrix).copy(), np.asarray(mean, np.float32), matrix, damping)
 
     listed = [(name, len(first.moments(name).squares), sum(p.counts[name] for p in parts)) for name in names]
     write_calibration(path, _audio_together(parts), listed, load, _probes_together(parts))

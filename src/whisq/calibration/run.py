@@ -105,7 +105,7 @@ def calibrate(
     sha256 = opened.sha256
     key = {
         "model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "text_tokens": chosen.text_tokens,
-        "device": chosen.device, "layout": 6,
+        "device": chosen.device, "layout": 7,
     }  # fmt: skip
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
     windows = windows_of(clips.clips)
@@ -324,12 +324,12 @@ class _Collector:
         heard = [line for line in self.lines if line.heard]
         for line, attended in zip(heard, received, strict=True):
             sums.add(encoded[line.window][0], attended)
-        self.checkpoint.put(ENCODER_OUTPUT, sums.moments())
+        self.checkpoint.put(ENCODER_OUTPUT, sums.moments(ENCODER_OUTPUT))
         sums = Sums(self.operations)
         decoder = self._outside("decoder", "ln.weight", "ln.bias")
         for states in hidden:
             sums.add(stack.decoder_end(decoder, states)[0])
-        self.checkpoint.put(EMBEDDING_INPUT, sums.moments())
+        self.checkpoint.put(EMBEDDING_INPUT, sums.moments(EMBEDDING_INPUT))
 
     def _encoder_layer(self, number: int, hidden: list[Array]) -> list[Array]:
         layer = read_layer(self.model, "encoder", number, self.operations)
@@ -357,7 +357,7 @@ class _Collector:
 
     def _keep(self, sees: _Sees) -> None:
         for name, found in sees.sums.items():
-            self.checkpoint.put(name, _checked(found.moments(), name, self.model))
+            self.checkpoint.put(name, _checked(found.moments(name), name, self.model))
 
 
 def _frame_weights(window: Window, n_frames: int) -> NDArray[np.float32]:

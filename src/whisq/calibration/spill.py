@@ -119,7 +119,8 @@ class Checkpoint:
         if moments.second_moment is None or moments.mean is None:
             raise ValueError(f"{name}: moments without second moments")
         triangle = pack_triangle(moments.second_moment)
-        _save(self._folder / f"{name}.npz", n=np.array(moments.n_rows), mean=moments.mean, triangle=triangle)
+        known = {} if moments.damping is None else {"damping": np.array(moments.damping)}
+        _save(self._folder / f"{name}.npz", n=np.array(moments.n_rows), mean=moments.mean, triangle=triangle, **known)
 
     def load(self, name: str) -> Moments:
         """Return the moments of one input."""
@@ -128,7 +129,8 @@ class Checkpoint:
         with np.load(self._folder / f"{name}.npz") as file:
             mean = file["mean"]
             second = unpack_triangle(file["triangle"], len(mean))
-            return Moments(int(file["n"]), np.diag(second).copy(), mean, second)
+            damping = float(file["damping"]) if "damping" in file.files else None
+            return Moments(int(file["n"]), np.diag(second).copy(), mean, second, damping)
 
     def counts(self, names: Iterable[str]) -> dict[str, int]:
         """Return the number of vectors of each input that is there, in the order of ``names``."""

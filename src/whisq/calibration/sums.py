@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from whisq.calibration import Moments
+from whisq.calibration.factors import damping_of_halves
 
 if TYPE_CHECKING:
     from whisq.network.operations import Array, Operations
 
 
 class Sums:
-    """Weighted sums of x and of x xᵀ over vectors: products in float32 window by window, sums in float64."""
+    """Weighted sums of x and of x xᵀ over vectors: products in float32 window by window, sums in float64.
 
+    Two windows by turns go into each of two halves, so that one can judge what is made of the other: two, because every
+    other line of a decoder has timestamps.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        self._halves = (_Half(operations), _Half(operations))
+        self._n_windows = 0
+
+    def add(self, x: Array, weights: Array = None) -> None:
+        """Add the vectors of a window ``[rows, width]``, each as often as its weight says."""
+        self._halves[self._n_windows // 2 % 2].add(x, weights)
+        self._n_windows += 1
+
+    def moments(self, source: str) -> Moments:
+        """Return the means over both halves, with the damping that they choose for each other; see ``factors``.
+
+        There must have been a vector.
+        """
+        whole = self._halves[0].joined(self._halves[1]).moments()
+        if self._n_windows < 3:
+            return whole
+        return replace(whole, damping=damping_of_halves(source, [half.moments() for half in self._halves]))
+
+
+class _Half:
     def __init__(self, operations: Operations) -> None:
         self.n_rows = 0
         self._operations = operations
@@ -22,8 +49,16 @@ class Sums:
         self._first: Array = None
         self._second: Array = None
 
-    def add(self, x: Array, weights: Array = None) -> None:
-        """Add vectors ``[rows, width]``, each as often as its weight says."""
+    def joined(self, other: _Half) -> _Half:
+        """Return the sums of both."""
+        if other._first is None:
+            return self
+        both = _Half(self._operations)
+        both.n_rows, both._weight = self.n_rows + other.n_rows, self._weight + other._weight
+        both._first, both._second = self._first + other._first, self._second + other._second
+        return both
+
+    def add(self, x: Array, weights: Array) -> None:
         float64 = self._operations.float64
         weighted = x if weights is None else x * weights[:, None]
         first, second = weighted.sum(0), self._operations.second_moment(x, weights)
@@ -36,7 +71,6 @@ class Sums:
         self._weight += len(x) if weights is None else float(float64(weights).sum())
 
     def moments(self) -> Moments:
-        """Return the means; there must have been a vector."""
         if self._first is None:
             raise ValueError("no vectors were added")
         second = self._operations.numpy(self._second / self._weight)

@@ -50,10 +50,14 @@ class LayerInputs:
             raise CalibrationError(f"{tensor}: its input was never active", hint="calibrate on more audio")
         return np.where(squares > 0, squares, active.min() * np.float32(1e-3)).astype(np.float32)
 
-    def factor(self, tensor: str) -> Factor:
-        """Return what feedback needs of a matrix's input; raises ``CalibrationError`` for singular moments."""
+    def factor(self, tensor: str, times: int = 1) -> Factor:
+        """Return what feedback needs of a matrix's input, with so many times its damping.
+
+        Raises ``CalibrationError`` for singular moments.
+        """
         source = _source(tensor)
-        return self._factors.get(source, lambda: factor_for(source, self.moments(tensor)))
+        key = source if times == 1 else f"{source} x{times}"
+        return self._factors.get(key, lambda: factor_for(source, self.moments(tensor), times))
 
     def is_being_factored(self, tensor: str) -> bool:
         """True while another thread is at what this matrix would wait for."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whisq import kernels
+from whisq.calibration.inputs import EMBEDDING_INPUT, input_of
 from whisq.errors import CalibrationError, PlanError, WeightError
 from whisq.quantization.method import (
     GGML,
@@ -89,6 +90,8 @@ class Feedback(Method):
         from whisq.kernels.feedback import quantize_with_feedback
 
         given, array = _given(inputs, tensor), weights.array()
+        if input_of(tensor.name) == EMBEDDING_INPUT:
+            return Rounded(_embedding_blocks(tensor, weights, array, type, given, threads).data)
         blocks = quantize_with_feedback(array, type, given.factor(tensor.name), threads=threads)
         if tensor.bias is None:
             return Rounded(blocks.data)
@@ -103,6 +106,45 @@ class Feedback(Method):
 IMPORTANCE, FEEDBACK = Importance(), Feedback()
 METHODS: tuple[Method, ...] = (GGML, IMPORTANCE, FEEDBACK)
 """Every method that a command line can name; of those that a calibration allows, the last is taken."""
+
+
+def _embedding_blocks(
+    tensor: TensorSpec,
+    weights: Weights,
+    array: NDArray[np.float32],
+    type: TensorType,
+    inputs: LayerInputs,
+    threads: int,
+) -> NDArray[np.uint8]:
+    """Return rows of the token embedding with feedback for its use as the output matrix, none worse as an input.
+
+    As an input a row is read as it is: its error there is that of its weights, which feedback trades for the output's.
+    Damping is what that error weighs beside the other. A row whose weights err more than ggml's rounding of them is
+    rounded with more and more damping, and, where nothing helps, as ggml does: text that was not calibrated on may
+    hold any token.
+    """
+    import numpy as np
+
+    from whisq.kernels.feedback import quantize_with_feedback
+
+    def errors(blocks: NDArray[np.uint8], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        difference = kernels.dequantize(np.ascontiguousarray(blocks), type, rows.shape) - rows
+        return np.asarray(np.einsum("rc,rc->r", difference, difference))
+
+    blocks = np.frombuffer(ggml_blocks(weights, type, None, threads), np.uint8).reshape(len(array), -1).copy()
+    left, most = np.arange(len(array)), errors(blocks, array)
+    for times in DAMPING_OF_EMBEDDINGS:
+        fed = quantize_with_feedback(array[left], type, inputs.factor(tensor.name, times), threads=threads)
+        serves = errors(fed, array[left]) <= most[left]
+        blocks[left[serves]] = fed[serves]
+        left = left[~serves]
+        if not len(left):
+            break
+    return blocks
+
+
+DAMPING_OF_EMBEDDINGS = (1, 3, 10, 30)
+"""Multiples of the embedding's damping that a row is tried with, until its weights err no more than plainly rounded."""
 
 
 def method_names() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from whisq.calibration.factors import MOST_COLUMNS, MULTIPLES, damping_of_halves
 from whisq.calibration.inputs import EMBEDDING_INPUT
 from whisq.calibration.sums import Sums
 from whisq.kernels.feedback import damping_for, factor_of, quantize_with_feedback
+from whisq.network.numpy_operations import NumpyOperations
 from whisq.types import parse_type
 
 SOURCE = "encoder.blocks.0.attn.query"
@@ -71,7 +72,7 @@ def test_what_is_chosen_errs_least_on_the_other_half_and_less_than_plain_roundin
 def test_of_a_wide_input_the_last_columns_stand_for_all() -> None:
     x = inputs(300, MOST_COLUMNS + 64, seed=4)
     second = x.T @ x / len(x)
-    whole, last = factor_of(second, 0.0 + 0.1), factor_of(second[64:, 64:], 0.1)
+    whole, last = factor_of(second, 0.1), factor_of(second[64:, 64:], 0.1)
     share = np.diag(second)[64:].mean() / np.diag(second).mean()
     assert share == pytest.approx(1, abs=0.05)
     assert np.abs(whole.upper[64:, 64:] - last.upper).max() < 0.01
@@ -84,22 +85,10 @@ def test_a_half_that_was_never_active_chooses_nothing() -> None:
     assert damping_of_halves(SOURCE, [silent, moments(inputs(100, 64, 1))]) is None
 
 
-class Numpy:
-    """The operations that sums need, in numpy."""
-
-    @staticmethod
-    def float64(x):
-        return np.asarray(x, np.float64)
-
-    @staticmethod
-    def numpy(x):
-        return np.asarray(x)
-
-
 @pytest.mark.parametrize("n_windows", [1, 2, 3, 7])
 def test_sums_are_of_all_windows_and_two_by_turns_judge_each_other(n_windows: int) -> None:
     windows = [inputs(40, 64, seed) for seed in range(n_windows)]
-    sums = Sums(Numpy())
+    sums = Sums(NumpyOperations(1))
     for window in windows:
         sums.add(window)
     found, together = sums.moments(SOURCE), np.concatenate(windows)

@@ -202,7 +202,18 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], header: dict
 
 # --- torch
 
-_STORAGE_NAMES = {"float32": "FloatStorage", "float16": "HalfStorage", "uint16": "BFloat16Storage"}
+_STORAGE_NAMES = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "uint16": "BFloat16Storage",
+    "float64": "DoubleStorage",
+}
+
+
+def _memory(array: np.ndarray) -> np.ndarray:
+    """Return the storage of a view, as torch saves it: all elements from its first to its last, in memory's order."""
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)) // array.itemsize
+    return np.lib.stride_tricks.as_strided(array, (extent,), (array.itemsize,))
 
 
 class Pickle:
@@ -253,7 +264,7 @@ def write_torch(path: Path, value: Any, *, compression: int = zipfile.ZIP_STORED
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/byteorder", "little")
         for number, array in enumerate(pickle.storages):
-            archive.writestr(f"archive/data/{number}", array.tobytes())
+            archive.writestr(f"archive/data/{number}", _memory(array).tobytes())
         archive.writestr("archive/version", "3\n")
     return path
 

@@ -79,7 +79,7 @@ def refuse_unread(path: Path, found: Found, arrays: Mapping[str, StoredArray], c
             hint="load it with peft as it was trained, then: model.merge_and_unload().save_pretrained(folder)",
         )
     _refuse_stubs(path, arrays)
-    _refuse_quantized(path, arrays, config)
+    _refuse_quantized(path, found, arrays, config)
     _refuse_mlx(path, found, arrays, config)
     if found.arrays and not any(name.startswith("decoder.") for name in found.arrays):
         kind = config.get("architectures")
@@ -102,10 +102,12 @@ def _refuse_stubs(path: Path, arrays: Mapping[str, StoredArray]) -> None:
         )
 
 
-def _refuse_quantized(path: Path, arrays: Mapping[str, StoredArray], config: Mapping[str, Any]) -> None:
+def _refuse_quantized(path: Path, found: Found, arrays: Mapping[str, StoredArray], config: Mapping[str, Any]) -> None:
     stated = config.get("quantization_config")
     method = stated.get("quant_method") if isinstance(stated, Mapping) else None
-    integers = [a.name for a in arrays.values() if re.fullmatch(r"u?i\d+|f8_\w+|f4\w*", a.element) and len(a.shape) > 1]
+    # Counters and masks beside the weights are integers in every state dictionary.
+    weights = [a for a in found.arrays.values() if len(a.shape) > 1]
+    integers = [a.name for a in weights if re.fullmatch(r"u?i\d+|f8_\w+|f4\w*", a.element)]
     traces = [name for name in arrays if _QUANTIZED.fullmatch(name)]
     if not traces and not integers:
         return

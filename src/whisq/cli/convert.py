@@ -52,6 +52,7 @@ def more_outputs(args: argparse.Namespace) -> list[Written]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Convert; returns the exit code."""
+    from whisq.cli.notes import miscounted_tokens
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, sidecar
     from whisq.quantization.convert import make_conversion
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         stated = provenance_of(model) if container == "gguf" or args.sidecar else None
         plan = make_conversion(model, container, kind, stated)
         check_output(plan, args.output)
-        warn_of_special_tokens(plan, console)
+        for message, hint in miscounted_tokens(plan):
+            console.warn(message, hint)
         warn_of_no_runtime(plan, console)
         beside = sidecar(plan, args.output) if args.sidecar else nullcontext()
         with beside, console.progress(model.n_weights, "converting") as advance:
@@ -76,18 +78,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for line in _report(plan, args.output, written.duration_s):
             console.data(line)
     return 0
-
-
-def warn_of_special_tokens(plan: Plan, console: Console) -> None:
-    """Say so when a ``.bin`` cannot tell its loader where the special tokens are."""
-    from whisq.formats.special_tokens import mistaken_by_counting
-
-    if plan.container == "bin" and mistaken_by_counting(plan.model):
-        console.warn(
-            f"{plan.model.path}: the vocabulary has tokens of its own ({plan.model.dims.n_vocab}); loaders of a .bin"
-            " count the special tokens off from its size and will take others for them",
-            "write a .gguf, which names them",
-        )
 
 
 def warn_of_no_runtime(plan: Plan, console: Console) -> None:

@@ -34,6 +34,18 @@ def _way_to(runtime: Runtime, plan: Plan) -> str:
     return f"{container}--target {runtime.name}"
 
 
+def miscounted_tokens(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield a warning, and what to do, where a ``.bin`` cannot tell its loader where the special tokens are."""
+    from whisq.formats.special_tokens import mistaken_by_counting
+
+    if plan.container == "bin" and mistaken_by_counting(plan.model):
+        yield (
+            f"{plan.model.path}: the vocabulary has tokens of its own ({plan.model.dims.n_vocab}); loaders of a .bin"
+            " count the special tokens off from its size and will take others for them",
+            "write a .gguf, which names them",
+        )
+
+
 def lost_companions(plan: Plan, output: str | Path) -> Iterator[str]:
     """Yield what the source has beside it, or the output would have, that no runtime finds under the output's name.
 

@@ -260,9 +260,12 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def _warn(plan: Plan, console: Console, *, strict: bool) -> None:
+    from whisq.cli.notes import miscounted_tokens
+
     for note in plan.model.notes:
         console.note_always(note)
     warnings: list[tuple[str, str | None]] = [(warning, None) for warning in plan.model.warnings]
+    warnings += miscounted_tokens(plan)
     warnings += [(finding.message, finding.hint) for finding in plan.findings]
     if strict and warnings:
         listed = "\n".join(f"  {message}" + (f"\n  hint: {hint}" if hint else "") for message, hint in warnings)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from whisq.errors import FormatError
+from whisq.formats.agreement import check_agreement
 from whisq.formats.cursor import DAMAGED, Cursor, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.tokenizer_json import read_json, read_text, read_tokenizer
@@ -69,6 +70,7 @@ def open(path: Path) -> Model:
         tensors, warnings = _tensors(file, variables, dims)
         tokenizer = _tokenizer(path, dims)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        check_agreement(path, tokenizer, dims, {"config.json": config if isinstance(config, dict) else {}})
     except BaseException:
         file.close()
         raise

@@ -15,6 +15,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import torch_zip
+from whisq.formats.agreement import check_agreement
 from whisq.formats.cursor import DOWNLOAD_AGAIN, first_bytes
 from whisq.formats.mel import mel_filters
 from whisq.formats.refusals import is_adapter, refuse_adapter, refuse_unread
@@ -76,11 +77,13 @@ def open(path: Path) -> Model:
         ignored = found.left_over(dims)
         check_layers(path, ignored, dims)
         tokenizer, tokenizer_note = _tokenizer(folder, dims)
+        generation = _optional_json(folder / "generation_config.json")
+        check_agreement(path, tokenizer, dims, {"config.json": config, "generation_config.json": generation})
     except BaseException:
         for file in files:
             file.close()
         raise
-    metadata = {"config": config, "generation_config": _optional_json(folder / "generation_config.json")}
+    metadata = {"config": config, "generation_config": generation}
     return Model(
         path=path,
         format="huggingface",

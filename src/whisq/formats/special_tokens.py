@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whisq.errors import DataError
+from whisq.formats.agreement import LANGUAGE
 from whisq.formats.byte_pairs import split
 from whisq.model import Model
 from whisq.whisper import Dimensions
@@ -146,8 +147,11 @@ def _ids_by_text(model: Model) -> dict[str, int]:
 
 def _languages(model: Model, ids: Mapping[str, int]) -> dict[str, int]:
     """Return ids by code in the order of ids, nothing for an English-only model."""
-    codes = set(LANGUAGES)
-    found = {text[2:-2]: number for text, number in ids.items() if text[2:-2] in codes and text == f"<|{text[2:-2]}|>"}
+    stated = model.metadata.get("generation_config", {}).get("lang_to_id")
+    listed = model.metadata.get("gguf", {}).get("general.languages", ())
+    named = {f"<|{code}|>" for code in (*LANGUAGES, *(listed if isinstance(listed, tuple) else ()))}
+    named |= set(stated) if isinstance(stated, Mapping) else set()
+    found = {text[2:-2]: number for text, number in ids.items() if text in named or LANGUAGE.fullmatch(text)}
     if not _knows_languages(model, ids, found):
         return {}
     return dict(sorted(found.items(), key=lambda item: item[1]))

@@ -79,12 +79,35 @@ def _merges(path: Path, vocabulary: Mapping[str, int], merges: Sequence[Any]) ->
 
 
 def check_rows(path: Path, tokenizer: Tokenizer, dims: Dimensions) -> None:
-    """Raise ``FormatError`` for a tokenizer with more tokens than the embedding has rows."""
+    """Raise ``FormatError`` for more tokens than the embedding has rows, and for text behind the special tokens."""
     if len(tokenizer.tokens) > dims.n_vocab:
         raise FormatError(
             f"{path}: the tokenizer has {len(tokenizer.tokens)} tokens, the model {dims.n_vocab}",
             hint="copy the tokenizer from where the weights came from",
         )
+    _check_text_first(path, tokenizer)
+
+
+def _check_text_first(path: Path, tokenizer: Tokenizer) -> None:
+    end = ids_of(tokenizer).get(END_OF_TEXT, len(tokenizer.tokens))
+    after = sum(not token.startswith(b"<|") for token in tokenizer.tokens[end + 1 :])
+    if after:
+        # Every runtime takes ids from the end of text on for special, and writes none of them.
+        raise FormatError(
+            f"{path}: {after} tokens of text come after {END_OF_TEXT}, which is {end}; runtimes take all ids from there"
+            " on for special tokens, and write nothing",
+            hint="train with Whisper's own tokenizer, whose special tokens come last; no converter can move them",
+        )
+
+
+def ids_of(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the ids of a tokenizer's markers, whether they are in its vocabulary or were added."""
+    markers = {
+        token.decode("utf-8", "replace"): number
+        for number, token in enumerate(tokenizer.tokens)
+        if token.startswith(b"<|") and token.endswith(b"|>")
+    }
+    return markers | dict(tokenizer.special)
 
 
 def check_complete(model: Model) -> None:

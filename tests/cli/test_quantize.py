@@ -305,11 +305,11 @@ def test_strict_refuses_what_is_left_over(capsys, tmp_path):
     weights = tiny_weights()
     extra = {**weights.arrays, "classifier.weight": np.zeros((2, 32), np.float16)}
     source = write_openai(tmp_path / "a.pt", replace(weights, arrays=extra))
-    words = ["quantize", str(source), str(tmp_path / "out.bin"), "q4_0", "--embedding", "q8_0", "--quiet"]
+    words = ["quantize", str(source), str(tmp_path / "out.gguf"), "q4_0", "--embedding", "q8_0", "--quiet"]
     assert main(words) == 0
     assert "warning: " in (told := capsys.readouterr().err)
     assert "left out: classifier.weight" in told
-    (tmp_path / "out.bin").unlink()
+    (tmp_path / "out.gguf").unlink()
     assert main([*words, "--strict"]) == 1
     told = capsys.readouterr().err
     assert "--strict makes errors of 1 warning:" in told

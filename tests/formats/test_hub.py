@@ -14,7 +14,7 @@ from tests.support.models import tiny_weights
 from whisq.cli import main
 from whisq.errors import FormatError
 from whisq.formats import open_model
-from whisq.formats.hub import looks_like_id
+from whisq.formats.hub import id_at, looks_like_id
 
 
 @pytest.fixture
@@ -178,3 +178,63 @@ def test_a_download_that_breaks_off(hub: Hub, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("text", ["model.bin", "a/b/", "/a/b", "../a/b", "a//b", "a b/c", "a/../../etc/passwd"])
 def test_what_is_no_id(text: str) -> None:
     assert not looks_like_id(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://huggingface.co/openai/whisper-small", "openai/whisper-small"),
+        ("http://www.huggingface.co/openai/whisper-small/", "openai/whisper-small"),
+        ("huggingface.co/openai/whisper-small", "openai/whisper-small"),
+        ("https://hf.co/openai/whisper-small?library=transformers", "openai/whisper-small"),
+        ("https://huggingface.co/openai/whisper-small/tree/main", "openai/whisper-small"),
+        ("https://huggingface.co/openai/whisper-small/tree/refs-1", "openai/whisper-small@refs-1"),
+        ("https://huggingface.co/me/w/blob/main/a/ggml-tiny.bin", "me/w/a/ggml-tiny.bin"),
+        ("https://huggingface.co/me/w/resolve/v2/ggml-tiny.bin?download=true", "me/w/ggml-tiny.bin@v2"),
+        ("https:/huggingface.co/me/w", "me/w"),  # as pathlib spells it
+        ("https://example.org/me/w", None),
+        ("openai/whisper-small", None),
+    ],
+)
+def test_an_address_that_was_pasted(address: str, name: str | None) -> None:
+    assert id_at(address) == name
+    assert name is None or looks_like_id(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("tiny.en", "openai/whisper-tiny.en"),
+        ("large-v3", "openai/whisper-large-v3"),
+        ("turbo", "openai/whisper-large-v3-turbo"),
+        ("large-v3-turbo", "openai/whisper-large-v3-turbo"),
+        ("distil-large-v3", "distil-whisper/distil-large-v3"),
+        ("distil-small.en", "distil-whisper/distil-small.en"),
+    ],
+)
+def test_a_released_models_short_name_is_answered_with_its_id(given: str, hint: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        open_model(given)
+    assert str(caught.value.hint).endswith(f": {hint}")
+
+
+def test_another_address_is_to_be_downloaded_first() -> None:
+    with pytest.raises(FormatError) as caught:
+        open_model("https://example.org/a/b/ggml-tiny.bin")
+    assert "download it first" in str(caught.value.hint)
+
+
+def test_weights_of_a_repository_come_with_what_describes_them(hub: Hub, tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path / "repository", tiny_weights())
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    hub.repositories["me/variants"] = folder
+    with open_model("me/variants/model.fp16.safetensors") as model:
+        assert model.metadata["config"]["model_type"] == "whisper"
+
+
+def test_an_adapter_on_the_hub_is_said_to_be_one(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "openai/whisper-base"}')
+    hub.repositories["me/whisper-lora"] = tmp_path
+    message, hint = refused("me/whisper-lora")
+    assert "is an adapter (LoRA), not a model" in message
+    assert "openai/whisper-base" in hint

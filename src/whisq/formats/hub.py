@@ -64,12 +64,28 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
     card = {"name": repository, "repo_url": f"https://huggingface.co/{repository}"}
     source = Source(repository, revision, unreachable(repository))
     if match["file"]:
-        return fetch(source, match["file"].removeprefix("/")), card
-    folder = fetch(source, "config.json").parent
+        return _one_file(source, match["file"].removeprefix("/")), card
+    try:
+        folder = fetch(source, "config.json").parent
+    except _AbsentError:
+        # Adapters are on the hub like models, and have a description of their own.
+        adapter = _fetch_if_there(source, "adapter_config.json")
+        if adapter is None:
+            raise
+        return adapter.parent, card
     for name in _DESCRIPTIONS:
         _fetch_if_there(source, name)
     _fetch_weights(source)
     return folder, card
+
+
+def _one_file(source: Source, name: str) -> Path:
+    """Return one file of a repository; for weights that are not a model by themselves, with what describes them."""
+    folder, _, last = name.rpartition("/")
+    if last.endswith(".safetensors") or last.startswith("pytorch_model") or last == _CTRANSLATE2:
+        for description in ("config.json", *_DESCRIPTIONS):
+            _fetch_if_there(source, f"{folder}/{description}" if folder else description)
+    return fetch(source, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,12 +175,12 @@ def _tokenizer(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
     """Return a folder's tokenizer; its parent's, and what to say of that, where a training keeps it there."""
     note = ""
     if not _has_tokenizer(path):
-        if not _has_tokenizer(path.resolve().parent):
+        if not _has_tokenizer(path.absolute().parent):
             raise FormatError(
                 f"{path}: no tokenizer.json and no vocab.json",
                 hint="copy the tokenizer from the model it was trained from",
             )
-        path, note = path.resolve().parent, f"{path}: has no tokenizer; that of {path.resolve().parent} is taken"
+        path, note = path.absolute().parent, f"{path}: has no tokenizer; that of {path.absolute().parent} is taken"
     is_fast = (path / "tokenizer.json").is_file()
     tokenizer = read_tokenizer(path / "tokenizer.json") if is_fast else _slow_tokenizer(path)
     check_rows(path, tokenizer, dims)

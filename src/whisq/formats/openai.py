@@ -112,7 +112,7 @@ def _shown(value: object) -> str:
 def _vocabulary(path: Path, dims: Dimensions) -> tuple[Tokenizer, str]:
     """Return a vocabulary that fits, and where it is from when that is not beside the file."""
     name = "multilingual.tiktoken" if dims.is_multilingual else "gpt2.tiktoken"
-    beside = path.resolve().parent
+    beside = path.absolute().parent
     for home in (beside, beside.parent):
         if (home / "tokenizer.json").is_file():
             tokenizer = read_tokenizer(home / "tokenizer.json")

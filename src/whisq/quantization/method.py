@@ -205,7 +205,9 @@ def hint_for(tallies: Iterable[kernels.Tally]) -> str:
     """Return what to do about weights that a type cannot hold."""
     if any(tally.nan or tally.infinite for tally in tallies):
         return "convert the model from its original source again: this one is damaged, or its training diverged"
-    return "keep the tensor in f32 (--keep-f32, or a rule =f32), or rescale the model"
+    return (
+        "keep the tensor in f32 by a rule (--tensor-type 'PATTERN=f32'; conv kernels: --keep-f32), or rescale the model"
+    )
 
 
 def ggml_blocks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whisq.formats.byte_pairs import bytes_of, printable
+from whisq.formats.byte_pairs import bytes_of, merges_of, printable
 
 
 def test_every_byte_comes_back() -> None:
@@ -29,3 +29,9 @@ def test_every_byte_comes_back() -> None:
 def test_markers_are_spelled_in_a_gguf_and_as_they_are_in_a_folder(text: str, spelled: bytes, as_text: bytes) -> None:
     assert bytes_of(text) == spelled
     assert bytes_of(text, markers_as_text=True) == as_text
+
+
+def test_a_byte_that_the_vocabulary_lacks_is_merged_with_nothing() -> None:
+    # Joined by rank, the last one falls into four marks and one, which is no token.
+    assert merges_of([b"!!", b"!!!!", b"!!!", b"!!!!!"]) == ("!! !!",)
+    assert merges_of([b"!", b"!!"]) == ("! !",)

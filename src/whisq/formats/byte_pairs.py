@@ -92,7 +92,8 @@ def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
         if len(token) < 2 or len(token) > _LONGEST_MERGED:
             continue
         parts = _two_parts(token, ranks, rank)
-        if parts is not None and ranks[token] == rank:
+        # A byte that the vocabulary lacks is split off all the same: nothing can be merged with it.
+        if parts is not None and ranks[token] == rank and ranks.keys() >= set(parts):
             merges.append(f"{spelled[parts[0]]} {spelled[parts[1]]}")
     return tuple(merges)
 

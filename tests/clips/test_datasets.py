@@ -323,6 +323,8 @@ def test_a_cut_flac_is_refused_or_gives_fewer_samples() -> None:
         ("m.jsonl", '{"path": ["a.wav"], "text": "x"}', "line 1: path is ['a.wav'], expected text"),
         ("m.jsonl", '{"path": "a.wav", "text": {"b": 1}}', "line 1: text is {'b': 1}, expected text"),
         ("m.jsonl", '{"path": "a.wav", "text": true}', "line 1: text is True, expected text"),
+        ("m.jsonl", '{"path": "a.wav", "text": "half: \\ud800"}', "line 1: text is 'half: \\ud800', expected text"),
+        ("m.jsonl", '{"path": "a.wav", "text": "x", "language": "\\udc80"}', "language is '\\udc80', expected text"),
     ],
 )
 def test_manifests_that_hold_what_none_should(tmp_path: Path, name: str, content: str, told: str) -> None:

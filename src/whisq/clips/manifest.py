@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +138,13 @@ def _seconds(cells: dict[str, Any], column: str | None) -> float | None:
     return value
 
 
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+
+
 def _is_cell(value: object) -> bool:
     if isinstance(value, str):
-        return "\0" not in value
+        # Half of a surrogate pair, which JSON's escapes can spell, is no character.
+        return not _NO_CHARACTER.search(value)
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 

@@ -172,3 +172,14 @@ def test_a_disk_that_cannot_read_is_an_error(source: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.pread", refuse)
     with pytest.raises(FormatError, match=r"in\.bin: cannot be read: "):
         file.read(0, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_nobody_waits_for_a_pipe_into_which_nothing_is_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(FormatError, match="it is a pipe or a device"):
+        open_model(tmp_path / "pipe.gguf")
+    with pytest.raises(FormatError, match="is a pipe or a device, expected a file"):
+        SourceFile(tmp_path / "pipe.gguf")
+    with pytest.raises(CalibrationError, match="is a pipe, expected a file"):
+        read_calibration(tmp_path / "pipe.gguf")

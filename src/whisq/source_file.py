@@ -17,7 +17,9 @@ class SourceFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            # Nothing is waited for: what is no file is told by its mode, below.
+            not_waiting = getattr(os, "O_NONBLOCK", 0)
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | not_waiting)
         except FileNotFoundError:
             raise FormatError(f"{path}: no such file", hint="check the path") from None
         except PermissionError:
@@ -29,6 +31,8 @@ class SourceFile:
         try:
             if stat.S_ISDIR(found.st_mode):
                 raise FormatError(f"{path}: is a directory, expected a file", hint="name the model file itself")
+            if not stat.S_ISREG(found.st_mode):
+                raise FormatError(f"{path}: is a pipe or a device, expected a file", hint="write it to a file first")
             if found.st_size == 0:
                 raise FormatError(f"{path}: the file is empty", hint="download or convert it again")
         except FormatError:

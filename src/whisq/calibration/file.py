@@ -99,6 +99,8 @@ def read_calibration(path: str | Path) -> Calibration:
     Raises ``CalibrationError`` for a file that is neither, or damaged.
     """
     where = Path(path)
+    if where.is_fifo():
+        raise CalibrationError(f"{where}: is a pipe, expected a file", hint="write it to a file first")
     try:
         with where.open("rb") as stream:
             magic = stream.read(4)

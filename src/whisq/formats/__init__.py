@@ -145,6 +145,8 @@ def _what_it_looks_like(path: Path) -> str:
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         return f"; the folder holds {', '.join(names[:6]) or 'nothing'}{', …' if len(names) > 6 else ''}"
+    if not path.is_file():
+        return "; it is a pipe or a device: write it to a file first"
     try:
         with path.open("rb") as stream:
             start = stream.read(64)

@@ -29,6 +29,7 @@ FOREIGN = {
     "a transcript": b"hello there\n",
     "a README": b"# Title\n\nText.\n",
     "settings": b"[project]\nname = 'mine'\n",
+    "other settings": b"[tool.mine]  # mine\na = 1\n",
     "a picture": b"\x89PNG\r\n\x1a\n\0\0",
 }
 """What people have, and what whisq would not write over anything but the same."""
@@ -114,6 +115,12 @@ def test_every_container_is_a_kind(tmp_path: Path, container: str) -> None:
 def test_a_calibration_is_no_model(tmp_path: Path) -> None:
     write_calibration(tmp_path / "a.calib")
     assert kind_of_file(tmp_path / "a.calib") == kinds.CALIBRATION
+
+
+def test_settings_are_no_json() -> None:
+    assert kind_of(b"[tool.mine]  # mine\na = 1\n") == kind_of(b"[[tables]]\na = 1\n") == "a text file"
+    assert kind_of(b'["a", "b"]\n') == kind_of(b"[1, 2]\n") == "a JSON file"
+    assert kind_of(b"[recipe]  # mine\ndefault = 'q4_0'\n") == kinds.RECIPE
 
 
 def test_text_is_known_where_a_letter_is_cut() -> None:

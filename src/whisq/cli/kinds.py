@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 HEAD_BYTES = 4096
@@ -19,6 +20,8 @@ PAGE = "an HTML page"
 TABLES = "tables in Markdown"
 
 _GGML, _GGUF = b"lmgg", b"GGUF"
+_TABLE_OF_TOML = re.compile(r"\[\[?[A-Za-z_][\w.-]*\]\]?[ \t]*(#.*)?$", re.MULTILINE)
+"""The first line of a settings file, which JSON never has."""
 _BINARY = {
     b"RIFF": "audio", b"fLaC": "audio", b"OggS": "audio", b"ID3": "audio", b"\xff\xfb": "audio",
     b"PK\x03\x04": "a zip file or a checkpoint", b"\x80": "a pickle", b"%PDF": "a PDF file",
@@ -53,9 +56,9 @@ def _kind_of_text(text: str) -> str:
     begins = text.lstrip()
     if begins.lower().startswith(("<!doctype html", "<html")):
         return PAGE
-    if begins.startswith(("{", "[")) and not begins.startswith(("[recipe]", "[[rules]]")):
+    if begins.startswith(("{", "[")) and not _TABLE_OF_TOML.match(begins):
         return _kind_of_json(begins)
-    if any(line.rstrip() in ("[recipe]", "[[rules]]") for line in text.splitlines()):
+    if any(line.partition("#")[0].rstrip() in ("[recipe]", "[[rules]]") for line in text.splitlines()):
         return RECIPE
     return TABLES if begins.startswith("### ") else "a text file"
 

@@ -2,10 +2,15 @@
 
 import argparse
 import contextlib
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import command, run
 from whisq.cli import console as module
 from whisq.cli.arguments import size_bytes
 from whisq.cli.console import Console
@@ -86,3 +91,46 @@ def test_every_output_that_cannot_be_written_is_told_before_the_work(tmp_path) -
         check_writable(tmp_path, None, tmp_path / "absent" / "x.json")
     assert f"{tmp_path}: is a directory" in str(raised.value)
     assert f"directory {tmp_path / 'absent'} does not exist" in str(raised.value)
+
+
+def through(shell: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run ``whisq`` with its streams as a line of a shell has them, where ``"$@"`` is the command."""
+    return subprocess.run(["sh", "-c", shell, "sh", *command(*words)], capture_output=True, text=True, timeout=60)
+
+
+WARNED = ("--tensor-type", "absent=q4_0")
+
+
+@pytest.mark.parametrize("shell", ['"$@" >&-', '"$@" 2>&-', '"$@" <&- >&- 2>&-', '"$@" 2>/dev/full'])
+def test_the_work_is_done_whatever_takes_the_output(source, tmp_path, shell: str) -> None:
+    assert through('"$@"', "quantize", *WARNED, source, tmp_path / "plain.bin", "q4_0").returncode == 0
+    done = through(shell, "quantize", *WARNED, source, tmp_path / "out.bin", "q4_0")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.bin").read_bytes() == (tmp_path / "plain.bin").read_bytes()
+
+
+def test_a_reader_that_leaves_ends_no_work(source, tmp_path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = command("quantize", *WARNED, source, tmp_path / "out.bin", "q4_0")
+    assert subprocess.run(words, stdout=write, stderr=write, timeout=60).returncode == 0
+    os.close(write)
+    assert (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+@pytest.mark.parametrize("more", [[], ["--json"], ["--json", "--quiet"]])
+def test_no_room_for_what_is_printed_is_an_error_and_the_file_is_there(source, tmp_path, more) -> None:
+    done = through('"$@" > /dev/full', "quantize", *WARNED, *more, source, tmp_path / "out.bin", "q4_0")
+    assert done.returncode == 1
+    assert "error: stdout: cannot be written: No space left on device" in done.stderr
+    assert (tmp_path / "out.bin").exists()
+
+
+def test_quiet_drops_no_json(capsys, source) -> None:
+    code, out, _ = run(capsys, "inspect", "--json", source)
+    assert code == 0
+    assert json.loads(out)
+    code, out, _ = run(capsys, "quantize", "--json", "--quiet", "--dry-run", source, "out.bin", "q4_0")
+    assert code == 0
+    assert json.loads(out)["tensors"]

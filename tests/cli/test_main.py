@@ -64,6 +64,57 @@ def test_what_is_no_model(capsys, tmp_path: Path, monkeypatch, command: list[str
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "quantize in.bin out.bin --quiet q4_0",
+        "quantize in.bin --quiet out.bin q4_0",
+        "quantize --quiet in.bin --threads 1 out.bin --verbose q4_0",
+        "quantize --quiet in.bin out.bin -- q4_0",
+    ],
+)
+def test_options_may_stand_before_the_last_word(capsys, source, tmp_path, monkeypatch, words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words.split())
+    assert (code, (tmp_path / "out.bin").exists()) == (0, True), err
+
+
+def test_candidates_and_a_report_may_stand_after_options(capsys, source, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips.csv").write_text("path,text\n")
+    for words in ("evaluate in.bin --data clips.csv in.bin", "evaluate in.bin in.bin --data clips.csv"):
+        assert "a model is named twice" in run(capsys, *words.split())[2]
+    (tmp_path / "mine.txt").write_text("mine\n")
+    assert "mine.txt: is a text file" in run(capsys, *"report r.json --search s.json mine.txt".split())[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["quantize", "in.bin", "-", "q4_0"], "-: whisq writes files"),
+        (["convert", "in.bin", "-"], "-: whisq writes files"),
+        (["quantize", "", "out.bin", "q4_0"], "a file's name is empty"),
+        (["quantize", "in.bin", "", "q4_0"], "a file's name is empty"),
+        (["inspect", ""], "a file's name is empty"),
+    ],
+)
+def test_what_is_no_files_name(capsys, source, tmp_path, monkeypatch, words: list[str], said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words)
+    assert code == 1
+    assert said in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.bin"]
+
+
+def test_a_folder_that_is_gone(source, tmp_path) -> None:
+    (tmp_path / "gone").mkdir()
+    line = 'cd gone && rmdir ../gone && exec "$@"'
+    words = ["sh", "-c", line, "sh", *command("inspect", source)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the current folder cannot be used" in done.stderr
+
+
 def test_our_own_mistakes_are_exit_2(capsys, source, tmp_path, monkeypatch):
     def broken(*arguments, **more):
         raise ZeroDivisionError("oops")

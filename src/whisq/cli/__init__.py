@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from whisq.cli.console import Console, discard_stdout, prepare_streams
+from whisq.cli.console import Console, prepare_streams
 from whisq.cli.mistakes import check_command, check_options, shape_of, too_many, value_meant
-from whisq.cli.paths import check_paths
+from whisq.cli.paths import check_here, check_paths
 from whisq.errors import WhisqError
 from whisq.stopping import begin, last_line
 from whisq.version import __version__
@@ -103,21 +103,38 @@ def _refused(check: Callable[[], None]) -> int:
     return 0
 
 
+def _places_after_options(
+    of_command: argparse.ArgumentParser, args: argparse.Namespace, words: list[str], rest: list[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return arguments and what is left, with the places filled that options stand before.
+
+    Argparse takes a place that may stay empty as empty at the first option: TYPE, REPORT and the candidates.
+    """
+    if any("=" not in rule for rule in getattr(args, "tensor_type", ())):
+        return args, rest  # the word is the rule's missing half
+    after = words[words.index(args.command) + 1 :] if of_command.prog != "quantize" else words
+    found, left = of_command.parse_known_intermixed_args(after, argparse.Namespace(command=args.command))
+    return (found, left) if len(left) < len(rest) else (args, rest)
+
+
 def _run(parser: argparse.ArgumentParser, of_command: argparse.ArgumentParser, words: list[str]) -> int:
     if _refused(lambda: check_options(of_command, words)):
         return 1
     args, rest = parser.parse_known_args(words)
+    if rest:
+        args, rest = _places_after_options(of_command, args, words, rest)
     console = Console(quiet=getattr(args, "quiet", False))
     begin()
     try:
         command = _command(args.command)
         if rest:
             raise too_many(of_command, args, rest)
+        check_here()
         if hasattr(command, "check_words"):
             command.check_words(args)
         check_paths(args, command.more_outputs(args) if hasattr(command, "more_outputs") else ())
         code: int = command.run(args, console)
-        sys.stdout.flush()
+        console.flush()
     except WhisqError as error:
         console.error(error)
         return 1
@@ -125,9 +142,6 @@ def _run(parser: argparse.ArgumentParser, of_command: argparse.ArgumentParser, w
         # In the program it never comes to this: there a signal ends it, see `whisq.stopping`.
         Console().note(last_line())
         return 130
-    except BrokenPipeError:
-        discard_stdout()
-        return 0
     except Exception as error:
         if os.environ.get("WHISQ_TRACEBACK"):
             raise

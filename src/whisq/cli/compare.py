@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisq.cli.arguments import count
 from whisq.cli.console import Console
+from whisq.cli.paths import Read
 from whisq.errors import RecipeError
 from whisq.units import megabytes
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("first", metavar="A", help="the reference: any model that whisq reads")
-    parser.add_argument("second", metavar="B", help="the other one; containers and types may differ")
+    parser.add_argument("first", type=Read, metavar="A", help="the reference: any model that whisq reads")
+    parser.add_argument("second", type=Read, metavar="B", help="the other one; containers and types may differ")
     parser.add_argument("--match", metavar="PATTERN", help="compare only tensors with such a name, in any dialect")
     parser.add_argument("--top", type=count, metavar="N", help="list only the N worst")
     parser.add_argument("--json", action="store_true", help="print numbers as JSON")

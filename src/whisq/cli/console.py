@@ -14,22 +14,31 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from whisq.errors import WhisqError
+from whisq.errors import OutputError, WhisqError
 from whisq.progress import Progress
 from whisq.screen import shown, shown_lines
 
 NOTE_EVERY_S = 60
 """How often a line says how far long work is, where no bar can."""
 _UNBROKEN = 1 << 16
+_LAST_STREAM = 2
 _STEPS = 1000
 """Steps of a bar."""
 _STYLES = {"error": "1;31", "warning": "1;33", "hint": "1;36", "note": "1;36"}
 
 
 def prepare_streams() -> None:
-    """Let no character end a command: what a stream's encoding lacks is shown as an escape, in help texts too."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    """Let no stream end a command: what its encoding lacks is shown as an escape, and one that is closed takes all."""
+    # Services are started without streams, and `>&-` does it: else the next file opened would be one of them, and
+    # what a library prints would get into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - stays open until exit
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -39,11 +48,12 @@ def discard_stdout() -> None:
 
 
 class Console:
-    """The streams of one command. ``quiet`` drops data and notes, never warnings and errors."""
+    """The streams of one command. ``quiet`` drops lines of data and notes, never warnings and errors."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._stdout_is_gone = False
+        self._lost: OutputError | None = None
 
     @property
     def width(self) -> int:
@@ -52,27 +62,50 @@ class Console:
 
     def data(self, text: str = "") -> None:
         """Print a line of the command's result on stdout."""
-        if self.quiet or self._stdout_is_gone:
-            return
-        try:
-            print(shown_lines(text), flush=False)
-        except BrokenPipeError:
-            # `whisq quantize … | head` must still finish its file.
-            self._stdout_is_gone = True
-            discard_stdout()
+        if not self.quiet:
+            self._print(text)
 
     def json(self, document: Any) -> None:
-        """Print the command's result as JSON on stdout, in ASCII: its own escapes keep every character."""
+        """Print the command's result as JSON on stdout, in ASCII: its own escapes keep every character.
+
+        Not dropped by ``quiet``: it was asked for, and an empty file is no JSON.
+        """
         import json
 
         for line in json.dumps(document, indent=2).replace("\x7f", "\\u007f").split("\n"):
-            self.data(line)
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        if self._stdout_is_gone:
+            return
+        # A reader that has gone, or no room: `whisq quantize … | head` must still finish its file.
+        with self._taking_losses():
+            print(shown_lines(line), flush=False)
+
+    def flush(self) -> None:
+        """Have all data where it goes; raises ``OutputError`` where some did not get there for want of room."""
+        self._flush_data()
+        if self._lost is not None:
+            raise self._lost
+
+    @contextlib.contextmanager
+    def _taking_losses(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self._lost = OutputError(
+                    f"stdout: cannot be written: {error.strerror or error}",
+                    hint="free some space, or send it elsewhere; the files that were asked for are written",
+                )
+            self._stdout_is_gone = True
+            discard_stdout()
 
     def note(self, text: str) -> None:
         """Print a remark on stderr."""
         if not self.quiet:
             self._flush_data()
-            print(shown_lines(text), file=sys.stderr)
+            _say(shown_lines(text))
 
     def note_always(self, text: str) -> None:
         """Print a note that ``quiet`` does not drop on stderr: what a file that was written can be used for."""
@@ -88,12 +121,12 @@ class Console:
 
     def _labelled(self, label: str, message: str, hint: str | None) -> None:
         self._flush_data()
-        print(f"{_styled(label, sys.stderr)}: {shown_lines(message)}", file=sys.stderr)
+        _say(f"{_styled(label, sys.stderr)}: {shown_lines(message)}")
         if hint:
-            print(f"{_styled('hint', sys.stderr)}: {shown_lines(hint)}", file=sys.stderr)
+            _say(f"{_styled('hint', sys.stderr)}: {shown_lines(hint)}")
 
     def _flush_data(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with self._taking_losses():
             sys.stdout.flush()
 
     @contextlib.contextmanager
@@ -162,6 +195,14 @@ class _Lines:
             self._told = now
             left_s = (now - self._started) * (total - done) / done
             self._console.note(f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left")
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr; where nobody takes it the work goes on: its exit code says how it went."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open until exit
 
 
 def _styled(label: str, stream: TextIO) -> str:

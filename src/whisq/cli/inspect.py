@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from whisq.cli.console import Console
+from whisq.cli.paths import Read
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="any model that whisq reads: a path, or an id on the hub")
+    parser.add_argument(
+        "model", type=Read, metavar="MODEL", help="any model that whisq reads: a path, or an id on the hub"
+    )
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 

@@ -132,6 +132,25 @@ class _File:
     argument: str
 
 
+def check_here() -> None:
+    """Raise ``OutputError`` in a folder that was removed: no relative path means anything there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise OutputError(
+            f"the current folder cannot be used: {error.strerror}", hint="cd to one that exists"
+        ) from None
+
+
+def _refuse_no_names(given: Iterable[object]) -> None:
+    # An empty word is a variable that was not set: as a path it would be the current folder.
+    for item in given:
+        if isinstance(item, Read | Written) and not item.strip():
+            raise DataError("a file's name is empty", hint="is a variable in the command not set?")
+        if isinstance(item, Written) and item == "-":
+            raise OutputError("-: whisq writes files, never to stdout", hint="name a file")
+
+
 def check_paths(args: argparse.Namespace, more_outputs: Iterable[Written] = ()) -> None:
     """Raise ``OutputError`` where a command would write what it reads, one file twice, or what cannot be written.
 
@@ -139,6 +158,7 @@ def check_paths(args: argparse.Namespace, more_outputs: Iterable[Written] = ()) 
     of another kind replaced, unless ``--overwrite`` says so.
     """
     given = [item for value in vars(args).values() for item in (value if isinstance(value, list) else [value])]
+    _refuse_no_names(given)
     outputs = [*(item for item in given if isinstance(item, Written)), *more_outputs]
     _refuse_twice(outputs)
     existing = [output for output in outputs if Path(output).exists()]

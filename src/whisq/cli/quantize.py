@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     _add_method(parser.add_argument_group("how matrices are rounded"))
     runs = parser.add_argument_group("how it runs")
-    runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write nothing")
+    runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write no model")
     runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     runs.add_argument("--recipe-out", type=WrittenRecipe, metavar="FILE", help="save what was asked as a recipe")

@@ -32,7 +32,8 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Return where a file made from ``model`` comes from: the source's name and SHA-256, and the recipe as TOML.
 
-    What a method adds is in it, too: its name, and what its calibration was made on.
+    What a method adds is in it, too: its name, and what its calibration was made on; ``other_model`` names the model
+    where that was one of other weights.
     """
     source = {"name": model.path.resolve().name, "format": model.format, "sha256": model.sha256}
     stated: dict[str, Any] = {"version": __version__, "source": source}
@@ -40,6 +41,8 @@ def provenance_of(
         stated["recipe"] = save_recipe(recipe)
     if method is not None:
         stated |= method.provenance(calibration)
+        if calibration is not None and "calibration" in stated and calibration.is_of(model) is False:
+            stated["calibration"] = {**stated["calibration"], "other_model": calibration.model_name}
     return stated
 
 

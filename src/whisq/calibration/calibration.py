@@ -52,7 +52,8 @@ class Calibration:
     ``audio`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
     ``counts`` holds the number of vectors by input; an input that is not in it is not covered. ``singular`` says of
     which inputs the second moments give feedback nothing to work with, and why; it is None in a file of whisq 0.1,
-    which did not look: ``factors.check_factors`` does.
+    which did not look: ``factors.check_factors`` does. With ``takes_other_model`` it may be used for other weights of
+    the same shape, and what is made with it says so.
     """
 
     path: Path
@@ -62,11 +63,17 @@ class Calibration:
     load_probes: Callable[[], Probes | None] = field(repr=False, default=lambda: None)
     has_second_moments: bool = True
     singular: Mapping[str, str] | None = None
+    takes_other_model: bool = False
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the file in hex, which is read for it; empty where there is none."""
         return file_sha256(self.path) if self.path.is_file() else ""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's file that this was measured on, as far as it says."""
+        return str(self.audio.get("model", "of no name"))
 
     @property
     def idle(self) -> frozenset[str]:
@@ -116,6 +123,27 @@ class Calibration:
             raise CalibrationError(
                 f"{self.path}: was made with a model of other dimensions than {model.path}",
                 hint="calibrate this model itself",
+            )
+
+    def is_of(self, model: Model) -> bool | None:
+        """Return whether this was measured on a model's weights, None where the file does not say.
+
+        The same weights in another container, sharding or type are the same. A few megabytes of the model are read, of
+        a file of whisq 0.1, which names a model's file only, all of it.
+        """
+        fingerprint = self.audio.get("model_fingerprint")
+        if fingerprint is not None:
+            return bool(fingerprint == model.fingerprint)
+        # Another file can have the same weights.
+        named = self.audio.get("model_sha256")
+        return True if named is not None and named == model.sha256 else None
+
+    def check_weights(self, model: Model) -> None:
+        """Raise ``CalibrationError`` when this was measured on other weights, unless those are to be taken."""
+        if not self.takes_other_model and self.is_of(model) is False:
+            raise CalibrationError(
+                f"{self.path}: was made with other weights ({self.model_name}) than those of {model.path}",
+                hint="calibrate this model itself, or take it all the same: --other-model",
             )
 
 

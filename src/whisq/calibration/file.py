@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _KEY = "whisq.calibration"
 _LISTS = ("idle", "dims", "data", "probe_languages")
+_NAMES = ("model", "model_sha256", "model_fingerprint")
 
 
 def write_calibration(
@@ -224,6 +225,7 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         counts = document["counts"]
         whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
         whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
+        whole = whole and all(isinstance(document.get(key, ""), str) for key in _NAMES)
         for key in ("languages", "inactive", "damping"):
             whole = whole and _are_numbers(document.get(key, {}).values())
         whole = whole and all(0 <= share < 1e6 for share in document.get("damping", {}).values())

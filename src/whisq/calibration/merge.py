@@ -25,7 +25,8 @@ def merge(path: Path, parts: Sequence[Calibration]) -> None:
     for part in parts:
         if not part.has_second_moments:
             raise CalibrationError(f"{part.path}: holds importance only, which cannot be merged", hint=AGAIN)
-        if part.audio.get("model_sha256") != first.audio.get("model_sha256"):
+        by = "model_fingerprint" if all("model_fingerprint" in one.audio for one in (part, first)) else "model_sha256"
+        if part.audio.get(by) != first.audio.get(by):
             raise CalibrationError(
                 f"{part.path} and {first.path} were made with different models", hint="calibrate one model on all audio"
             )

@@ -187,6 +187,7 @@ def _audio(
         "whisq": __version__,
         "model": model.path.name,
         "model_sha256": sha256,
+        "model_fingerprint": model.fingerprint,
         "dims": list(dims_of(model)),
         "data": [Path(clips.source).name],
         "data_sha256": clips.sha256,

@@ -106,6 +106,13 @@ def add_cache(group: argparse._ArgumentGroup, what: str) -> None:
     group.add_argument("--no-cache", action="store_true", help=f"do not keep {what}")
 
 
+def add_other_model(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
+    """Declare that what was measured on other weights is taken."""
+    parser.add_argument(
+        "--other-model", action="store_true", help=f"take {what} of other weights of the same shape, too"
+    )
+
+
 def add_overwrite(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Declare what every command has that writes files."""
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import add_cache, add_clips, add_overwrite_and_quiet, cache_folder, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenCalibration, WrittenImatrix
+from whisq.errors import CalibrationError
 from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable
@@ -85,6 +86,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         parts = [read_calibration(path) for path in args.merge]
         for part in parts:
             part.check_fits(model)
+            if part.is_of(model) is False:
+                raise CalibrationError(
+                    f"{part.path}: was made with other weights ({part.model_name}) than those of {model.path}",
+                    hint="calibrate this model on that audio",
+                )
         if args.data or not args.merge:
             begin(resumes=not args.no_cache)
             parts.insert(0, _collect(args, console, output))

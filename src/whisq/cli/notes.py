@@ -5,12 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisq.quantization.plan import Plan
 from whisq.recipe import Recipe
 from whisq.runtimes.registry import RUNTIMES
 from whisq.runtimes.runtime import Runtime
 from whisq.whisper import TOKEN_EMBEDDING
+
+if TYPE_CHECKING:
+    from whisq.calibration import Calibration
+    from whisq.model import Model
 
 
 def notes_on(plan: Plan, asked: Recipe, target: Runtime | None, output: str | Path) -> Iterator[str]:
@@ -27,6 +32,18 @@ def notes_on(plan: Plan, asked: Recipe, target: Runtime | None, output: str | Pa
         options = "; ".join(f"for {runtime.name}: {_way_to(runtime, plan)}" for runtime in others)
         yield f"loads in {', '.join(verdict.runtime for verdict in loading)}; {options}"
     yield from lost_companions(plan, output)
+
+
+def weights_note(calibration: Calibration, model: Model) -> str | None:
+    """Return what is to be said of the weights that a calibration was measured on, None where they are the model's."""
+    found = calibration.is_of(model)
+    if found is None:
+        return (
+            f"{calibration.path}: does not say of which weights it is; that these are {model.path}'s cannot be checked"
+        )
+    if not found:
+        return f"{calibration.path}: was made with other weights ({calibration.model_name}), taken for --other-model"
+    return None
 
 
 def _way_to(runtime: Runtime, plan: Plan) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_cache, add_overwrite_and_quiet, cache_folder, thread_count
+from whisq.cli.arguments import add_cache, add_other_model, add_overwrite_and_quiet, cache_folder, thread_count
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_order
 from whisq.cli.paths import Clips, Read, Written, WrittenModel, WrittenRecipe, WrittenSidecar
@@ -101,6 +101,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="use what `whisq calibrate` wrote, or an imatrix GGUF of another tool",
     )
+    add_other_model(group, "a calibration")
     speech.add_argument(
         "--data", type=Clips, metavar="CLIPS", help="calibrate on these (default for a --method: the built-in speech)"
     )
@@ -121,7 +122,7 @@ def more_outputs(args: argparse.Namespace) -> list[Written]:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
     from whisq.calibration.calibration import foreseen_calibration
-    from whisq.cli.notes import notes_on
+    from whisq.cli.notes import notes_on, weights_note
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, sidecar
     from whisq.quantization.plan import make_plan, recipe_for
@@ -152,6 +153,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         foreseen = foreseen_calibration(model) if given is None and method.needs != "nothing" else None
         plan = planned(foreseen or given)
         _warn(plan, console, strict=args.strict)
+        if given is not None and (note := weights_note(given, model)):
+            console.note_always(note)
         if not args.dry_run:
             check_output(plan, args.output)
             if foreseen is not None:
@@ -190,7 +193,7 @@ def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Meth
     from whisq.calibration import read_calibration
     from whisq.calibration.factors import check_factors
 
-    calibration = read_calibration(args.calibration)
+    calibration = replace(read_calibration(args.calibration), takes_other_model=args.other_model)
     if asked is None or asked.needs == "second moments":
         calibration = check_factors(calibration)
     return calibration, asked or best_method(calibration)

@@ -6,7 +6,16 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, add_goal, add_overwrite_and_quiet, add_space, check_unit, count, device
+from whisq.cli.arguments import (
+    add_clips,
+    add_goal,
+    add_other_model,
+    add_overwrite_and_quiet,
+    add_space,
+    check_unit,
+    count,
+    device,
+)
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenRecipe, WrittenSensitivity
 from whisq.errors import PlanError
@@ -87,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
     )
+    add_other_model(how, "what was measured")
     add_overwrite_and_quiet(parser)
 
 
@@ -95,13 +105,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_writable(args.output, args.sensitivity)
     from whisq.calibration import read_calibration
     from whisq.calibration.factors import check_factors
+    from whisq.cli.notes import weights_note
     from whisq.formats import open_model
     from whisq.recipe import save_recipe
 
-    calibration = read_calibration(args.calibration)
+    calibration = replace(read_calibration(args.calibration), takes_other_model=args.other_model)
     with open_model(args.model) as model:
         # Before the moments are factored, which takes seconds.
         calibration.check_fits(model)
+        calibration.check_weights(model)
+        if note := weights_note(calibration, model):
+            console.note_always(note)
         calibration = check_factors(calibration)
         if not parse_runtime(args.target).loads_mixes:
             return _uniform(args, console, model, calibration)
@@ -201,8 +215,7 @@ def _reused(args: argparse.Namespace, console: Console, model: Model, calibratio
     from whisq.search import read_sensitivity
 
     found = read_sensitivity(args.reuse)
-    if found.provenance.get("model_sha256") != model.sha256:
-        raise PlanError(f"{args.reuse}: was measured on another model", hint="measure this one: leave out --reuse")
+    _check_measured_weights(args, console, model, found)
     method = found.provenance.get("method")
     if args.method not in (None, method):
         raise PlanError(
@@ -215,6 +228,25 @@ def _reused(args: argparse.Namespace, console: Console, model: Model, calibratio
             hint="measure again, without --reuse, unless the two are much alike",
         )
     return found
+
+
+def _check_measured_weights(args: argparse.Namespace, console: Console, model: Model, found: Sensitivity) -> None:
+    """Raise ``PlanError`` for what was measured on other weights, unless those are to be taken."""
+    fingerprint, sha256 = (found.provenance.get(key) for key in ("model_fingerprint", "model_sha256"))
+    if fingerprint is None and sha256 is None:
+        console.note_always(
+            f"{args.reuse}: does not say of which weights it is; that these are {model.path}'s cannot be checked"
+        )
+    elif fingerprint == model.fingerprint if fingerprint is not None else sha256 == model.sha256:
+        return
+    elif not args.other_model:
+        # One of whisq 0.1 names a file: other files of the same weights cannot be told from other weights.
+        raise PlanError(
+            f"{args.reuse}: was measured on another model",
+            hint="measure this one: leave out --reuse; or take it all the same: --other-model",
+        )
+    else:
+        console.note_always(f"{args.reuse}: was measured on another model, taken for --other-model")
 
 
 def lines_of(searched: Searched, output: str) -> Iterator[str]:

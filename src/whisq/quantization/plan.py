@@ -157,12 +157,14 @@ def make_plan(
     ``method`` says how matrices are rounded, by name or as a value; it may need a ``calibration`` of this model.
 
     Raises ``PlanError`` for a refused target, misfits under ``on_misfit = "error"``, requantizing, and a method
-    without what it needs; ``CalibrationError`` for a calibration of another model.
+    without what it needs; ``CalibrationError`` for a calibration of another model, and of other weights of the same
+    shape unless it ``takes_other_model``.
     """
     runtime = None if target is None else parse_runtime(target)
     rounding = parse_method(method)
     if calibration is not None:
         calibration.check_fits(model)
+        calibration.check_weights(model)
     if not allow_requantize:
         _refuse_requantizing(model)
     if runtime is not None:

@@ -90,6 +90,7 @@ def measure(
     provenance = {
         "whisq": __version__,
         "model_sha256": model.sha256,
+        "model_fingerprint": model.fingerprint,
         "calibration": calibration.path.name,
         "calibration_data_sha256": calibration.audio.get("data_sha256"),
         "method": parse_method(chosen.method).name,
@@ -98,6 +99,7 @@ def measure(
         "tokens": meter.prober.n_tokens,
         "seed": chosen.seed,
         "seconds": round(time.perf_counter() - started, 1),
+        **({"calibration_of_other_model": calibration.model_name} if calibration.is_of(model) is False else {}),
     }
     measured = {name: tuple(kinds) for name, kinds in found.items() if kinds}
     return Sensitivity(

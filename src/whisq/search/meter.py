@@ -48,6 +48,7 @@ class MixMeter:
                 f"{calibration.path}: holds no probes to measure on", hint="make it with `whisq calibrate`"
             )
         calibration.check_fits(model)
+        calibration.check_weights(model)
         picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
         self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
         self.prober = PatchedWhisper(model, self.probes, operations_for(device))

@@ -1,5 +1,7 @@
 """What an unfinished calibration keeps, in memory and in a folder that the next run finds."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,4 +46,24 @@ def test_another_run_finds_how_far_the_last_one_was(tmp_path: Path) -> None:
     assert all(map(np.array_equal, again.states.load(5), hidden))
     assert Checkpoint(tmp_path, "other", OPERATIONS).stage == 0
     again.remove()
+    assert Checkpoint(tmp_path, "key", OPERATIONS).stage == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks that end with their process are used there")
+def test_two_processes_at_once_are_not_in_each_others_way(tmp_path: Path) -> None:
+    other = (
+        "import sys; from pathlib import Path; from whisq.calibration.spill import Checkpoint;"
+        " from whisq.network.numpy_operations import NumpyOperations as Used;"
+        " held = Checkpoint(Path(sys.argv[1]), 'key', Used()); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", other, tmp_path]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        mine = Checkpoint(tmp_path, "key", OPERATIONS)
+        mine.finish(3, [])
+        assert (tmp_path / "calibrate" / "key-2" / "state.json").exists()
+        assert Checkpoint(tmp_path, "key", OPERATIONS).stage == 3
+        mine.remove()
+        assert (tmp_path / "calibrate" / "key" / "lock").exists()
     assert Checkpoint(tmp_path, "key", OPERATIONS).stage == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,11 @@ from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.documents import json_value
 from whisq.errors import OutputError
 from whisq.writing import whole, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,19 +86,23 @@ class Checkpoint:
     """How far a calibration is: moments by input, texts by window, and ``stage``, the number of finished layers.
 
     A layer is finished when its moments and states are on disk: ``stage`` is written last. ``states`` are beside it.
+    The same calibration in another process at the same time has a folder of its own.
     Raises ``OutputError`` for a cache that cannot be used.
     """
 
     def __init__(self, cache: Path | None, key: str, operations: Operations) -> None:
-        self._folder = cache / "calibrate" / key if cache is not None else None
+        self._folder: Path | None = None
         self._memory: dict[str, Moments] = {}
         self._texts: dict[str, list[int]] = {}
         self.stage = 0
-        self.states = HiddenStates(self._folder, operations)
-        if self._folder is None:
+        self.states = HiddenStates(None, operations)
+        if cache is None:
             return
+        self._folder = cache / "calibrate" / key
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder, lock = _claimed(self._folder)
+            weakref.finalize(self, os.close, lock)
+            self.states = HiddenStates(self._folder, operations)
             state = self._folder / "state.json"
             if state.exists():
                 self.stage = int(json_value(state.read_text())["stage"])
@@ -163,3 +174,38 @@ class Checkpoint:
 def _save(path: Path, **arrays: NDArray[Any]) -> None:
     with whole(path) as part, part.path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+
+
+def _claimed(folder: Path) -> tuple[Path, int]:
+    """Return a folder that no other process uses, this one or one named after it, and the descriptor that holds it.
+
+    The folder is held until its process ends or the descriptor is closed; raises ``OSError``.
+    """
+    number = 1
+    place = folder
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except FileNotFoundError:
+            continue  # whoever had it was done with it just now
+        if not _is_held(descriptor):
+            number += 1
+            place = folder.with_name(f"{folder.name}-{number}")
+        elif os.fstat(descriptor).st_nlink:
+            return place, descriptor
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int) -> bool:
+    """Return whether this process holds a file now: also where the system or the disk has no locks."""
+    if fcntl is None:
+        return True
+    try:
+        # Of the process, not of the descriptor: one that begins again after an error is not in its own way.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True

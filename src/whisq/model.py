@@ -254,8 +254,10 @@ class Model:
     def rows(self, tensor: TensorRef, start: int = 0, stop: int | None = None) -> memoryview:
         """Return the bytes of rows ``start:stop`` in ``tensor.type``: flat, ``(stop - start) × row bytes`` long.
 
-        Raises ``FormatError`` where the file has become shorter.
+        Raises ``FormatError`` where the file has become shorter, and where a zip's entry has not the CRC-32 it states,
+        which is looked at when the first of its rows are read.
         """
+        self.files[tensor.location.file].check(tensor.location.offset)
         stop = tensor.n_rows if stop is None else stop
         if tensor.decode is not None:
             return tensor.decode(start, stop)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import stat
+import threading
 import weakref
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from whisq.errors import FormatError
+
+_PIECE_BYTES = 1 << 20
 
 
 class SourceFile:
@@ -41,6 +46,38 @@ class SourceFile:
         self.size_bytes = found.st_size
         self.state = FileState(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         self.view = FileBytes(self)
+        self._stated: dict[int, _Stated] = {}
+        self._starts: list[int] = []
+
+    def expect(self, start: int, stop: int, crc: int, what: str) -> None:
+        """Have ``check`` look for bytes of this CRC-32 at ``start:stop``; ``what`` names them in its error."""
+        self._stated[start] = _Stated(stop, crc, what)
+        self._starts = []
+
+    def check(self, at: int) -> None:
+        """Raise ``FormatError`` where the stretch that holds a byte has not the CRC-32 expected of it.
+
+        It is read for that, once; what nothing is expected of is right.
+        """
+        if not self._stated:
+            return
+        starts = self._starts or sorted(self._stated)
+        self._starts = starts
+        index = bisect.bisect_right(starts, at) - 1
+        if index < 0 or at >= self._stated[starts[index]].stop:
+            return
+        stated = self._stated[starts[index]]
+        with stated.lock:
+            if not stated.is_right:
+                found = 0
+                for start in range(starts[index], stated.stop, _PIECE_BYTES):
+                    found = zlib.crc32(self.read(start, min(start + _PIECE_BYTES, stated.stop)), found)
+                if found != stated.crc:
+                    raise FormatError(
+                        f"{self.path}: {stated.what} is damaged: its CRC-32 is {found:08x}, expected {stated.crc:08x}",
+                        hint="download it again, or save it again from where it was right",
+                    )
+                stated.is_right = True
 
     def read(self, start: int, stop: int) -> memoryview:
         """Return the bytes ``start:stop``; raises ``FormatError`` where the file has become shorter."""
@@ -69,6 +106,17 @@ class SourceFile:
         """Close the file; what was read from it stays."""
         self._close()
         self._descriptor = -1  # the number is another file's by and by
+
+
+@dataclass(slots=True)
+class _Stated:
+    """Where a stretch of a file ends, and what it is said to hold."""
+
+    stop: int
+    crc: int
+    what: str
+    is_right: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class FileBytes:

@@ -21,6 +21,10 @@ from tests.support.containers import Pickle, tokenizer_json, write_openai, write
 from tests.support.models import TINY, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
+from whisq.quantization.plan import make_plan
+from whisq.quantization.write import quantize
+from whisq.recipe import Recipe
+from whisq.types import parse_type
 from whisq.whisper import Dimensions
 
 
@@ -102,6 +106,46 @@ _PROGRAMS = {
 @pytest.mark.parametrize("name", _PROGRAMS)
 def test_programs_that_no_checkpoint_is(tmp_path: Path, name: str) -> None:
     assert "bad.pt" in refused(with_pickle(tmp_path / "bad.pt", _PROGRAMS[name]))
+
+
+def test_more_steps_than_any_checkpoint_takes(tmp_path: Path) -> None:
+    most = 1 << 20
+    within = b"\x80\x02" + b"N0" * (most // 2 - 2) + b"N."
+    assert "holds no state dictionary" in refused(with_pickle(tmp_path / "good.pt", within))
+    beyond = b"\x80\x02" + b"N0" * (most // 2) + b"N."
+    assert f"takes more than {most} steps" in refused(with_pickle(tmp_path / "bad.pt", beyond))
+
+
+def damaged(tmp_path: Path, name: str) -> Path:
+    """Return a checkpoint of which one byte of an entry is another, whose CRC-32 tells it."""
+    path = write_openai(tmp_path / "a.pt", tiny_weights())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(name)
+    content[entry.header_offset + 30 + len(name) + entry.file_size // 2] ^= 1
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() == name
+    return path
+
+
+def test_a_damaged_entry_is_told_by_its_checksum_when_a_tensor_of_it_is_read(tmp_path: Path) -> None:
+    with open_model(damaged(tmp_path, "archive/data/0")) as model:
+        bad = min(model.tensors, key=lambda tensor: tensor.location.offset)
+        for tensor in model.tensors:
+            if tensor is not bad:
+                model.rows(tensor)
+        # Whichever of its rows are asked for.
+        for span in ((0, 1), (0, None)):
+            with pytest.raises(FormatError, match=r"a\.pt: entry archive/data/0 is damaged: its CRC-32 is"):
+                model.rows(bad, *span)
+        with pytest.raises(FormatError, match="is damaged"):
+            quantize(make_plan(model, Recipe(parse_type("q8_0"))), tmp_path / "out.bin")
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_a_damaged_pickle_is_told_by_its_checksum(tmp_path: Path) -> None:
+    assert "entry archive/data.pkl is damaged: its CRC-32 is" in refused(damaged(tmp_path, "archive/data.pkl"))
 
 
 def test_a_list_that_contains_itself(tmp_path: Path) -> None:

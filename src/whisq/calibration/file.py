@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _KEY = "whisq.calibration"
 _LISTS = ("idle", "dims", "data", "probe_languages")
+_ROUNDING, _SMALLEST = 1.001, 1e-30
+"""What sums in f32 over a window, and squares that f32 cannot hold, may put between a mean and its mean of squares."""
 _NAMES = ("model", "model_sha256", "model_fingerprint")
 
 
@@ -151,7 +153,13 @@ class _Loader:
             mean = file.array(f"{name}.mean")
         if not (np.isfinite(second).all() and np.isfinite(mean).all()):
             raise CalibrationError(f"{self.path}: the moments of {name} are not finite", hint=AGAIN)
-        return Moments(self.counts[name], np.diag(second).copy(), mean, second, self.damping.get(name))
+        squares = np.diag(second).copy()
+        if (np.square(mean, dtype=np.float64) > squares * _ROUNDING + _SMALLEST).any():
+            raise CalibrationError(
+                f"{self.path}: the moments of {name} are damaged: a mean is larger than its mean of squares allows",
+                hint=AGAIN,
+            )
+        return Moments(self.counts[name], squares, mean, second, self.damping.get(name))
 
 
 def _probes(path: Path, document: Mapping[str, Any]) -> Probes | None:

@@ -85,6 +85,7 @@ def read_checkpoint(file: SourceFile, number: int) -> Any:
         raise FormatError(
             f"{file.path}: a pickle of {size} bytes, at most {_MOST_PICKLE_BYTES} expected", hint=DOWNLOAD_AGAIN
         )
+    file.check(begin)
     result = read_pickle(bytes(file.view[begin : begin + size]), str(file.path), _DESCRIBES)
     return _Builder(file, number, entries, folder).build(result)
 
@@ -116,7 +117,11 @@ def _entries(file: SourceFile) -> dict[str, tuple[int, int]]:
             )
         if entry.filename in entries:
             raise FormatError(f"{file.path}: entry {entry.filename} occurs twice", hint=DOWNLOAD_AGAIN)
-        entries[entry.filename] = (_data_offset(file, entry), entry.file_size)
+        offset = _data_offset(file, entry)
+        entries[entry.filename] = (offset, entry.file_size)
+        # Torch writes 0 where it was told not to compute them.
+        if entry.CRC and entry.file_size:
+            file.expect(offset, offset + entry.file_size, entry.CRC, f"entry {entry.filename}")
     return entries
 
 

@@ -12,11 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisq.calibration import Calibration, Moments, input_of
+from whisq.calibration.calibration import AGAIN
 from whisq.calibration.factors import factor_for
 from whisq.errors import CalibrationError
 from whisq.kernels.feedback import Factor
 
 T = TypeVar("T")
+
+
+_LARGEST_IMPORTANCE = 1e9
+"""ggml squares sums over a super-block of importance times weights, in f32. Activations' squares are far below it."""
 
 
 class LayerInputs:
@@ -39,10 +44,13 @@ class LayerInputs:
         """Return ggml's ``imatrix`` argument for a matrix, ``float32[columns]``.
 
         A column that was never active gets a thousandth of the smallest that was: with a zero, q2_K, q4_K and q5_K
-        would divide by the sum of a sub-block's weights, and that can be zero (llama.cpp #8661). Raises
+        would divide by the sum of a sub-block's weights, and that can be zero (llama.cpp #8661). What is so large that
+        ggml's sums of it overflow is divided by its largest value: only ratios count. Raises
         ``CalibrationError`` for a matrix that is not covered, and where no column ever was active.
         """
         squares = self.moments(tensor).squares
+        if squares.max() > _LARGEST_IMPORTANCE:
+            squares = squares / squares.max()
         active = squares[squares > 0]
         if len(active) == len(squares):
             return squares
@@ -57,7 +65,19 @@ class LayerInputs:
         """
         source = _source(tensor)
         key = source if times == 1 else f"{source} x{times}"
-        return self._factors.get(key, lambda: factor_for(source, self.moments(tensor), times))
+        return self._factors.get(key, lambda: self._factored(source, self.moments(tensor), times))
+
+    def _factored(self, source: str, moments: Moments, times: int) -> Factor:
+        try:
+            return factor_for(source, moments, times)
+        except CalibrationError as error:
+            singular = self._calibration.singular
+            if moments.second_moment is None or singular is None or source in singular:
+                raise
+            # Whoever wrote the file looked, and could factor it.
+            raise CalibrationError(
+                f"{self._calibration.path}: the moments of {source} are damaged: {error}", hint=AGAIN
+            ) from None
 
     def is_being_factored(self, tensor: str) -> bool:
         """True while another thread is at what this matrix would wait for."""

@@ -10,8 +10,10 @@ import pytest
 
 from tests.support.containers import write_huggingface
 from tests.support.models import TINY, tiny_weights
+from whisq.calibration import read_calibration
 from whisq.cli import main
 from whisq.clips.builtin import speech_version
+from whisq.formats import open_model
 from whisq.hashing import file_sha256
 
 
@@ -39,6 +41,9 @@ def test_the_built_in_speech_is_used_and_said_to_be(method: str, capsys) -> None
     stated = json.loads(Path("out.bin.json").read_text())["calibration"]
     assert stated["speech"] == speech_version()
     assert stated["sha256"] == file_sha256(path)
+    with open_model("hf") as model:
+        assert read_calibration(path).is_of(model)
+        assert read_calibration(path).audio["model_fingerprint"] == model.fingerprint
     first = Path("out.bin").read_bytes()
     # The file itself, named, gives the same bytes.
     assert main(["quantize", "--method", method, "--calibration", str(path), "hf", "again.bin", "q4_0"]) == 0

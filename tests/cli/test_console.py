@@ -127,6 +127,26 @@ def test_no_room_for_what_is_printed_is_an_error_and_the_file_is_there(source, t
     assert (tmp_path / "out.bin").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inspect SOURCE",
+        "inspect --json SOURCE",
+        "compare SOURCE SOURCE",
+        "compare --json SOURCE SOURCE",
+        "quantize --dry-run SOURCE out.bin q4_0",
+        "quantize --dry-run --json SOURCE out.bin q4_0",
+    ],
+)
+def test_no_room_for_what_is_all_that_a_command_does(source, line: str) -> None:
+    done = through('"$@" > /dev/full', *line.replace("SOURCE", str(source)).split())
+    assert done.returncode == 1, done.stderr
+    errors = [said for said in done.stderr.splitlines() if said.startswith("error")]
+    assert errors == ["error: stdout: cannot be written: No space left on device"]
+    assert "Traceback" not in done.stderr
+
+
 def test_quiet_drops_no_json(capsys, source) -> None:
     code, out, _ = run(capsys, "inspect", "--json", source)
     assert code == 0

@@ -47,6 +47,7 @@ def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
     assert known.n_measured == (n_matrices + 12 if how == "one" else 12)
     assert known.correlation > 0.5
     with whisq.open_model(tiny_en_bin) as model:
+        assert known.provenance["model_fingerprint"] == model.fingerprint
         size = whisq.make_plan(model, whisq.load_recipe(str(recipe))).size_bytes
     assert 0.995 * 68_000_000 <= size <= 68_000_000
     again = ["--types", "q4_0,q8_0", "--size", "63MB", "--reuse", str(file), "-o", str(tmp_path / "b.toml")]

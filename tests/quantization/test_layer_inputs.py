@@ -10,10 +10,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import whisq
+from tests.support.calibrations import moments_of
 from tests.support.calibrations import write as write_calibration
 from tests.support.containers import write_model
 from tests.support.models import WIDE
 from whisq.calibration import Calibration, Moments, inputs_of, read_calibration
+from whisq.calibration import write_calibration as write_calibration_of
 from whisq.errors import CalibrationError
 from whisq.model import Model
 from whisq.quantization.write import quantize
@@ -83,3 +85,27 @@ def test_importance_too_large_for_sums_in_f32_counts_by_its_ratios(
     assert (tmp_path / "large.bin").read_bytes() == (tmp_path / "small.bin").read_bytes()
     with whisq.open_model(tmp_path / "large.bin") as made:
         assert all(np.isfinite(made.array(tensor)).all() for tensor in made.tensors)
+
+
+def calibration_times(folder: Path, scale: float) -> Calibration:
+    """Return a calibration on inputs the square of whose length is so many times as large."""
+    widths = inputs_of(WIDE)
+
+    def load(name: str) -> Moments:
+        found, factor = moments_of(widths[name], 3), np.float32(scale)
+        return Moments(500, found.squares * factor, found.mean * np.sqrt(factor), found.second_moment * factor)
+
+    path = folder / f"{scale}.calib"
+    write_calibration_of(path, {}, [(name, width, 500) for name, width in widths.items()], load, None)
+    return read_calibration(path)
+
+
+def test_moments_too_large_for_sums_in_f32_count_by_their_ratios(model: Model, tmp_path: Path) -> None:
+    matrices = []
+    for scale in (2.0**40, 2.0**100, 2.0**120):
+        path = tmp_path / f"{scale}.bin"
+        quantize(planned(model, calibration_times(tmp_path, scale), "feedback"), path)
+        with whisq.open_model(path) as made:
+            matrices.append([bytes(made.rows(t)) for t in made.tensors if t.type is TYPES["q4_0"]])
+    assert matrices[0]
+    assert matrices[0] == matrices[1] == matrices[2]

@@ -51,6 +51,10 @@ def check_factors(calibration: Calibration) -> Calibration:
     return replace(calibration, singular={name: reason for name, reason in found.items() if reason})
 
 
+LARGEST_SQUARE = 1e9
+"""Mean squares beyond it are divided by the largest: sums of them overflow in f32, and only their ratios count.
+Those of activations are far below it."""
+
 MULTIPLES = (1, 3, 10, 30)
 """Of the damping that the number of vectors asks for, those that are tried. None is below it: the halves share their
 speakers, and what is made of a file has to hold for others."""
@@ -108,4 +112,6 @@ def _moment_about(source: str, moments: Moments, mean: NDArray[np.float32] | Non
 def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float32], float]:
     """Return an input's second moment as feedback takes it, and its damping."""
     second = _moment_about(source, moments, moments.mean)
+    if (largest := np.diag(second).max()) > LARGEST_SQUARE:
+        second = second / largest
     return second, moments.damping if moments.damping is not None else damping_for(len(second), moments.n_rows)

@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 
 from whisq.calibration import Calibration, Moments, input_of
 from whisq.calibration.calibration import AGAIN
-from whisq.calibration.factors import factor_for
+from whisq.calibration.factors import LARGEST_SQUARE, factor_for
 from whisq.errors import CalibrationError
 from whisq.kernels.feedback import Factor
 
 T = TypeVar("T")
-
-
-_LARGEST_IMPORTANCE = 1e9
-"""ggml squares sums over a super-block of importance times weights, in f32. Activations' squares are far below it."""
 
 
 class LayerInputs:
@@ -49,7 +45,7 @@ class LayerInputs:
         ``CalibrationError`` for a matrix that is not covered, and where no column ever was active.
         """
         squares = self.moments(tensor).squares
-        if squares.max() > _LARGEST_IMPORTANCE:
+        if squares.max() > LARGEST_SQUARE:
             squares = squares / squares.max()
         active = squares[squares > 0]
         if len(active) == len(squares):

@@ -107,6 +107,12 @@ def base_bin(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return _converted(base_folder, tmp_path_factory.mktemp("bin") / "base-f16.bin")
 
 
+@pytest.fixture
+def any_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transcribe.cpp as if it took a .bin of any vocabulary: models in memory have a few tokens."""
+    monkeypatch.setattr("whisq.runtimes.transcribe_cpp.VOCABULARIES", range(1 << 20))
+
+
 @pytest.fixture(scope="session")
 def speech():
     """The shipped spoken sentence: float32 samples at 16 kHz."""

@@ -255,7 +255,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "tokenizer-json": in_a_model("huggingface", "tokenizer.json"),
     "preprocessor-json": in_a_model("huggingface", "preprocessor_config.json"),
     "generation-json": beside_a_model(
-        "generation_config.json", '{"lang_to_id": {"<|en|>": 3}, "suppress_tokens": [1]}'
+        "generation_config.json", '{"lang_to_id": {"<|en|>": 265}, "suppress_tokens": [1]}'
     ),
     "vocab-json": beside_a_model("vocab.json", _VOCABULARY),
     "merges-txt": beside_a_model("merges.txt", "#version: 0.2\na b\n"),

@@ -19,6 +19,8 @@ from whisq.cli import main, quantize_main
 from whisq.recipe import save_recipe
 from whisq.whisper import TOKEN_EMBEDDING, expected_tensors
 
+pytestmark = pytest.mark.usefixtures("any_vocabulary")
+
 LINE = re.compile(
     r"^ *(?P<name>\S+) - \[ *\d+, +\d+, +\d+\], type = +(?P<type>\S+)(?P<note>.*?) size = +(?P<before>[\d.]+) MB"
     r"(?: -> +(?P<after>[\d.]+) MB)?$"

@@ -50,19 +50,19 @@ def test_text_of_a_bin_is_all_before_the_end(tiny_en_bin: Path) -> None:
 
 
 def test_text_of_a_fine_tune_goes_by_the_names_of_its_tokens(tmp_path: Path) -> None:
-    """New words stand before and behind the end token, and the other named tokens behind them."""
+    """New words stand before the end token, and the other named tokens behind it."""
     weights = tiny_weights()
     words, end = weights.tokenizer.tokens[:-1], weights.tokenizer.tokens[-1]
-    tokens = (*words, b" colour", end, b" grey")
+    tokens = (*words, b" colour", b" grey", end)
     names = [name for name in weights.tokenizer.special if name != "<|endoftext|>"]
     special = {"<|endoftext|>": tokens.index(end)} | {name: len(tokens) + n for n, name in enumerate(names)}
     tokenizer = replace(weights.tokenizer, tokens=tokens, special=special)
     with whisq.open_model(write_huggingface(tmp_path / "hf", replace(weights, tokenizer=tokenizer))) as model:
         named = special_tokens(model)
         found = text_ids(model, named)
-    assert named.end == len(words) + 1
+    assert named.end == len(words) + 2
     assert len(found) == TINY.n_vocab
-    assert np.flatnonzero(found).tolist() == [*range(len(words) + 1), len(words) + 2]
+    assert np.flatnonzero(found).tolist() == [*range(len(words) + 2)]
 
 
 def test_a_model_that_lists_no_tokens_is_refused(tmp_path: Path) -> None:

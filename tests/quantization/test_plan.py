@@ -10,6 +10,8 @@ from whisq import Recipe, load_recipe, make_plan, open_model, parse_rule, quanti
 from whisq.errors import PlanError
 from whisq.types import TYPES
 
+pytestmark = pytest.mark.usefixtures("any_vocabulary")
+
 EMBEDDING = "decoder.token_embedding.weight"
 LIFT = (r"decoder\.token_embedding\.weight",)
 

@@ -30,6 +30,8 @@ from whisq.runtimes.worker import Worker
 from whisq.search import Space
 from whisq.types import F16, F32, TYPES
 
+pytestmark = pytest.mark.usefixtures("any_vocabulary")
+
 LIFT = (r"decoder\.token_embedding\.weight",)
 
 

@@ -34,6 +34,8 @@ from whisq.whisper import TOKEN_EMBEDDING
 
 Q4, Q5, Q8 = TYPES["q4_0"], TYPES["q5_0"], TYPES["q8_0"]
 
+pytestmark = pytest.mark.usefixtures("any_vocabulary")
+
 
 @pytest.fixture
 def model(tmp_path):

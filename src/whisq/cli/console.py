@@ -96,7 +96,7 @@ class Console:
             if not isinstance(error, BrokenPipeError):
                 self._lost = OutputError(
                     f"stdout: cannot be written: {error.strerror or error}",
-                    hint="free some space, or send it elsewhere; the files that were asked for are written",
+                    hint="free some space, or send it elsewhere; whatever file was asked for is written all the same",
                 )
             self._stdout_is_gone = True
             discard_stdout()

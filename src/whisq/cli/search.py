@@ -114,20 +114,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
         # Before the moments are factored, which takes seconds.
         calibration.check_fits(model)
         calibration.check_weights(model)
-        if note := weights_note(calibration, model):
-            console.note_always(note)
+        note = weights_note(calibration, model)
         calibration = check_factors(calibration)
-        if not parse_runtime(args.target).loads_mixes:
-            return _uniform(args, console, model, calibration)
-        searched = _search(args, console, model, calibration)
-        write_text(args.output, save_recipe(searched.recipe))
-        for line in lines_of(searched, args.output):
-            console.data(line)
+        if parse_runtime(args.target).loads_mixes:
+            searched = _search(args, console, model, calibration)
+            write_text(args.output, save_recipe(searched.recipe))
+            for line in lines_of(searched, args.output):
+                console.data(line)
+        else:
+            _uniform(args, console, model, calibration)
+        if note:
+            console.note_always(note)
     return 0
 
 
-def _uniform(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> int:
-    """Write the recipe of the best type throughout, and say with which method; returns the exit code."""
+def _uniform(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> None:
+    """Write the recipe of the best type throughout, and say with which method."""
     from whisq.cli.ladder import answer_line, ladder_lines
     from whisq.clips.builtin import builtin_clips
     from whisq.clips.datasets import load_clips
@@ -164,7 +166,6 @@ def _uniform(args: argparse.Namespace, console: Console, model: Model, calibrati
     method = ladder.chosen.candidate.method
     how = "" if method.is_plain else f" --calibration {args.calibration} --method {method}"
     console.data(f"wrote {args.output}; for whisq quantize: --target {args.target} --recipe {args.output}{how}")
-    return 0
 
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Tensors = Sequence[tuple[TensorSpec, TensorType]]
 """All tensors of a file, each with the type it is stored in."""
 
-_LARGEST_VOCABULARY = 51866
-"""large-v3's."""
+VOCABULARIES = (51864, 51865, 51866)
+"""Tokens of Whisper's own: English, multilingual, and with Cantonese."""
 
 SEED = 1
 """For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
@@ -240,10 +240,15 @@ def _mixture(tensors: Tensors) -> str:
     return f"this file has {', '.join(sorted(kind.name for kind in _matrix_types(tensors)))}"
 
 
+def vocabulary_size(tensors: Tensors) -> int | None:
+    """Return the tokens of a file's vocabulary, None for one without an embedding."""
+    return next((spec.shape[0] for spec, _ in tensors if spec.name == TOKEN_EMBEDDING), None)
+
+
 def has_added_tokens(tensors: Tensors) -> bool:
     """Return whether a vocabulary is larger than any of Whisper's own.
 
     A ``.bin`` does not name its special tokens. Loaders count them off from the vocabulary's size, which tells them
     nothing here.
     """
-    return any(spec.name == TOKEN_EMBEDDING and spec.shape[0] > _LARGEST_VOCABULARY for spec, _ in tensors)
+    return (vocabulary_size(tensors) or 0) > VOCABULARIES[-1]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.runtimes.runtime import SEED, Objection, Runtime, Tensors, has_added_tokens, types_named
+from whisq.runtimes.runtime import SEED, VOCABULARIES, Objection, Runtime, Tensors, types_named, vocabulary_size
 from whisq.types import F16, F32
 
 if TYPE_CHECKING:
@@ -45,9 +45,12 @@ def _log(level: int, message: str) -> None:
 
 
 def _more(container: str, tensors: Tensors) -> Iterator[Objection]:
-    if container == "bin" and has_added_tokens(tensors):
+    size = vocabulary_size(tensors)
+    if container == "bin" and size is not None and size not in VOCABULARIES:
+        known = ", ".join(map(str, VOCABULARIES))
         yield Objection(
-            "it takes a .bin with Whisper's own vocabulary only, and this one has more", "write a .gguf file"
+            f"it takes a .bin with Whisper's own vocabulary only ({known} tokens), and this one has {size}",
+            "write a .gguf file",
         )
     others = sorted({kind.name for spec, kind in tensors if spec.role == "conv" and kind not in (F16, F32)})
     if others:

@@ -234,7 +234,10 @@ def test_transformers_folder_and_torch_checkpoint(
         weights = weights_of(model).as_type(np.float16)
     state = {name: torch.from_numpy(array.copy()) for name, array in weights.arrays.items()}
     torch.save({"dims": asdict(weights.dims), "model_state_dict": state}, tmp_path / "checkpoint.pt")
-    network = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**hf_config(weights.dims))).half()
+    end, start = (weights.tokenizer.special[text] for text in ("<|endoftext|>", "<|startoftranscript|>"))
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+    config = transformers.WhisperConfig(**hf_config(weights.dims), **ids)
+    network = transformers.WhisperForConditionalGeneration(config).half()
     network.load_state_dict({name_in_dialect(n, "huggingface"): t for n, t in state.items()}, strict=False)
     network.save_pretrained(tmp_path / "hf")
     network.save_pretrained(tmp_path / "sharded", max_shard_size="30MB")

@@ -87,10 +87,12 @@ def joined(clips: Sequence[Clip]) -> Iterator[tuple[str, np.ndarray]]:
         yield language, np.concatenate(held)[:WINDOW_SAMPLES]
 
 
-def listen(reference: InRuntime, clips: Sequence[Clip], folder: Path) -> list[Window]:
-    """Return all windows with what the reference writes of each."""
-    windows = []
-    for number, (language, samples) in enumerate(joined(clips)):
+def listen(reference: InRuntime, clips: Sequence[Clip], most: int | None, folder: Path) -> list[Window]:
+    """Return all windows, or ``most`` evenly spaced ones, with what the reference writes of each."""
+    windows, cut = [], list(joined(clips))
+    if most and most < len(cut):
+        cut = [cut[index * len(cut) // most] for index in range(most)]
+    for number, (language, samples) in enumerate(cut):
         reference.hear(samples)
         window = Window(samples, rows=folder / f"{number}.npz")
         prompts = [reference.special.prompt(language, timestamps=timed) for timed in (False, True)]
@@ -210,6 +212,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="TYPE:METHOD", help="these files alone, instead of all pairs")
     parser.add_argument("--calibration", type=Path, help="what `whisq calibrate` wrote")
     parser.add_argument("--language", help="measure clips of this language only")
+    parser.add_argument("--windows", type=int, metavar="N", help="measure N of the windows, evenly spaced")
     parser.add_argument("--network", action="store_true", help="measure in whisq's forward pass too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the files there, and use those that are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
@@ -228,13 +231,13 @@ def main() -> int:
         if any(t.spec.is_matrix and t.type is not F16 for t in model.tensors):
             raise SystemExit(f"{args.model}: is not f16: the original is what others are compared with")
         (reference,) = in_runtime("whisper.cpp", [args.model], 1)
-        windows = listen(reference, clips, Path(scratch))
+        windows = listen(reference, clips, args.windows, Path(scratch))
         reference.close()
         if args.network:
             for window, logits in zip(windows, network_rows(args.model, windows), strict=True):
                 np.save(window.network_rows, logits)
         tokens = sum(len(window.text) - 1 - window.text_start for window in windows)
-        print(f"{len(clips)} clips in {len(windows)} windows, {tokens} tokens")
+        print(f"{len(clips)} clips in {len(windows)} windows, {tokens} tokens", flush=True)
         print(", ".join(f"{key} {value}" for key, value in peers.machine().items()))
         known: dict[str, Found] = {}
         rows: list[dict[str, object]] = []

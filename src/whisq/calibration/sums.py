@@ -41,16 +41,24 @@ class Sums:
         return replace(whole, damping=damping_of_halves(source, [half.moments() for half in self._halves]))
 
 
+_AT_ONCE = 1024
+"""Vectors of short lines that are added at once. A product costs memory traffic by its width squared,
+however few they are: a sixth of base's calibration went there."""
+
+
 class _Half:
     def __init__(self, operations: Operations) -> None:
         self.n_rows = 0
         self._operations = operations
+        self._waiting: list[Array] = []
         self._weight = 0.0
         self._first: Array = None
         self._second: Array = None
 
     def joined(self, other: _Half) -> _Half:
         """Return the sums of both."""
+        self._add_waiting()
+        other._add_waiting()
         if other._first is None:
             return self
         both = _Half(self._operations)
@@ -59,6 +67,20 @@ class _Half:
         return both
 
     def add(self, x: Array, weights: Array) -> None:
+        if weights is not None or len(x) >= _AT_ONCE:
+            self._add(x, weights)
+            return
+        self._waiting.append(self._operations.concatenate([x], 0))
+        if sum(map(len, self._waiting)) >= _AT_ONCE:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if self._waiting:
+            together = self._operations.concatenate(self._waiting, 0)
+            self._waiting = []
+            self._add(together, None)
+
+    def _add(self, x: Array, weights: Array) -> None:
         float64 = self._operations.float64
         weighted = x if weights is None else x * weights[:, None]
         first, second = weighted.sum(0), self._operations.second_moment(x, weights)
@@ -71,6 +93,7 @@ class _Half:
         self._weight += len(x) if weights is None else float(float64(weights).sum())
 
     def moments(self) -> Moments:
+        self._add_waiting()
         if self._first is None:
             raise ValueError("no vectors were added")
         second = self._operations.numpy(self._second / self._weight)

@@ -23,7 +23,7 @@ from whisq.stopping import held, undo_at_end, undone, wrote_a_file
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # no module: there are no locks then
 
 _PART = ".part"
 _PART_BYTES = 6

@@ -21,7 +21,7 @@ from whisq.writing import whole, write_text
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # no module: there are no locks then
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -50,9 +50,9 @@ calibrated on where the data names speakers (LibriSpeech's layout, a column `spe
 
 A mix is the answer only where no file of one type that the goal allows, embedding included, is as good.
 
-OUTPUT's folder gets a folder OUTPUT.optimize with model.calib, recipe.toml, sensitivity.json and mix.toml of the search
-and, with CLIPS, files of one type beside the result, results.json and report.html. The same command resumes where it
-stopped; another --size measures only the new files.
+Beside OUTPUT a folder of its name, with .optimize for its suffix, gets model.calib, recipe.toml, sensitivity.json and
+mix.toml of the search and, with CLIPS, files of one type beside the result, results.json and report.html. The same
+command resumes where it stopped; another --size measures only the new files.
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from whisq.evaluation.results import (
 from whisq.evaluation.scoring import count_edits
 from whisq.evaluation.tensors import tensor_errors
 from whisq.extras import SCORING, require_packages
+from whisq.kernels.threads import available_cpus
 from whisq.model import Model
 from whisq.network.devices import check_device
 from whisq.progress import Progress, no_progress
@@ -61,7 +61,7 @@ class EvaluationSettings:
     @property
     def threads_each(self) -> int:
         """Threads of one worker: what was asked for, else the CPUs shared among the jobs, at most 4."""
-        return self.threads or max(1, min(4, _cpus() // self.jobs))
+        return self.threads or max(1, min(4, available_cpus() // self.jobs))
 
     def record(self) -> dict[str, Any]:
         """Return what belongs into the results: all that a number may depend on."""
@@ -75,10 +75,6 @@ class EvaluationSettings:
             "inside": self.inside,
             "decoding": "greedy, with temperature fallback" if self.fallback else "greedy",
         }
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def evaluate(

@@ -1,13 +1,19 @@
-"""Rows of a matrix, split among threads."""
+"""How many threads there are to work in, and rows of a matrix split among them."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from whisq.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def over_rows(work: Callable[[int, int], None], rows: int, threads: int) -> None:

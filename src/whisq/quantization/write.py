@@ -6,7 +6,6 @@ once, each at its own offset: the same bytes with any number of threads, and bou
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from whisq import kernels
 from whisq.calibration.inputs import input_of
 from whisq.errors import OutputError, WeightError
+from whisq.kernels.threads import available_cpus
 from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
@@ -73,17 +73,11 @@ def quantize(
         for offset, piece in plan.layout.pieces:
             part.write(piece, offset)
         with BackgroundSync(part.descriptor) as syncing:
-            n_threads = threads or _cpu_count()
+            n_threads = threads or available_cpus()
             _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights)
         part.truncate(plan.size_bytes)
         plan.model.check_unchanged()
     return Written(target, plan.size_bytes, time.perf_counter() - started)
-
-
-def _cpu_count() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_output(plan: Plan, output: str | Path) -> Path:

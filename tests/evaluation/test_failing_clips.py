@@ -9,7 +9,7 @@ import soundfile
 
 import whisq
 from whisq.errors import DataError, RuntimeUnavailableError
-from whisq.evaluation import EvaluationSettings, run
+from whisq.evaluation import EvaluationSettings, transcribing
 from whisq.runtimes.process import WorkerRefusedError
 
 SETTINGS = EvaluationSettings(cache=None, threads=1)
@@ -50,7 +50,7 @@ def worker_that_fails(failing: dict[str, set[str]]) -> type:
 def test_a_clip_that_one_model_cannot_hear_scores_for_none(
     transcribe_cpp: object, tiny_en_bin: Path, q4_bin: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "WorkerProcess", worker_that_fails({q4_bin.stem: {"two"}}))
+    monkeypatch.setattr(transcribing, "WorkerProcess", worker_that_fails({q4_bin.stem: {"two"}}))
     found = whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=SETTINGS)
     assert [clip.text for clip in found.data.clips] == ["one", "three"]
     assert [[utterance.text for utterance in model.utterances] for model in found.models] == [["one", "three"]] * 2
@@ -63,7 +63,7 @@ def test_a_clip_that_one_model_cannot_hear_scores_for_none(
 def test_a_run_whose_reference_failed_is_an_error(
     transcribe_cpp: object, tiny_en_bin: Path, q4_bin: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "WorkerProcess", worker_that_fails({tiny_en_bin.stem: {"one", "two", "three"}}))
+    monkeypatch.setattr(transcribing, "WorkerProcess", worker_that_fails({tiny_en_bin.stem: {"one", "two", "three"}}))
     with pytest.raises(RuntimeUnavailableError, match=r"did not run: .* failed on every clip: cannot hear"):
         whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=SETTINGS)
 
@@ -71,7 +71,7 @@ def test_a_run_whose_reference_failed_is_an_error(
 def test_a_language_that_a_model_lacks_is_an_error_before_anything_runs(
     transcribe_cpp: object, tiny_en_bin: Path, base_bin: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(run, "WorkerProcess")
+    monkeypatch.delattr(transcribing, "WorkerProcess")
     (clips / "m.csv").write_text("path,text,language\none.wav,eins,de-AT\ntwo.wav,two,en-US\n")
     with pytest.raises(DataError, match=r"language de, but .* is English-only"):
         whisq.evaluate(tiny_en_bin, [], clips / "m.csv", settings=SETTINGS)

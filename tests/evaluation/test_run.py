@@ -14,7 +14,7 @@ import soundfile
 
 import whisq
 from whisq.errors import DataError, RuntimeUnavailableError
-from whisq.evaluation import Evaluation, EvaluationSettings, run, to_json
+from whisq.evaluation import Evaluation, EvaluationSettings, to_json, transcribing
 from whisq.evaluation.cache import Cache
 from whisq.evaluation.model_files import ModelFile, choose_runtimes, describe, labels_of, reasons_against
 from whisq.evaluation.normalizing import normalize
@@ -95,7 +95,7 @@ def test_a_second_run_takes_everything_from_the_cache(
     def refuse(module: str) -> WorkerProcess:
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(run, "WorkerProcess", refuse)
+    monkeypatch.setattr(transcribing, "WorkerProcess", refuse)
     again = whisq.evaluate(tiny_en_bin, [q4_bin], clips, settings=settings)
     assert again.models[0].utterances == evaluation.models[0].utterances
     assert again.models[1] == evaluation.models[1]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from markdown_it import MarkdownIt
 
-from whisq.evaluation.results import Evaluation
+from whisq.evaluation.results import Evaluation, ModelResult
+from whisq.evaluation.speed import Timing
 from whisq.report.figures import difference_figure, inside_figure, size_figure, speed_figure, spread
 from whisq.report.search_curve import curve_figure
 from whisq.report.tables import (
@@ -23,7 +24,7 @@ from whisq.report.tables import (
 )
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import marked_words, transcript_records, worst_order
-from whisq.report.wording import audio_needed, duration, in_chart, in_markdown, number, verdict_sentence
+from whisq.report.wording import audio_needed, duration, in_chart, in_markdown, number, speed_remark, verdict_sentence
 from whisq.screen import shown
 from whisq.search import Mix
 
@@ -196,3 +197,28 @@ def test_map_has_every_block_and_role(made: Evaluation) -> None:
 def test_markers_of_equal_size_are_set_apart() -> None:
     placed = spread([50.0, 84.6, 84.6, 90.0], 1.0)
     assert placed == [50.0, 84.1, 85.1, 90.0]
+
+
+def test_speeds_are_drawn_where_they_can_be_told(made: Evaluation) -> None:
+    """The same clips in turns: a model at half the time is drawn, one measured at another time is not."""
+
+    def took(model: ModelResult, factor: float, together: str) -> ModelResult:
+        utterances = [
+            replace(u, timing=Timing(factor * (1 + n % 3), factor * (2 + n % 3), None, None, 0.5, together))
+            for n, u in enumerate(model.utterances)
+        ]
+        return replace(model, utterances=tuple(utterances))
+
+    reference, same, harmed, broken = made.models
+    models = (took(reference, 1, "one"), took(same, 0.5, "one"), took(harmed, 3, "another"), broken)
+    evaluation = replace(made, models=models)
+    rows = {row[0]: row for row in speed_table(evaluation).rows}
+    assert rows["same"][4] == "0.50 (0.50 to 0.50) faster"
+    assert rows["harmed"][4:6] == ("not measurable here", "–")
+    assert rows["reference"][3] != "–"
+    assert rows["same"][3] == "–"
+    memory, times = speed_figure(evaluation)["data"]
+    assert len(memory["y"]) == 3
+    assert times["y"] == ["same"]
+    assert "other work took 0.5 CPUs; not measurable here: the two were not" in speed_remark(evaluation)
+    assert len(speed_figure(made)["data"]) == 1

@@ -23,7 +23,7 @@ from whisq.evaluation.model_files import choose_runtimes, describe, reasons_agai
 from whisq.model import Model
 from whisq.recipe import Rule
 from whisq.runtimes import registry
-from whisq.runtimes.runtime import Objection, Runtime, Tensors, types_named
+from whisq.runtimes.runtime import Heard, Objection, Runtime, Tensors, types_named
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.runtimes.whisper_cpp import WHISPER_CPP, WHISPER_CPP_PR3605
 from whisq.runtimes.worker import Worker
@@ -53,8 +53,8 @@ class Parrot:
     def __init__(self, path: Path, threads: int, fallback: bool) -> None:
         self.name = path.name
 
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        return f"{self.name}: {samples.size / 16000:.1f} s of {language}", "repeats"
+    def transcribe(self, samples: Samples, language: str | None) -> Heard:
+        return Heard(f"{self.name}: {samples.size / 16000:.1f} s of {language}", "repeats")
 
 
 def _no_odd_rows(container: str, tensors: Tensors) -> Iterator[Objection]:

@@ -72,5 +72,5 @@ def transcribe(model_path: Path, samples: Any, *, threads: int = 0) -> Transcrip
     started = perf_counter()
     transcriber = TRANSCRIBE_CPP.transcriber(model_path, threads, fallback=True)
     loaded = perf_counter()
-    text, _ = transcriber.transcribe(samples, None)
+    text = transcriber.transcribe(samples, None).text
     return Transcription(text.strip(), loaded - started, perf_counter() - loaded)

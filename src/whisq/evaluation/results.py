@@ -12,6 +12,7 @@ from whisq.clips.clip import Problem
 from whisq.compare import decibels, relative_error
 from whisq.errors import MissingExtraError
 from whisq.evaluation.scoring import Edits
+from whisq.evaluation.speed import Speed, Timing, compare_speeds, median_pace
 from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
 
 if TYPE_CHECKING:
@@ -50,12 +51,16 @@ class DataRecord:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """What a model wrote for one clip. ``remark`` is set where the runtime stopped early or failed."""
+    """What a model wrote for one clip. ``remark`` is set where the runtime stopped early or failed.
+
+    ``timing`` is None in results of whisq 0.1.
+    """
 
     text: str
     seconds: float
     edits: Edits
     remark: str = ""
+    timing: Timing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,8 @@ class Summary:
 
     ``difference`` and ``character_difference`` are against the reference, None for itself. The rates of
     substitutions, deletions, insertions and runaway repetition add up to the word error rate. Divergences
-    are in nats; ``same_top`` and ``encoder_error`` are fractions; all None where they were not measured.
+    are in nats; ``same_top`` and ``encoder_error`` are fractions; all None where they were not measured. ``pace`` is
+    the median of seconds of work for a second of audio; ``speed`` whether a candidate is faster than the reference.
     """
 
     label: str
@@ -182,6 +188,8 @@ class Summary:
     divergence_p99: float | None = None
     same_top: float | None = None
     encoder_error: float | None = None
+    pace: Interval | None = None
+    speed: Speed | None = None
     beside_divergence: Interval | None = None
     timestamp_divergence: Interval | None = None
     timestamp_shift_s: float | None = None
@@ -242,6 +250,7 @@ class Evaluation:
         pairs = zip(model.utterances, self.reference.utterances, strict=True)
         same = sum(mine.text == theirs.text for mine, theirs in pairs)
         n_words = max(1, sum(words))
+        timings, theirs_took = ([u.timing for u in one.utterances] for one in (model, self.reference))
         return Summary(
             label=model.label,
             word_error_rate=rate(word_edits, words, seed=self.seed),
@@ -254,6 +263,8 @@ class Evaluation:
             difference=difference,
             character_difference=character_difference,
             real_time_factor=sum(u.seconds for u in model.utterances) / self.data.duration_s,
+            pace=median_pace(timings, [clip.duration_s for clip in self.data.clips], self.seed),
+            speed=None if model is self.reference else compare_speeds(timings, theirs_took, self.seed),
             **_inside_figures(model, self.seed),
         )
 

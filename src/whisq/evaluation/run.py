@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 from whisq.clips.clip import Clip, ClipSet, Problem, data_error
 from whisq.clips.datasets import load_clips
 from whisq.errors import DataError, RuntimeUnavailableError
-from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.environment import environment
 from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
@@ -26,13 +25,15 @@ from whisq.evaluation.results import (
     count_types,
 )
 from whisq.evaluation.scoring import count_edits
+from whisq.evaluation.speed import Timing
 from whisq.evaluation.tensors import tensor_errors
+from whisq.evaluation.transcribing import Measured, Running, transcribe_all
 from whisq.extras import SCORING, require_packages
 from whisq.kernels.threads import available_cpus
 from whisq.model import Model
 from whisq.network.devices import check_device
 from whisq.progress import Progress, no_progress
-from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
+from whisq.runtimes.process import WorkerError
 from whisq.runtimes.registry import installed_runtimes
 from whisq.writing import default_cache_folder
 
@@ -174,35 +175,30 @@ def _measure(
     looks = [(file, way) for file in files[1:] for way in _ways_of(file, files[0], ways)]
     total = clips.duration_s * runs + sum(clip.duration_s for clip in inside_clips) * len(looks)
     done, lock = 0.0, threading.Lock()
+    stop = threading.Event()
 
     def advance(clip: Clip) -> None:
         nonlocal done
         with lock:
             done += clip.duration_s
-            progress("transcribing", done, total)
-
-    def one(index: int) -> _Measurement:
-        file, choice = files[index], choices[index]
-        measured = _transcribe(file, choice, clips, settings, advance_or_stop)
-        tensors = tensor_errors(files[0].path, file.path) if index else ()
-        inside = [
-            measure_inside(
-                files[0], file, inside_clips, way, settings.threads_each, settings.cache, advance_or_stop
-            )
-            for way in (_ways_of(file, files[0], ways) if index and inside_clips else ())
-        ]  # fmt: skip
-        return _Measurement(file, choice, measured, inside, tensors)
-
-    stop = threading.Event()
-
-    def advance_or_stop(clip: Clip) -> None:
-        advance(clip)
+            progress("transcribing", min(done, total), total)
         if stop.is_set():
             raise WorkerError("stopped")
 
+    def look(index: int) -> _Measurement:
+        file = files[index]
+        tensors = tensor_errors(files[0].path, file.path) if index else ()
+        inside = [
+            measure_inside(files[0], file, inside_clips, way, settings.threads_each, settings.cache, advance)
+            for way in (_ways_of(file, files[0], ways) if index and inside_clips else ())
+        ]
+        return _Measurement(file, choices[index], measured[index], inside, tensors)
+
     progress("transcribing", 0.0, total)
+    running = Running(settings.threads_each, settings.fallback, settings.jobs, settings.cache)
+    measured = transcribe_all(files, choices, clips.clips, running, advance)
     with ThreadPoolExecutor(settings.jobs) as pool:
-        futures = [pool.submit(one, index) for index in range(len(files))]
+        futures = [pool.submit(look, index) for index in range(len(files))]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -220,19 +216,12 @@ def _ways_of(file: ModelFile, reference: ModelFile, ways: Ways) -> list[Way]:
 
 
 @dataclass(slots=True)
-class _Measured:
-    replies: list[dict[str, Any]] = field(default_factory=list)
-    session: dict[str, Any] = field(default_factory=dict)
-    failure: str = ""
-
-
-@dataclass(slots=True)
 class _Measurement:
     """All that was measured of one model."""
 
     file: ModelFile
     choice: RuntimeChoice
-    measured: _Measured
+    measured: Measured
     inside: list[Inside]
     tensors: tuple[Any, ...]
 
@@ -266,71 +255,6 @@ def _heard_by_all(clips: ClipSet, measurements: list[_Measurement]) -> ClipSet:
     return replace(clips, clips=tuple(kept), problems=(*clips.problems, *problems))
 
 
-def _transcribe(
-    file: ModelFile,
-    choice: RuntimeChoice,
-    clips: ClipSet,
-    settings: EvaluationSettings,
-    advance: Callable[[Clip], None],
-) -> _Measured:
-    """Return every clip's reply, from the cache where it is there, else from a worker started when needed."""
-    if choice.runtime is None:
-        return _Measured(failure=choice.reason)
-    cache = Cache(
-        settings.cache,
-        "transcripts",
-        model=file.sha256,
-        runtime=choice.runtime,
-        version=installed_runtimes()[choice.runtime],
-        threads=settings.threads_each,
-        fallback=settings.fallback,
-    )
-    measured = _Measured(session=cache.get("session") or {})
-    worker: WorkerProcess | None = None
-    try:
-        for clip in clips.clips:
-            key = clip_key(clip.sha256, clip.language)
-            reply = cache.get(key)
-            if reply is None:
-                if worker is None:
-                    worker = WorkerProcess("whisq.runtimes.worker")
-                    loaded = worker.ask(
-                        "load",
-                        runtime=choice.runtime,
-                        path=str(file.path),
-                        threads=settings.threads_each,
-                        fallback=settings.fallback,
-                    )
-                    measured.session = dict(loaded)
-                    cache.put("session", measured.session)
-                reply = _ask(worker, clip)
-                if "failed" not in reply:
-                    cache.put(key, reply)
-            measured.replies.append(reply)
-            advance(clip)
-        if worker is not None:
-            measured.session["peak_bytes"] = max(reply.get("peak_bytes", 0) for reply in measured.replies)
-            cache.put("session", measured.session)
-    except WorkerError as error:
-        at = f" at {clips.clips[len(measured.replies)].id}" if measured.replies else ""
-        return _Measured(failure=f"{choice.runtime} failed{at}: {error}")
-    finally:
-        if worker is not None:
-            worker.close()
-    failed = [reply["failed"] for reply in measured.replies if "failed" in reply]
-    if len(failed) == len(measured.replies):
-        return _Measured(failure=f"{choice.runtime} failed on every clip: {failed[0]}")
-    return measured
-
-
-def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
-    """Return the reply for a clip; one that failed says why."""
-    try:
-        return worker.ask("run", **clip.place(), language=clip.language)
-    except WorkerRefusedError as error:
-        return {"failed": str(error)}
-
-
 def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
     """Return evenly spaced clips, so that all speakers of sorted data have their share."""
     count = min(settings.inside, len(clips.clips))
@@ -346,6 +270,7 @@ def _model_result(measurement: _Measurement, clips: ClipSet) -> ModelResult:
             seconds=reply["seconds"],
             edits=count_edits(clip.text, reply["text"], clip.language),
             remark=reply.get("remark", ""),
+            timing=_timing(reply),
         )
         for clip, reply in zip(clips.clips, measured.replies, strict=False)
     )
@@ -371,3 +296,11 @@ def _model_result(measurement: _Measurement, clips: ClipSet) -> ModelResult:
         beside_in=beside.way,
         inside_failure="; ".join(one.failure for one in inside if one.failure),
     )
+
+
+def _timing(reply: dict[str, Any]) -> Timing | None:
+    """Return what a transcription took; None of a reply that an earlier whisq has kept."""
+    if "cpu_s" not in reply:
+        return None
+    names = ("cpu_s", "encode_s", "decode_s", "others_cpus", "together")
+    return Timing(wall_s=reply["seconds"], **{name: reply[name] for name in names})

@@ -189,37 +189,49 @@ def difference_figure(evaluation: Evaluation) -> Figure | None:
 
 
 def speed_figure(evaluation: Evaluation) -> Figure:
-    """Return real-time factor and peak memory as two rows of bars."""
+    """Return peak memory as bars, and above them the times that can be told from the reference's, where any can."""
     rows = _ran(evaluation)[::-1]
-    labels = [in_chart(model.label) for _, model, _ in rows]
-    colours = [colour_of(index) for index, _, _ in rows]
+    timed = [(index, model, s.speed.wall) for index, model, s in rows if s.speed and s.speed.is_measurable]
 
-    def bars(values: list[float | None], axis: str, digits: int, unit: str) -> Figure:
+    def bars(shown: list[tuple[int, ModelResult]], values: list[float | None], axis: str, digits: int) -> Figure:
         return {
             "type": "bar",
             "orientation": "h",
             "x": values,
-            "y": labels,
+            "y": [in_chart(model.label) for _, model in shown],
             "xaxis": f"x{axis}",
             "yaxis": f"y{axis}",
-            "marker": {"color": colours},
+            "marker": {"color": [colour_of(index) for index, _ in shown]},
             "text": [number(value, digits) for value in values],
             "textposition": "auto",
-            "hovertemplate": f"<b>%{{y}}</b><br>%{{text}} {unit}<extra></extra>",
+            "hovertemplate": f"<b>%{{y}}</b><br>%{{text}} {'times the reference' if axis else 'MB'}<extra></extra>",
         }
 
     memory = [None if model.peak_bytes is None else megabytes(model.peak_bytes) for _, model, _ in rows]
     figure = chart_layout(
-        xaxis={"title": {"text": "seconds of work for a second of audio"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": "peak memory, MB"}, "rangemode": "tozero"},
         yaxis={"showgrid": False, "type": "category"},
         showlegend=False,
-        height=2 * (70 + 30 * len(rows)),
+        height=70 + 30 * len(rows) + (70 + 30 * len(timed) if timed else 0),
     )
-    figure["xaxis2"] = {**figure["xaxis"], "title": {"text": "peak memory, MB"}, "anchor": "y2"}
-    figure["yaxis2"] = {**figure["yaxis"], "anchor": "x2", "domain": [0, 0.4]}
-    figure["yaxis"]["domain"] = [0.58, 1]
-    speed = bars([summary.real_time_factor for _, _, summary in rows], "", 3, "s of work a second")
-    return {"data": [speed, bars(memory, "2", 0, "MB")], "layout": figure}
+    data = [bars([(index, model) for index, model, _ in rows], memory, "", 0)]
+    if timed:
+        title = {"text": "time as a multiple of the reference's"}
+        figure["xaxis2"] = {**figure["xaxis"], "title": title, "anchor": "y2"}
+        figure["yaxis2"] = {**figure["yaxis"], "anchor": "x2", "domain": [0.62, 1]}
+        figure["yaxis"]["domain"] = [0, 0.4]
+        ratios = [ratio.interval if ratio else None for _, _, ratio in timed]
+        times = bars([(index, model) for index, model, _ in timed], [r.estimate if r else None for r in ratios], "2", 2)
+        times["error_x"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [r.high - r.estimate if r else 0 for r in ratios],
+            "arrayminus": [r.estimate - r.low if r else 0 for r in ratios],
+            "color": INK,
+            "thickness": 1,
+        }
+        data.append(times)
+    return {"data": data, "layout": figure}
 
 
 def inside_figure(evaluation: Evaluation) -> Figure | None:

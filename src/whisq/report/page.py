@@ -15,7 +15,16 @@ from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import SHOWN, transcript_records
-from whisq.report.wording import duration, inside_sentence, megabytes_text, number, remarks, verdict_parts, verdict_word
+from whisq.report.wording import (
+    duration,
+    inside_sentence,
+    megabytes_text,
+    number,
+    remarks,
+    speed_remark,
+    verdict_parts,
+    verdict_word,
+)
 from whisq.screen import shown
 from whisq.units import megabytes
 from whisq.writing import write_bytes
@@ -186,15 +195,10 @@ def _tied(text: str) -> str:
 
 
 def _speed_note(evaluation: Evaluation) -> str:
-    threads, jobs = evaluation.settings.get("threads"), evaluation.settings.get("jobs")
-    note = (
-        f"Each model in a process of its own, on {evaluation.provenance.get('cpu', 'this machine')}, "
-        f"{threads} {'thread' if threads == 1 else 'threads'}. Peak memory is the whole process's, with the "
-        "pages of the mapped model file that were touched."
+    return (
+        f"Each model in a process of its own, on {evaluation.provenance.get('cpu', 'this machine')}. Peak memory is "
+        f"the whole process's, with the pages of the mapped model file that were touched. {speed_remark(evaluation)}"
     )
-    if jobs and int(jobs) > 1:
-        note += f" {jobs} models ran at the same time: compare speeds with caution."
-    return note
 
 
 def _models_table(evaluation: Evaluation) -> Table:

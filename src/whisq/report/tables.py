@@ -11,9 +11,13 @@ from whisq.report.wording import (
     interval,
     megabytes_text,
     number,
+    pace_text,
     percent,
     points,
+    ratio_text,
     remarks,
+    speed_remark,
+    speed_text,
     verdict_sentence,
     verdict_word,
 )
@@ -86,19 +90,39 @@ def difference_table(evaluation: Evaluation) -> Table:
 
 
 def speed_table(evaluation: Evaluation) -> Table:
-    """Return load time, real-time factor (seconds of work for a second of audio) and peak memory."""
-    columns = ("model", "runtime", "load, s", "real-time factor", "peak memory, MB", "of it before loading")
-    rows = [
-        (
-            model.label,
-            f"{model.runtime} {model.runtime_version}" if model.runtime else "none",
-            number(model.load_s, 2),
-            number(summary.real_time_factor if summary else None, 3),
-            megabytes_text(model.peak_bytes, 0),
-            megabytes_text(model.baseline_bytes, 0),
+    """Return what a second of audio takes the reference, the others' times as multiples of that, and peak memory.
+
+    Of what cannot be told from the reference's it says so, and gives no figure.
+    """
+    columns = (
+        "model",
+        "runtime",
+        "load, s",
+        "s of work a second",
+        "time ÷ reference's",
+        "CPU time",
+        "encoder",
+        "decoder",
+        "peak memory, MB",
+        "of it before loading",
+    )
+    rows = []
+    for model, summary in _rows(evaluation):
+        speed = summary.speed if summary else None
+        times = ("–",) * 4
+        if speed:
+            times = (speed_text(speed), ratio_text(speed.cpu), ratio_text(speed.encoder), ratio_text(speed.decoder))
+        rows.append(
+            (
+                model.label,
+                f"{model.runtime} {model.runtime_version}" if model.runtime else "none",
+                number(model.load_s, 2),
+                pace_text(summary.pace) if summary and speed is None else "–",
+                *times,
+                megabytes_text(model.peak_bytes, 0),
+                megabytes_text(model.baseline_bytes, 0),
+            )
         )
-        for model, summary in _rows(evaluation)
-    ]
     return Table(columns, tuple(rows))
 
 
@@ -168,18 +192,19 @@ def markdown_lines(table: Table) -> list[str]:
 
 def markdown_text(evaluation: Evaluation) -> str:
     """Return all tables with a heading each, a verdict for each model and remarks, in Markdown."""
-    inside = inside_table(evaluation)
+    inside, speeds = inside_table(evaluation), speed_table(evaluation)
     titled = (
         ("Sizes and error rates", accuracy_table(evaluation)),
         ("Differences to the reference, same clips", difference_table(evaluation)),
         ("Inside the model", inside),
-        ("Speed and memory", speed_table(evaluation)),
+        ("Speed and memory", speeds),
     )
     lines = []
     for title, table in titled:
         if table is not None and table.rows:
             lines += [f"### {title}", ""]
             lines += [in_markdown(inside_sentence(evaluation)), ""] if table is inside else []
+            lines += [in_markdown(speed_remark(evaluation)), ""] if table is speeds else []
             lines += [*markdown_lines(table), ""]
     lines += ["### Verdicts", ""]
     for index, model in enumerate(evaluation.models):
@@ -193,6 +218,8 @@ def terminal_lines(evaluation: Evaluation) -> list[str]:
     lines = []
     for table in (accuracy_table(evaluation), speed_table(evaluation)):
         lines += [*text_lines(table), ""]
+    if said := speed_remark(evaluation):
+        lines[-1:] = [said, ""]
     inside = inside_table(evaluation)
     if inside is not None:
         lines += [*text_lines(inside), inside_sentence(evaluation), ""]

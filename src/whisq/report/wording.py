@@ -7,6 +7,7 @@ import math
 import re
 
 from whisq.evaluation.results import FORWARD_PASS, Evaluation, ModelResult, Summary
+from whisq.evaluation.speed import NOT_MEASURABLE, Ratio, Speed, others_at_work
 from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
 from whisq.screen import shown
 from whisq.units import megabytes
@@ -56,6 +57,50 @@ def interval(found: Interval, digits: int = 1) -> str:
 def megabytes_text(size_bytes: float | None, digits: int = 1) -> str:
     """Return bytes as MB of 10⁶; a dash where there are none."""
     return number(None if size_bytes is None else megabytes(size_bytes), digits)
+
+
+def pace_text(pace: Interval | None) -> str:
+    """Return seconds of work for a second of audio with their bounds; a dash without."""
+    return "–" if pace is None else f"{number(pace.estimate, 3)} ({number(pace.low, 3)} to {number(pace.high, 3)})"
+
+
+def ratio_text(ratio: Ratio | None) -> str:
+    """Return a candidate's time as a multiple of the reference's, if it can be told from it; a dash without any."""
+    if ratio is None:
+        return "–"
+    found = ratio.interval
+    if not ratio.is_measurable:
+        return NOT_MEASURABLE
+    return f"{number(found.estimate, 2)} ({number(found.low, 2)} to {number(found.high, 2)})"
+
+
+def speed_text(speed: Speed) -> str:
+    """Return a candidate's time by the clock and the verdict, or that none can be given here."""
+    if not speed.is_measurable:
+        return NOT_MEASURABLE
+    return f"{ratio_text(speed.wall)} {speed.verdict}"
+
+
+def speed_remark(evaluation: Evaluation) -> str:
+    """Return how speeds were measured, and why none is told; empty where nothing ran."""
+    speeds = [summary.speed for summary in evaluation.summaries if summary and summary.speed]
+    if not speeds:
+        return ""
+    threads = evaluation.settings.get("threads")
+    told = f"Speeds: {threads} {'thread' if threads == 1 else 'threads'}"
+    clips = max(speed.clips for speed in speeds)
+    if clips:
+        told += f"; models took turns on {clips} {'clip' if clips == 1 else 'clips'}; medians of the ratios by clip"
+    others = others_at_work([u.timing for model in evaluation.models for u in model.utterances])
+    if others is not None:
+        told += f"; meanwhile other work took {number(others)} CPUs"
+    reasons = sorted({speed.reason for speed in speeds if speed.reason})
+    unclear = [speed for speed in speeds if not speed.is_measurable]
+    if reasons:
+        told += f"; {NOT_MEASURABLE}: {'; '.join(reasons)}"
+    elif unclear:
+        told += f"; {NOT_MEASURABLE}: the interval is wider than the difference, or clock and CPU time disagree"
+    return f"{told}."
 
 
 def duration(seconds: float) -> str:

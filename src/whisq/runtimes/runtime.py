@@ -29,11 +29,26 @@ SEED = 1
 """For the runtimes' sampling when their temperature fallback is on: by itself it differs from run to run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a runtime wrote: the text, and a remark where it stopped early.
+
+    ``spans`` are start and end of each segment in seconds; ``encode_s`` and ``decode_s`` are what its two halves took,
+    None where the runtime does not tell.
+    """
+
+    text: str
+    remark: str = ""
+    spans: tuple[tuple[float, float], ...] = ()
+    encode_s: float | None = None
+    decode_s: float | None = None
+
+
 class Transcriber(Protocol):
     """A loaded model in some runtime."""
 
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text, and a remark when the runtime stopped early.
+    def transcribe(self, samples: Samples, language: str | None) -> Heard:
+        """Return what the model makes of the samples.
 
         ``samples`` are 16 kHz, one channel; without a ``language`` the runtime finds out by itself.
         """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from whisq.runtimes.runtime import SEED, VOCABULARIES, Objection, Runtime, Tensors, types_named, vocabulary_size
+from whisq.runtimes.runtime import SEED, VOCABULARIES, Heard, Objection, Runtime, Tensors, types_named, vocabulary_size
 from whisq.types import F16, F32
 
 if TYPE_CHECKING:
@@ -29,13 +29,24 @@ class TranscribeCpp:
         self._model = transcribe_cpp.Model(str(path), backend="cpu")
         self._session = self._model.session(n_threads=threads)
 
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text, and a remark when the runtime stopped at repetition or at its token limit."""
+    def transcribe(self, samples: Samples, language: str | None) -> Heard:
+        """Return what was heard, with a remark when the runtime stopped at repetition or at its token limit."""
         try:
-            return self._session.run(samples, language=language, family=self._options).text, ""
+            return _heard(self._session.run(samples, language=language, family=self._options))
         except self._truncated as error:
             partial = getattr(error, "partial_result", None)
-            return (partial.text if partial else ""), type(error).__name__
+            remark = type(error).__name__
+            return _heard(partial, remark) if partial else Heard("", remark)
+
+
+def _heard(result: Any, remark: str = "") -> Heard:
+    return Heard(
+        result.text,
+        remark,
+        tuple((segment.t0_ms / 1000, segment.t1_ms / 1000) for segment in result.segments),
+        result.timings.encode_ms / 1000,
+        result.timings.decode_ms / 1000,
+    )
 
 
 def _log(level: int, message: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.runtimes.runtime import NextTokens, Objection, Runtime, Tensors, has_added_tokens, types_named
+from whisq.runtimes.runtime import Heard, NextTokens, Objection, Runtime, Tensors, has_added_tokens, types_named
 from whisq.types import F32
 
 if TYPE_CHECKING:
@@ -36,10 +36,12 @@ class WhisperCpp:
             **some_threads,
         )
 
-    def transcribe(self, samples: Samples, language: str | None) -> tuple[str, str]:
-        """Return the text of all segments; nothing is ever remarked."""
+    def transcribe(self, samples: Samples, language: str | None) -> Heard:
+        """Return the text of all segments; nothing is ever remarked, and no time told apart."""
         segments = self._model.transcribe(samples, language=language or "auto")
-        return " ".join(segment.text.strip() for segment in segments), ""
+        text = " ".join(segment.text.strip() for segment in segments)
+        # Its times are in hundredths of a second.
+        return Heard(text, spans=tuple((segment.t0 / 100, segment.t1 / 100) for segment in segments))
 
 
 def next_tokens(path: Path, threads: int) -> NextTokens:

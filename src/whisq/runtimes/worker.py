@@ -34,6 +34,21 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def busy_s() -> float | None:
+    """Return the seconds that the CPUs which this process may use have worked so far, None where nobody tells."""
+    statistics = Path("/proc/stat")
+    if not (statistics.exists() and hasattr(os, "sched_getaffinity")):
+        return None
+    names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in statistics.read_text().splitlines():
+        name, *counts = line.split()
+        if name in names:
+            user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, counts[:8])
+            ticks += user + nice + system + interrupts + soft + stolen
+    return float(ticks / os.sysconf("SC_CLK_TCK"))
+
+
 class Worker:
     """Answers requests one by one."""
 
@@ -51,18 +66,29 @@ class Worker:
         return {"load_s": time.perf_counter() - started, "baseline_bytes": baseline}
 
     def run(self, path: str, row: int | None, segment: list[Any] | None, language: str | None) -> dict[str, Any]:
-        """Transcribe a clip; returns the text, the runtime's seconds and the peak memory so far."""
+        """Transcribe a clip; returns what was heard, what it took, and the peak memory so far.
+
+        ``cpu_s`` is this process's CPU time, all threads together; ``others_cpus`` is how many CPUs' worth of work
+        others did meanwhile on the CPUs that it may use, None where the system does not tell.
+        """
         if self._transcriber is None:
             raise RuntimeError("no model was loaded")
         samples = samples_at(path, row, segment)
-        started = time.perf_counter()
-        text, remark = self._transcriber.transcribe(samples, language)
-        elapsed = time.perf_counter() - started
+        busy = busy_s()
+        started, cpu_started = time.perf_counter(), time.process_time()
+        heard = self._transcriber.transcribe(samples, language)
+        elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+        others = None if busy is None else max(0.0, (busy_s() or 0.0) - busy - cpu) / elapsed
         return {
-            "text": " ".join(text.split()),
+            "text": " ".join(heard.text.split()),
             "seconds": elapsed,
             "audio_s": samples.size / SAMPLE_RATE,
-            "remark": remark,
+            "remark": heard.remark,
+            "spans": heard.spans,
+            "cpu_s": cpu,
+            "encode_s": heard.encode_s,
+            "decode_s": heard.decode_s,
+            "others_cpus": others,
             "peak_bytes": peak_memory_bytes(),
         }
 

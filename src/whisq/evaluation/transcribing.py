@@ -1,0 +1,213 @@
+"""Every clip through every model: in turns, clip by clip, each model in a process of its own.
+
+In turns, because a machine's load changes by the minute: models that run one after the other are not measured under the
+same one. Every reply is kept as it comes, so that an interrupted run resumes where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whisq.clips.clip import Clip
+from whisq.evaluation.cache import Cache, clip_key
+from whisq.evaluation.model_files import ModelFile, RuntimeChoice
+from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
+from whisq.runtimes.registry import installed_runtimes
+
+WORKING_SHARE, WORKING_BYTES = 1.2, 250_000_000
+"""Memory of a loaded model, as a multiple of its file and beside it: the runtimes of tiny.en and base take less."""
+MEMORY_SHARE = 0.6
+"""Of the memory that is free, what models that are loaded side by side may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How models are run: threads of each, retries at higher temperatures, how many at a time, and the cache."""
+
+    threads: int
+    fallback: bool
+    jobs: int
+    cache: Path | None
+
+
+@dataclass(slots=True)
+class Measured:
+    """A reply for each clip, what loading took, and why there are none."""
+
+    replies: list[dict[str, Any]] = field(default_factory=list)
+    session: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+
+def transcribe_all(
+    files: Sequence[ModelFile],
+    choices: Sequence[RuntimeChoice],
+    clips: Sequence[Clip],
+    running: Running,
+    advance: Callable[[Clip], None],
+) -> list[Measured]:
+    """Return what every model makes of every clip; ``advance`` is called for each of both.
+
+    Models take turns where they all fit into memory, which ``together`` of their replies says; with several jobs, and
+    where there is no room, each runs through all clips by itself.
+    """
+    sessions = [_Session(file, choice, clips, running) for file, choice in zip(files, choices, strict=True)]
+    if running.jobs > 1:
+        _at_a_time(sessions, running.jobs, advance)
+    else:
+        for group in _side_by_side(sessions):
+            _in_turns(group, clips, advance)
+    return [session.measured() for session in sessions]
+
+
+def _in_turns(group: Sequence[_Session], clips: Sequence[Clip], advance: Callable[[Clip], None]) -> None:
+    together = uuid.uuid4().hex if len(group) > 1 else ""
+    with contextlib.ExitStack() as stack:
+        for session in group:
+            stack.callback(session.close)
+        for number, clip in enumerate(clips):
+            first = number % len(group)
+            # Whoever is first finds the CPUs as the last clip left them: each is in turn.
+            for session in (*group[first:], *group[:first]):
+                session.hear(clip, together)
+                advance(clip)
+
+
+def _at_a_time(sessions: Sequence[_Session], jobs: int, advance: Callable[[Clip], None]) -> None:
+    stop = threading.Event()
+
+    def through(session: _Session) -> None:
+        with contextlib.closing(session):
+            for clip in session.clips:
+                if stop.is_set():
+                    return
+                session.hear(clip, "")
+                advance(clip)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(through, session) for session in sessions]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _side_by_side(sessions: Sequence[_Session]) -> Iterator[list[_Session]]:
+    """Yield groups that fit into memory together: all, or each by itself."""
+    needed = sum(WORKING_SHARE * session.file.size_bytes + WORKING_BYTES for session in sessions)
+    free = _free_memory()
+    if free is None or needed <= MEMORY_SHARE * free:
+        yield list(sessions)
+    else:
+        for session in sessions:
+            yield [session]
+
+
+def _free_memory() -> int | None:
+    """Return the bytes of memory that can be had without swapping, None where nobody tells."""
+    information = Path("/proc/meminfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" in names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return None
+
+
+class _Session:
+    """One model: replies from the cache where they are there, else from a worker that is started when needed."""
+
+    def __init__(self, file: ModelFile, choice: RuntimeChoice, clips: Sequence[Clip], running: Running) -> None:
+        self.file, self.clips = file, clips
+        self._choice, self._running = choice, running
+        self._found = Measured(failure="" if choice.runtime else choice.reason)
+        self._worker: WorkerProcess | None = None
+        if choice.runtime is not None:
+            self._cache = Cache(
+                running.cache,
+                "transcripts",
+                model=file.sha256,
+                runtime=choice.runtime,
+                version=installed_runtimes()[choice.runtime],
+                threads=running.threads,
+                fallback=running.fallback,
+            )
+            self._found.session = dict(self._cache.get("session") or {})
+
+    def hear(self, clip: Clip, together: str) -> None:
+        """Add the reply for a clip; a process that dies, or does not load the model, ends it all."""
+        if self._found.failure:
+            return
+        key = clip_key(clip.sha256, clip.language)
+        reply = self._cache.get(key)
+        if reply is None:
+            try:
+                self._worker = self._worker or self._started()
+                reply = {**_ask(self._worker, clip), "together": together}
+            except WorkerError as error:
+                replies = self._found.replies
+                at = f" at {clip.id}" if replies else ""
+                self._found = Measured(failure=f"{self._choice.runtime} failed{at}: {error}")
+                self.close()
+                return
+            if "failed" not in reply:
+                self._cache.put(key, reply)
+        self._found.replies.append(reply)
+
+    def _started(self) -> WorkerProcess:
+        worker = WorkerProcess("whisq.runtimes.worker")
+        try:
+            loaded = worker.ask(
+                "load",
+                runtime=self._choice.runtime,
+                path=str(self.file.path),
+                threads=self._running.threads,
+                fallback=self._running.fallback,
+            )
+        except BaseException:
+            worker.close()
+            raise
+        self._found.session = dict(loaded)
+        self._cache.put("session", self._found.session)
+        return worker
+
+    def close(self) -> None:
+        """End the process, and keep what it took."""
+        if self._worker is None:
+            return
+        worker, self._worker = self._worker, None
+        worker.close()
+        if self._found.replies:
+            peak = max(reply.get("peak_bytes", 0) for reply in self._found.replies)
+            self._found.session["peak_bytes"] = peak
+            self._cache.put("session", self._found.session)
+
+    def measured(self) -> Measured:
+        """Return all that was found."""
+        replies = self._found.replies
+        failed = [reply["failed"] for reply in replies if "failed" in reply]
+        if failed and len(failed) == len(replies):
+            return Measured(failure=f"{self._choice.runtime} failed on every clip: {failed[0]}")
+        return self._found
+
+
+def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
+    """Return the reply for a clip; one that failed says why."""
+    try:
+        return worker.ask("run", **clip.place(), language=clip.language)
+    except WorkerRefusedError as error:
+        return {"failed": str(error)}

@@ -51,6 +51,14 @@ def test_a_flac_that_lies_is_refused(samples: int) -> None:
         decode_audio(flac_that_counts(samples))
 
 
+@pytest.mark.parametrize("behind", [b"\0", b"TAG" + bytes(125), b"x" * 5000])
+@pytest.mark.parametrize("piece", [700, 1 << 18])
+def test_what_stands_behind_a_flac_is_no_part_of_it(behind: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tag editors put ID3 there, and copies of streams a few bytes."""
+    monkeypatch.setattr(audio, "_PIECE_SAMPLES", piece)
+    assert np.array_equal(decode_audio(bytes(encoded()) + behind), decode_audio(bytes(encoded())))
+
+
 @pytest.mark.parametrize("claimed", [0xFFFFFFFF, 0x7FFFFFF0, 0xFFFFFF00])
 def test_a_wav_that_was_streamed_has_what_is_there(claimed: int) -> None:
     body = (TONE * 32767).astype("<i2").tobytes()

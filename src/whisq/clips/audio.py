@@ -81,14 +81,26 @@ def _forward_only(stream: io.BufferedIOBase) -> Any:
     return Forward(stream)
 
 
+def _piece(file: Any, channels: int, left: int) -> npt.NDArray[np.float32]:
+    """Return the next samples ``[n, channels]``, none at the end; ``left`` are those that the file counts."""
+    most = max(1, _PIECE_SAMPLES // channels)
+    try:
+        return file.read(min(most, left) if left > 0 else most, dtype="float32", always_2d=True)  # type: ignore[no-any-return]
+    except soundfile.LibsndfileError:
+        if left != 0:
+            raise
+        # All are read; an ID3 tag, say, is behind them.
+        return np.zeros((0, channels), np.float32)
+
+
 def _mono_pieces(file: Any) -> Iterator[Samples]:
     """Yield what is left of a file as 16 kHz mono samples."""
     rate, channels, claimed = file.samplerate, file.channels, file.frames
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         raise DataError(f"has {rate} samples a second, expected {_LOWEST_RATE} to {_HIGHEST_RATE}")
     resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-    count = 0
-    while len(samples := file.read(max(1, _PIECE_SAMPLES // channels), dtype="float32", always_2d=True)):
+    count, counts = 0, file.format == "FLAC" and claimed < _UNKNOWN_LENGTH
+    while len(samples := _piece(file, channels, claimed - count if counts else _UNKNOWN_LENGTH)):
         count += len(samples)
         if count > LONGEST_S * rate:
             raise DataError(f"is longer than {LONGEST_S // 3600} hours", hint="cut it into clips")
@@ -96,7 +108,7 @@ def _mono_pieces(file: Any) -> Iterator[Samples]:
         if not np.isfinite(mono).all():
             raise DataError("holds samples that are NaN or infinite")
         yield mono if resampler is None else resampler.resample_chunk(mono)
-    if file.format == "FLAC" and count != claimed and claimed < _UNKNOWN_LENGTH:
+    if counts and count != claimed:
         raise DataError(f"is a flac that counts {claimed} samples, {count} are there: it was cut off, or is damaged")
     if resampler is not None and count:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)

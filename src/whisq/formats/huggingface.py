@@ -68,9 +68,9 @@ def open(path: Path) -> Model:
     config = _config(folder) if path.is_dir() or (folder / "config.json").is_file() else {}
     files: list[SourceFile] = []
     try:
-        arrays, warnings = read_weights(weights, files)
-        found = find_whisper(path, arrays)
-        refuse_unread(path, found, arrays, config)
+        read = read_weights(weights, files)
+        found = find_whisper(path, read.arrays)
+        refuse_unread(path, found, read.arrays, config)
         dims = stated_dimensions(folder, config) if config else dimensions_of(path, found)
         tensors = refs_of(path, found.arrays, dims, found.source_name, files)
         check_tied(path, found, files)
@@ -93,8 +93,8 @@ def open(path: Path) -> Model:
         tensors=tensors,
         files=tuple(files),
         metadata={**metadata, "hub": _card(folder)},
-        warnings=(*warnings, *left_out(path, ignored)),
-        notes=tuple(note for note in (weights.note, *found.notes(path), tokenizer_note) if note),
+        warnings=(*read.warnings, *left_out(path, ignored)),
+        notes=tuple(note for note in (weights.note, *found.notes(path), *read.notes, tokenizer_note) if note),
     )
 
 

@@ -47,7 +47,7 @@ def open(path: Path) -> Model:
     file = SourceFile(path)
     try:
         saved = torch_zip.read_checkpoint(file, 0)
-        stated = _stated_dimensions(path, saved)
+        stated = _stated_dimensions(path, saved.value)
         state = state_of(path, saved)
         found = find_whisper(path, state.arrays)
         refuse_unread(path, found, state.arrays, {})
@@ -61,7 +61,7 @@ def open(path: Path) -> Model:
     except BaseException:
         file.close()
         raise
-    notes = found.notes(path)
+    notes = [*found.notes(path), *state.notes(path)]
     if state.place not in ("", "model_state_dict"):
         notes.append(f"{path}: the weights are those under {state.place!r}")
     if stated is None and not config:

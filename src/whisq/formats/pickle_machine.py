@@ -1,22 +1,36 @@
 """A pickle read as a description: what it would build, told without building or running anything.
 
 A pickle is a program for a stack machine; the one here has no calls. A class or function is a name, calling it is
-kept as a note of what was asked, and the reader of the notes understands those that it knows. Source of the opcodes:
-Python, ``pickletools``.
+kept as a note of what was asked, and the reader of the notes understands those that it knows; of the others, which
+trainers keep beside the weights, nothing but the name is taken. Source of the opcodes: Python, ``pickletools``.
 """
 
 from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats.cursor import DOWNLOAD_AGAIN
 
-_UNSAFE = "whisq reads tensors from a pickle and runs nothing: export the state dictionary, or use safetensors"
-_DICTIONARY = "collections.OrderedDict"
+_UNSAFE = (
+    "do not load it elsewhere: what a checkpoint needs runs no programs. Ask for the weights alone, as safetensors"
+)
+_DICTIONARY, _SET = "collections.OrderedDict", "builtins.set"
+_ACTING = {
+    "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "ctypes", "pty", "commands",
+    "platform", "webbrowser", "code", "codeop", "timeit", "pdb", "bdb", "multiprocessing", "pip", "urllib", "http",
+    "asyncio", "marshal", "pickle", "_pickle", "tempfile", "signal", "threading", "_thread", "io", "_io", "builtins",
+    "__builtin__",
+}  # fmt: skip
+"""Modules whose functions act: what asks for one is an attack, or no checkpoint. Nothing is run either way."""
+_HARMLESS = {
+    "set", "frozenset", "slice", "range", "xrange", "complex", "object", "bool", "int", "long", "float", "str",
+    "unicode", "bytes", "list", "dict", "tuple",
+}  # fmt: skip
+"""Classes of Python's own, which its pickles name where they have no opcode."""
 _MOST_STEPS = 1 << 20
 """Twenty times those of the largest Whisper: each may cost a hundred bytes and a microsecond."""
 
@@ -30,10 +44,19 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A call that the pickle asks for and that is not made."""
+    """A call that the pickle asks for and that is not made; ``items`` are put into what it would return."""
 
     name: str
     arguments: tuple[Any, ...]
+    items: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a pickle would build: ``value``; ``classes`` are the names in it other than tensors' and dictionaries'."""
+
+    value: Any
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +73,20 @@ class _Mark:
 _PUSHES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_DICT": dict, "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple, "MARK": _Mark,
+    "EMPTY_TUPLE": tuple, "MARK": _Mark, "EMPTY_SET": lambda: Called(_SET, ()),
 }  # fmt: skip
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "GLOBAL": lambda machine, argument: machine._global(argument),
     "STACK_GLOBAL": lambda machine, _: machine._stack_global(),
     "REDUCE": lambda machine, _: machine._reduce(),
+    "NEWOBJ": lambda machine, _: machine._reduce(),
+    "NEWOBJ_EX": lambda machine, _: machine._new_with_keywords(),
+    "FROZENSET": lambda machine, _: machine.stack.append(Called(_SET, tuple(machine._since_mark()))),
+    "ADDITEMS": lambda machine, _: machine._append(machine._since_mark()),
     "BUILD": lambda machine, _: machine._build(),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine._since_mark())),
     "TUPLE1": lambda machine, _: machine._tuple(1),
@@ -72,6 +100,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPEND": lambda machine, _: machine._append([machine.stack.pop()]),
     "BINPERSID": lambda machine, _: machine.stack.append(Persistent(machine.stack.pop())),
     "POP": lambda machine, _: machine._pop(),
+    "POP_MARK": lambda machine, _: machine._pop_since_mark(),
 }
 
 
@@ -81,6 +110,7 @@ class _Machine:
     def __init__(self, where: str, names: Set[str]) -> None:
         self.where = where
         self.names = names
+        self.classes: dict[str, None] = {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -139,7 +169,10 @@ class _Machine:
             raise ValueError("a name that is not text")
         full = f"{module}.{name}"
         if full not in self.names and full != _DICTIONARY:
-            raise FormatError(f"{self.where}: the pickle in it asks for {full[:80]}", hint=_UNSAFE)
+            root = module.partition(".")[0]
+            if root in _ACTING and not (root in ("builtins", "__builtin__") and name in _HARMLESS):
+                raise FormatError(f"{self.where}: the pickle in it asks for {full[:80]}", hint=_UNSAFE)
+            self.classes[full] = None
         self.stack.append(Named(full))
 
     def _global(self, argument: Any) -> None:
@@ -152,7 +185,7 @@ class _Machine:
 
     def _reduce(self) -> None:
         arguments, called = self.stack.pop(), self.stack.pop()
-        if not isinstance(called, Named) or not isinstance(arguments, tuple):
+        if not isinstance(called, Named | Called) or not isinstance(arguments, tuple):
             raise ValueError("a call to a non-function")
         if called.name == _DICTIONARY:
             if arguments:
@@ -170,12 +203,16 @@ class _Machine:
 
     def _set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Called):
+            target = target.items
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("items for a non-dictionary")
-        # Hashing a deeply nested tuple would exhaust the C stack: keys are texts and numbers.
-        if not all(isinstance(key, str) or is_size(abs(key) if isinstance(key, int) else key) for key in items[::2]):
-            raise ValueError("a key that is neither text nor number")
-        target.update(zip(items[::2], items[1::2], strict=True))
+        # Hashing a deeply nested tuple would exhaust the C stack: of other keys than texts and numbers nothing is kept.
+        for key, item in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, str) or is_size(abs(key) if isinstance(key, int) else key):
+                target[key] = item
+            elif isinstance(key, int | list | dict):
+                raise ValueError("a key that is neither text nor number")
 
     def _dict(self) -> None:
         items = self._since_mark()
@@ -183,26 +220,36 @@ class _Machine:
         self._set_items(items)
 
     def _append(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+        elif not isinstance(self.stack[-1], Called):
             raise ValueError("elements for a non-list")
-        self.stack[-1].extend(items)
+
+    def _new_with_keywords(self) -> None:
+        self.stack.pop()
+        self._reduce()
 
     def _pop(self) -> None:
         del self.stack[-1]
 
+    def _pop_since_mark(self) -> None:
+        self._since_mark()
+
     def _build(self) -> None:
-        # torch hangs version numbers on a state dictionary this way; nothing here needs them.
+        # torch hangs version numbers on a state dictionary this way; nothing here needs them, nor objects' attributes.
         self.stack.pop()
-        if not isinstance(self.stack[-1], dict):
+        if not isinstance(self.stack[-1], dict | Called):
             raise ValueError("state for a non-dictionary")
 
 
-def read_pickle(program: bytes, where: str, names: Set[str]) -> Any:
+def read_pickle(program: bytes, where: str, names: Set[str]) -> Description:
     """Return what a pickle describes: plain values, ``Called`` for each call, ``Persistent`` for what lies elsewhere.
 
-    It may name ``names`` and dictionaries only. ``where`` is for messages. Raises ``FormatError``.
+    ``names`` are those that the caller understands; of others none may be of what acts. ``where`` is for messages.
+    Raises ``FormatError``.
     """
-    return _Machine(where, names).run(program)
+    machine = _Machine(where, names)
+    return Description(machine.run(program), tuple(machine.classes))
 
 
 def is_size(value: object) -> bool:

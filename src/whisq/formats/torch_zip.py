@@ -2,20 +2,23 @@
 
 Such a file is a zip: ``*/data.pkl`` describes the objects, ``*/data/N`` are the raw storages, not compressed. The
 pickle is read by ``pickle_machine``, and of its notes only those that describe tensors are understood. Source:
-torch, ``torch/_utils.py`` (``_rebuild_tensor_v2``).
+torch, ``torch/_utils.py`` (``_rebuild_tensor_v2``), ``torch/_tensor.py`` (``_rebuild_from_type_v2``).
 """
 
 from __future__ import annotations
 
 import io
+import shlex
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats.cursor import DOWNLOAD_AGAIN
 from whisq.formats.pickle_machine import Called, Named, is_size, read_pickle
+from whisq.formats.state_names import is_whispers
 from whisq.formats.stored import DOUBLE, StoredArray, extent_of, is_row_by_row, size_of
 from whisq.model import Location
 from whisq.source_file import FileBytes, SourceFile
@@ -39,12 +42,11 @@ _STORAGES: dict[str, tuple[str, int, TensorType | None]] = {
     "torch.ByteStorage": ("u8", 1, None),
     "torch.BoolStorage": ("bool", 1, None),
 }
-_DESCRIBES = {
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    *_STORAGES,
-    "torch.Size",
-}
+_PLAIN = "torch._utils._rebuild_tensor_v2"
+_PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_OF_CLASS, _OF_DTYPE = "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_tensor_v3"
+_TENSOR_CLASSES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
+_DESCRIBES = {_PLAIN, *_PARAMETERS, *_STORAGES, "torch.Size"}
 """All that a checkpoint of plain tensors names, dictionaries apart."""
 _MOST_PICKLE_BYTES = 1 << 24
 _MOST_ENTRIES = 1 << 16
@@ -54,18 +56,30 @@ _DEEPEST = 3
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-def read_checkpoint(file: SourceFile, number: int) -> Any:
-    """Return what ``torch.save`` was given: dictionaries, lists and plain values, tensors as ``StoredArray``.
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What ``torch.save`` was given: dictionaries and plain values, ``StoredArray`` for tensors, None for the rest.
 
-    ``number`` is the file's among the model's. Raises ``FormatError`` for another kind of file, a compressed or
-    damaged one, and a pickle that names anything but tensors and containers.
+    Objects of other classes are ``Called``; ``classes`` names these. Nothing of them is made.
+    """
+
+    value: Any
+    classes: tuple[str, ...] = ()
+
+
+def read_checkpoint(file: SourceFile, number: int) -> Saved:
+    """Return what ``torch.save`` was given; ``number`` is the file's among the model's.
+
+    Raises ``FormatError`` for another kind of file, a compressed or damaged one, and a pickle that asks for what acts.
     """
     if bytes(file.view[:4]) != MAGIC:
         legacy = bytes(file.view[:2]) in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
+        again = file.path.with_name(f"{file.path.stem}-again{file.path.suffix}")
+        code = f"import torch; torch.save(torch.load({str(file.path)!r}, map_location='cpu'), {str(again)!r})"
         raise FormatError(
             f"{file.path}: "
             + ("a bare pickle, as torch before 1.6 wrote" if legacy else "not a file that torch.save wrote"),
-            hint="load it with torch and save it again" if legacy else "name a PyTorch checkpoint (.pt)",
+            hint=f"save it again: python -c {shlex.quote(code)}" if legacy else "name a PyTorch checkpoint (.pt)",
         )
     entries = _entries(file)
     if entries and all(name.endswith(".npy") for name in entries):
@@ -86,8 +100,11 @@ def read_checkpoint(file: SourceFile, number: int) -> Any:
             f"{file.path}: a pickle of {size} bytes, at most {_MOST_PICKLE_BYTES} expected", hint=DOWNLOAD_AGAIN
         )
     file.check(begin)
-    result = read_pickle(bytes(file.view[begin : begin + size]), str(file.path), _DESCRIBES)
-    return _Builder(file, number, entries, folder).build(result)
+    found = read_pickle(bytes(file.view[begin : begin + size]), str(file.path), _DESCRIBES)
+    built = _Builder(file, number, entries, folder).build(found.value)
+    return Saved(
+        built, tuple(name for name in found.classes if not name.startswith(("torch._", "builtins.", "__builtin__.")))
+    )
 
 
 def _entries(file: SourceFile) -> dict[str, tuple[int, int]]:
@@ -176,20 +193,22 @@ class _Builder:
 
     def build(self, value: Any, depth: int = 1) -> Any:
         """Return what was saved: a dictionary, its dictionaries built too, with arrays for what describes them."""
+        if isinstance(value, Called) and value.items:  # a dictionary of a class of its own
+            value = value.items
         if not isinstance(value, dict):
-            return None
+            return value if isinstance(value, Called) else None
         # The same dictionary met again is not built again.
         if id(value) not in self.built:
             self.built[id(value)] = built = {}
             for key, item in value.items():
-                deeper = isinstance(item, dict) and depth < _DEEPEST
+                deeper = (isinstance(item, dict) or (isinstance(item, Called) and item.items)) and depth < _DEEPEST
                 built[key] = self.build(item, depth + 1) if deeper else self._leaf(key, item)
         return self.built[id(value)]
 
     def _leaf(self, key: Any, value: Any) -> Any:
         if isinstance(value, Called):
             try:
-                return self._array(value, str(key))
+                return self._array(value, str(key)) or value
             except (TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
                 raise FormatError(
                     f"{self.file.path}: tensor {key} is malformed: {error}", hint=DOWNLOAD_AGAIN
@@ -197,10 +216,21 @@ class _Builder:
         return value if isinstance(value, str | int | float | bool) else None
 
     def _array(self, call: Called, name: str) -> StoredArray | None:
-        if call.name == "torch._utils._rebuild_parameter":
+        """Return the tensor that a call would make, None where it would make something else."""
+        if call.name in _PARAMETERS:
             inner = call.arguments[0]
-            return self._array(inner, name) if isinstance(inner, Called) and inner.name != call.name else None
-        if call.name != "torch._utils._rebuild_tensor_v2":
+            return self._array(inner, name) if isinstance(inner, Called) and inner.name not in _PARAMETERS else None
+        if (
+            call.name == _OF_CLASS
+            and isinstance(call.arguments[1], Named)
+            and call.arguments[1].name in _TENSOR_CLASSES
+        ):
+            # A tensor on which somebody hung an attribute.
+            function, arguments = call.arguments[0], call.arguments[2]
+            is_tensor = isinstance(function, Named) and function.name in (_PLAIN, *_PARAMETERS)
+            return self._array(Called(function.name, arguments), name) if is_tensor else None
+        if call.name != _PLAIN:
+            self._refuse_other(call, name)
             return None
         storage, start, shape, strides = call.arguments[:4]
         kind, storage_class, key = storage.key[:3]
@@ -228,3 +258,14 @@ class _Builder:
         location = Location(self.number, where[0] + start * width, size_of(shape, width))
         along = None if is_row_by_row(shape, strides) else strides
         return StoredArray(name, tensor_type, element, shape, location, along)
+
+    def _refuse_other(self, call: Called, name: str) -> None:
+        """Raise ``FormatError`` where one of Whisper's tensors is not a plain one; of other things nothing is kept."""
+        if not is_whispers(name):
+            return
+        described = [call.name, *(argument.name for argument in call.arguments if isinstance(argument, Named))]
+        shown = next((word for word in described if "float8" in word), described[min(1, len(described) - 1)])
+        raise FormatError(
+            f"{self.file.path}: {name} is no plain tensor but {shown}: it was quantized, or is spread over devices",
+            hint="name the model that it was made from, or save whole tensors of f16, bf16 or f32 with torch.save",
+        )

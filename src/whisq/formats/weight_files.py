@@ -30,6 +30,15 @@ class WeightFiles:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadWeights:
+    """All arrays by name, what to say of what was left out, and of what was passed over beside the weights."""
+
+    arrays: dict[str, StoredArray]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def has_weights(folder: Path) -> bool:
     """Return whether a folder has weights under a name of transformers'."""
     if any((folder / name).is_file() for name in _EXACT):
@@ -78,8 +87,8 @@ def weights_named(path: Path) -> WeightFiles:
     )
 
 
-def read_weights(weights: WeightFiles, files: list[SourceFile]) -> tuple[dict[str, StoredArray], list[str]]:
-    """Return all arrays by name, and what to say of what was left out; opens each file into ``files``."""
+def read_weights(weights: WeightFiles, files: list[SourceFile]) -> ReadWeights:
+    """Return all arrays of the files; opens each into ``files``."""
     path = weights.path
     if path.suffix == ".json":
         return _sharded(path, files)
@@ -87,21 +96,24 @@ def read_weights(weights: WeightFiles, files: list[SourceFile]) -> tuple[dict[st
     return _arrays(files[-1], 0)
 
 
-def _arrays(file: SourceFile, number: int) -> tuple[dict[str, StoredArray], list[str]]:
+def _arrays(file: SourceFile, number: int) -> ReadWeights:
     if file.path.suffix == ".safetensors":
-        return safetensors.read_arrays(file, number), []
+        return ReadWeights(safetensors.read_arrays(file, number))
     state = state_of(file.path, torch_zip.read_checkpoint(file, number))
-    return state.arrays, state.warnings(file.path)
+    return ReadWeights(state.arrays, tuple(state.warnings(file.path)), tuple(state.notes(file.path)))
 
 
-def _sharded(index: Path, files: list[SourceFile]) -> tuple[dict[str, StoredArray], list[str]]:
+def _sharded(index: Path, files: list[SourceFile]) -> ReadWeights:
     shards, weight_map = safetensors.shards_of(index.parent, index.name)
     arrays: dict[str, StoredArray] = {}
     warnings: list[str] = []
+    notes: list[str] = []
     for number, shard in enumerate(shards):
         files.append(SourceFile(shard))
-        found, said = _arrays(files[-1], number)
-        warnings += said
+        read = _arrays(files[-1], number)
+        found = read.arrays
+        warnings += read.warnings
+        notes += read.notes
         twice = [name for name in found if name in arrays or weight_map.get(name, shard.name) != shard.name]
         if twice:
             raise FormatError(
@@ -116,7 +128,7 @@ def _sharded(index: Path, files: list[SourceFile]) -> tuple[dict[str, StoredArra
                 hint="download index and shards again: they are of different versions, or the shard is incomplete",
             )
         arrays.update(found)
-    return arrays, warnings
+    return ReadWeights(arrays, tuple(warnings), tuple(notes))
 
 
 def _absent(weight_map: dict[str, str], shard: str, found: dict[str, StoredArray]) -> Sequence[str]:

@@ -191,6 +191,14 @@ def test_imatrix_has_llama_cpps_layout(tmp_path: Path) -> None:
     np.testing.assert_allclose(sums, 500 * made["encoder.blocks.0.mlp.2"].squares, rtol=1e-6)
 
 
+def test_an_older_imatrix_is_named_with_what_turns_it_into_a_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "mine.dat"
+    path.write_bytes(struct.pack("<ii", 1, 4) + b"name" + struct.pack("<2i", 1, 64) + bytes(256))
+    with pytest.raises(CalibrationError, match=r"is an imatrix as llama\.cpp wrote until July 2025") as caught:
+        read_calibration(path)
+    assert f"llama-imatrix --in-file {path} -o {tmp_path / 'mine.gguf'}" in str(caught.value.hint)
+
+
 def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     writer.add_string("general.type", "imatrix")

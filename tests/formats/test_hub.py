@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from whisq.cli import main
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.hub import id_at, looks_like_id
+from whisq.formats.released import released_id
 
 
 @pytest.fixture
@@ -131,7 +133,63 @@ def test_a_repository_without_weights(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "repository" / "model.safetensors").unlink()
     message, hint = refused("me/own")
     assert "has no model.safetensors, no pytorch_model.bin and no model.bin" in message
-    assert "owner/name/file.bin" in hint
+    assert "it has config.json, preprocessor_config.json, tokenizer.json" in message
+    assert "owner/name/file.bin" not in hint
+    assert "me/own/file.bin" in hint
+    hub.lists = False
+    assert refused("me/own")[0].endswith("and no model.bin")
+
+
+def test_a_repository_of_single_files_says_which(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    write_bin(tmp_path / "repository" / "ggml-tiny.bin", tiny_weights())
+    hub.repositories["me/ggml"] = tmp_path / "repository"
+    message, hint = refused("me/ggml")
+    assert message == "me/ggml: has no config.json; it has ggml-tiny.bin"
+    with open_model(hint.rpartition(": ")[2]) as model:
+        assert model.format == "bin"
+    hub.lists = False
+    assert refused("me/ggml")[0] == "me/ggml: has no file config.json"
+
+
+@pytest.mark.parametrize(("file", "argument"), [("flax_model.msgpack", "from_flax"), ("tf_model.h5", "from_tf")])
+def test_a_repository_of_another_framework(hub: Hub, tmp_path: Path, file: str, argument: str) -> None:
+    folder = write_huggingface(tmp_path / "repository", tiny_weights())
+    (folder / "model.safetensors").rename(folder / file)
+    hub.repositories["me/own"] = folder
+    code = shlex.split(refused("me/own")[1].partition("python -c ")[2])[0]
+    compile(code, "hint", "exec")
+    assert f"W.from_pretrained('me/own', {argument}=True).save_pretrained('own')" in code
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_repository_with_one_variant_only(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int, offline: bool
+) -> None:
+    weights = tiny_weights()
+    folder = write_huggingface(tmp_path / "repository", weights, shards=shards)
+    plain = "model.safetensors" if shards == 1 else "model.safetensors.index.json"
+    (folder / plain).rename(folder / ("model.fp16.safetensors" if shards == 1 else "model.safetensors.index.fp16.json"))
+    hub.repositories["me/variant"] = folder
+    if offline:
+        open_model("me/variant").close()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with open_model("me/variant") as model:
+        assert any("the variant fp16 is taken" in note for note in model.notes)
+        for tensor in model.tensors:
+            assert bytes(model.rows(tensor)) == weights.arrays[tensor.name].tobytes()
+
+
+def test_a_repository_with_several_variants_says_how_to_name_one(hub: Hub, tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path / "repository", tiny_weights())
+    (folder / "model.fp32.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    hub.repositories["me/variants"] = folder
+    message, hint = refused("me/variants")
+    assert message == "me/variants: has weights of several variants, fp16, fp32, and none without"
+    with open_model(hint.removeprefix("name one: ")) as model:
+        assert model.format == "huggingface"
 
 
 def test_another_kind_of_model(hub: Hub, tmp_path: Path) -> None:
@@ -191,6 +249,7 @@ def test_what_is_no_id(text: str) -> None:
         ("https://huggingface.co/openai/whisper-small/tree/refs-1", "openai/whisper-small@refs-1"),
         ("https://huggingface.co/me/w/blob/main/a/ggml-tiny.bin", "me/w/a/ggml-tiny.bin"),
         ("https://huggingface.co/me/w/resolve/v2/ggml-tiny.bin?download=true", "me/w/ggml-tiny.bin@v2"),
+        ("hf://me/w", "me/w"),
         ("https:/huggingface.co/me/w", "me/w"),  # as pathlib spells it
         ("https://example.org/me/w", None),
         ("openai/whisper-small", None),
@@ -202,20 +261,48 @@ def test_an_address_that_was_pasted(address: str, name: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"),
+    ("given", "name"),
     [
         ("tiny.en", "openai/whisper-tiny.en"),
-        ("large-v3", "openai/whisper-large-v3"),
+        ("whisper-small", "openai/whisper-small"),
+        ("Large-v3", "openai/whisper-large-v3"),
+        ("large", "openai/whisper-large-v3"),
+        ("large-v1", "openai/whisper-large"),
         ("turbo", "openai/whisper-large-v3-turbo"),
         ("large-v3-turbo", "openai/whisper-large-v3-turbo"),
         ("distil-large-v3", "distil-whisper/distil-large-v3"),
+        ("distil-large-v3.5", "distil-whisper/distil-large-v3.5"),
         ("distil-small.en", "distil-whisper/distil-small.en"),
+        ("large.en", None),
+        ("large-v1-turbo", None),
+        ("tiny.bin", None),
     ],
 )
-def test_a_released_models_short_name_is_answered_with_its_id(given: str, hint: str) -> None:
-    with pytest.raises(FormatError) as caught:
-        open_model(given)
-    assert str(caught.value.hint).endswith(f": {hint}")
+def test_a_released_models_short_name(given: str, name: str | None) -> None:
+    assert released_id(given) == name
+
+
+def test_a_short_name_is_opened_from_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["openai/whisper-tiny.en"] = write_huggingface(tmp_path / "repository", tiny_weights())
+    monkeypatch.chdir(tmp_path)
+    with open_model("tiny.en") as model:
+        assert model.notes[0] == "tiny.en: no such file here; openai/whisper-tiny.en on the hub is taken"
+    write_bin(tmp_path / "tiny.en", tiny_weights())
+    with open_model("tiny.en") as model:
+        assert model.format == "bin"
+
+
+def test_a_short_name_without_a_network_says_what_was_tried(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message, hint = refused("large-v3")
+    assert message.startswith("large-v3: no such file here; on the hub, openai/whisper-large-v3: not in the cache, and")
+    assert "HF_HUB_OFFLINE" in message
+    assert "name a folder on disk" in hint
+
+
+def test_a_file_of_whisper_cpps_that_is_not_there(tmp_path: Path) -> None:
+    for name, found in (("ggml-base.en.bin", True), ("ggml-large-v3-turbo-q5_0.bin", True), ("ggml-mine.bin", False)):
+        assert ("ggerganov/whisper.cpp/" + name in refused(str(tmp_path / name))[1]) == found
 
 
 def test_another_address_is_to_be_downloaded_first() -> None:

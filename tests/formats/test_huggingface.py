@@ -92,7 +92,9 @@ def test_config_that_is_no_object(folder: Path, content: str) -> None:
 
 def test_no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
-    assert "config.json: no such file" in refused(folder)
+    with pytest.raises(FormatError, match="the shapes are not those of a Whisper with heads of 64") as caught:
+        open_model(folder)
+    assert "put config.json of the model that this one was trained from" in str(caught.value.hint)
 
 
 def test_an_adapter(tmp_path: Path) -> None:

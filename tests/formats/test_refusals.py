@@ -1,11 +1,13 @@
 """Weights that are not read: each kind is named, and the hint is the way out of that kind.
 
-``KINDS`` is the list that the table in docs/formats.md is held to.
+The table in docs/formats.md is made of ``KINDS`` and ``WAYS``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from tests.formats.test_state_names import DIMS, WEIGHTS, described, folder_of, named
 from tests.support.containers import write_safetensors, write_torch
+from tests.support.doc_tables import table, table_in
 from whisq.errors import FormatError
 from whisq.formats import open_model
 from whisq.formats.gguf_container import Described, Value, encode
@@ -144,13 +147,28 @@ def speechbrain(path: Path) -> Path:
     return path
 
 
-def a_file(name: str, start: bytes) -> Callable[[Path], Path]:
+def a_file(name: str, start: bytes, *, padded: bool = True) -> Callable[[Path], Path]:
     def write(path: Path) -> Path:
         path.mkdir()
-        (path / name).write_bytes(start + bytes(64))
+        (path / name).write_bytes(start + bytes(64 if padded else 0))
         return path / name
 
     return write
+
+
+def pointer_in_a_folder(path: Path) -> Path:
+    """What git clone leaves without Git LFS."""
+    (described(path) / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    return path
+
+
+def whole_model(path: Path) -> Path:
+    return write_torch(path.with_suffix(".pt"), {"model": pickle.dumps(argparse.Namespace(a=1), 2)[2:-1]})
+
+
+def of_a_class_of_its_own(path: Path) -> Path:
+    call = b"ctorch._utils\n_rebuild_wrapper_subclass\n(ctorchao.dtypes\nAffine\ntR"
+    return write_torch(path.with_suffix(".pt"), named() | {QUERY: call})
 
 
 INT8, INT32, ONES = np.zeros((64, 64), np.int8), np.zeros((64, 8), np.float32), np.ones(64, np.float32)
@@ -205,7 +223,7 @@ KINDS = [
         "stubs of size 0 that sharded training leaves (DeepSpeed ZeRO, FSDP)",
         stubs,
         "stubs of sharded training in place of tensors",
-        "python zero_to_fp32.py",
+        "DeepSpeed: python ",
     ),
     Kind(
         "shards of a training (`.distcp`)",
@@ -232,6 +250,44 @@ KINDS = [
         "WhisperForConditionalGeneration",
     ),
     Kind("a SpeechBrain folder", speechbrain, "is SpeechBrain's, without transformers' config.json", "whisper.ckpt"),
+    Kind(
+        "a whole model that was pickled",
+        whole_model,
+        "holds objects of argparse.Namespace and no state dictionary: a whole model was saved",
+        "weights_only=False)['model'].state_dict()",
+    ),
+    Kind(
+        "a pickle of torch before 1.6",
+        a_file("old.pt", b"\x80\x02\x8a\nl"),
+        "a bare pickle, as torch before 1.6",
+        "-again.pt",
+    ),
+    Kind(
+        "tensors that are not plain ones (torchao, DTensor)",
+        of_a_class_of_its_own,
+        "is no plain tensor but torchao.dtypes.Affine: it was quantized, or is spread over devices",
+        "save whole tensors",
+    ),
+    Kind(
+        "a page or a pointer instead of the file",
+        a_file(
+            "model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", padded=False
+        ),
+        "is a pointer of Git LFS, not the file itself",
+        " lfs pull",
+    ),
+    Kind(
+        "a page or a pointer instead of the file",
+        pointer_in_a_folder,
+        "is a pointer of Git LFS, not the file itself",
+        " lfs pull",
+    ),
+    Kind(
+        "a page or a pointer instead of the file",
+        a_file("ggml-tiny.bin", b"\n<!DOCTYPE html>\n<html>", padded=False),
+        "is a web page, not a model",
+        "/resolve/main/",
+    ),
     Kind("audio", a_file("speech.wav", b"RIFF\0\0\0\0WAVE"), "is audio, not a model", "whisq evaluate MODEL --data"),
     Kind("audio", a_file("speech.bin", b"fLaC"), "is audio, not a model", "whisq evaluate MODEL --data"),
     Kind("a text", a_file("notes.txt", b"WEBVTT\n"), "not a model that whisq knows", "name one of what whisq reads"),
@@ -287,8 +343,40 @@ def test_missing_and_misshapen_have_hints_of_their_own(tmp_path: Path) -> None:
     assert "take config.json and weights from the same model" in str(caught.value.hint)
 
 
+WAYS = {
+    "an adapter's folder, or its file": "merge it into its base model; the hint is the command",
+    "weights with an adapter beside them": (
+        "load them with peft, then `model.merge_and_unload().save_pretrained(folder)`"
+    ),
+    "bitsandbytes, 8 and 4 bits": "name the original, or undo it; the hint is the command",
+    "GPTQ, AWQ": "name the model that it was made from",
+    "compressed-tensors": "name the model that it was made from",
+    "fp8": "name the model that it was made from",
+    "tensors that are not plain ones (torchao, DTensor)": (
+        "name the model that it was made from, or save whole tensors with `torch.save`"
+    ),
+    "stubs of size 0 that sharded training leaves (DeepSpeed ZeRO, FSDP)": (
+        "`python FOLDER/zero_to_fp32.py FOLDER OUTPUT`, or `accelerate merge-weights FOLDER OUTPUT`"
+    ),
+    "shards of a training (`.distcp`)": "the same",
+    "a whole model that was pickled": "save its `state_dict()`; the hint is the command",
+    "a pickle of torch before 1.6": "save it again; the hint is the command",
+    "the parent of `checkpoint-N`": "name one of them; the hint names the newest",
+    "MLX": "name the model that it was made from",
+    "candle's GGUF": "name the model that it was made from",
+    "Flax": "`from_flax=True` in transformers 4, then `save_pretrained`; the hint is the command",
+    "TensorFlow": "`from_tf=True` in transformers 4, then `save_pretrained`; the hint is the command",
+    "ONNX": "name the model that was exported",
+    "an encoder alone, a classifier": "name a model that transcribes",
+    "a SpeechBrain folder": "name its `.ckpt`",
+    "a page or a pointer instead of the file": "download the file itself; the hint is the command",
+    "audio": "to measure on it: `whisq evaluate MODEL --data FILE`",
+    "a text": "name a model",
+}
+"""What the documentation says to do, by the kind's name."""
+
+
 def test_the_docs_list_what_is_refused() -> None:
-    page = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
-    table = page.partition("| not read | what to do |")[2].partition("\n\n")[0]
-    listed = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
-    assert sorted(listed) == sorted({kind.name for kind in KINDS})
+    assert set(WAYS) == {kind.name for kind in KINDS}
+    header = ("not read", "what to do")
+    assert table_in("formats.md", header) == table(header, WAYS.items())

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.formats import test_trainers_objects
 from tests.support.containers import (
     Pickle,
     hf_config,
@@ -23,6 +24,7 @@ from tests.support.containers import (
     write_safetensors,
     write_torch,
 )
+from tests.support.doc_tables import table, table_in
 from tests.support.models import NARROW, Weights, tiny_weights
 from whisq import Recipe, make_plan, open_model, quantize
 from whisq.errors import FormatError
@@ -204,6 +206,16 @@ def test_a_file_named_instead_of_its_folder(tmp_path: Path, expected: Any, file:
     assert files_of(folder_of(tmp_path, named(), file) / file) == expected
 
 
+def test_a_folder_without_a_configuration_tells_its_sizes_by_shapes(tmp_path: Path, expected: Any) -> None:
+    """As accelerate and DeepSpeed gather weights."""
+    folder = folder_of(tmp_path, named())
+    (folder / "config.json").unlink()
+    assert files_of(folder) == expected
+    with open_model(folder) as model:
+        assert model.dims == DIMS
+        assert any("has no config.json; the sizes are taken from the shapes" in note for note in model.notes)
+
+
 def test_a_shard_stands_for_all(tmp_path: Path, expected: Any) -> None:
     folder = write_huggingface(tmp_path / "sharded", WEIGHTS, shards=3)
     shard = folder / "model-00002-of-00003.safetensors"
@@ -300,21 +312,53 @@ def test_tensors_that_are_the_same_but_for_a_wrapper(tmp_path: Path) -> None:
 
 
 READ = {
-    "names behind a wrapper's prefix": test_a_prefix_is_said,
-    "wrappers' words in the midst of names (`_orig_mod`)": test_a_wrapper_in_the_midst_of_names,
-    "names without `model.`": test_names_of_the_bare_model_are_all_used,
-    "`.pt`, `.ckpt` of a trainer": test_a_trainers_checkpoint,
-    "f64": test_any_order_prefix_type_and_sharding_give_the_same_file,
-    "tensors that are not stored row by row": test_tensors_that_are_not_stored_row_by_row,
-    "`variant` files": test_a_variant_is_taken_and_said,
-    "a file named instead of its folder": test_a_file_named_instead_of_its_folder,
-    "a checkpoint whose tokenizer is in its parent": test_the_tokenizer_of_a_checkpoint_is_in_its_parent,
-    "`proj_out` beside or instead of the embedding": test_the_projection_beside_or_instead_of_the_embedding,
+    "names behind a wrapper's prefix": (
+        test_a_prefix_is_said,
+        "`module.`, `_orig_mod.`, `whisper.`, `base_model.model.` or any other, as long as all have it",
+    ),
+    "wrappers' words in the midst of names (`_orig_mod`)": (
+        test_a_wrapper_in_the_midst_of_names,
+        "left out, like FSDP's",
+    ),
+    "names without `model.`": (test_names_of_the_bare_model_are_all_used, "as `WhisperModel` saves them"),
+    "`.pt`, `.ckpt` of a trainer": (
+        test_a_trainers_checkpoint,
+        "weights under `state_dict`, `model`, `module`, `model_state_dict` or none; without `dims` and `config.json`,"
+        " shapes tell the sizes, heads being 64 wide",
+    ),
+    "objects beside the weights (Lightning's hyperparameters)": (
+        test_trainers_objects.test_objects_beside_the_weights_are_passed_over,
+        "passed over: nothing of them is made or run",
+    ),
+    "a folder without `config.json`": (
+        test_a_folder_without_a_configuration_tells_its_sizes_by_shapes,
+        "shapes tell the sizes, heads being 64 wide",
+    ),
+    "f64": (
+        test_any_order_prefix_type_and_sharding_give_the_same_file,
+        "rounded to f32, then to what is asked for",
+    ),
+    "tensors that are not stored row by row": (
+        test_tensors_that_are_not_stored_row_by_row,
+        "put into order as they are read",
+    ),
+    "`variant` files": (test_a_variant_is_taken_and_said, "`model.fp16.safetensors`; of several, name one"),
+    "a file named instead of its folder": (
+        test_a_file_named_instead_of_its_folder,
+        "`.safetensors` (of a shard, all are read), `pytorch_model.bin`, CTranslate2's `model.bin`",
+    ),
+    "a checkpoint whose tokenizer is in its parent": (
+        test_the_tokenizer_of_a_checkpoint_is_in_its_parent,
+        "taken from there",
+    ),
+    "`proj_out` beside or instead of the embedding": (
+        test_the_projection_beside_or_instead_of_the_embedding,
+        "its values must be the embedding's, up to the rounding of the two types",
+    ),
 }
-"""What docs/formats.md lists, and the test that it is read."""
+"""What docs/formats.md lists: the test that it is read, and how."""
 
 
 def test_the_docs_list_what_is_read() -> None:
-    page = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
-    table = page.partition("| read too | how |")[2].partition("\n\n")[0]
-    assert sorted(line.split("|")[1].strip() for line in table.splitlines()[2:]) == sorted(READ)
+    header = ("read too", "how")
+    assert table_in("formats.md", header) == table(header, [(name, how) for name, (_, how) in READ.items()])

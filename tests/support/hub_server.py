@@ -1,12 +1,14 @@
 """A hub on this machine, as much of its protocol as ``huggingface_hub`` asks for.
 
 A file is ``GET`` or ``HEAD`` of ``/OWNER/NAME/resolve/REVISION/FILE`` with an ``ETag`` and ``X-Repo-Commit``; an
-error says its kind in ``X-Error-Code``.
+error says its kind in ``X-Error-Code``. ``/api/models/OWNER/NAME/tree/REVISION`` lists the files, unless a test
+says that it does not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, Path] = {}
         self.refusals: dict[str, tuple[int, str]] = {}
         self.fetched: list[str] = []
+        self.lists = True
 
     @property
     def address(self) -> str:
@@ -47,6 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, *, with_body: bool) -> None:
+        if self.path.startswith("/api/models/"):
+            return self._list(*self.path.partition("?")[0].removeprefix("/api/models/").partition("/tree/")[::2])
         owner, _, rest = self.path.lstrip("/").partition("/")
         name, _, rest = rest.partition("/resolve/")
         revision, _, file = rest.partition("/")
@@ -69,6 +74,23 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self.server.fetched.append(file)
             self.wfile.write(content)
+        return None
+
+    def _list(self, repository: str, revision: str) -> None:
+        folder = self.server.repositories.get(repository)
+        if folder is None or not self.server.lists:
+            return self._refuse(404, "")
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        listing = [
+            {"type": "file", "oid": "0", "size": path.stat().st_size, "path": str(path.relative_to(folder))}
+            for path in files
+        ]
+        content = json.dumps(listing).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
         return None
 
     def _refuse(self, status: int, code: str) -> None:

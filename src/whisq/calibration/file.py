@@ -10,6 +10,7 @@ second moments cannot be factored (``singular``), and the damping that windows h
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from whisq.calibration.calibration import (
     triangle_size,
     unpack_triangle,
 )
-from whisq.calibration.imatrix import read_imatrix
+from whisq.calibration.imatrix import is_older_imatrix, read_imatrix
 from whisq.calibration.probes import Probes
 from whisq.calibration.storage import Entry, write_safetensors
 from whisq.documents import json_value
@@ -111,6 +112,12 @@ def read_calibration(path: str | Path) -> Calibration:
         raise CalibrationError(f"{where}: cannot be read: {error.strerror or error}", hint="check the path") from None
     if magic == b"GGUF":
         return read_imatrix(where)
+    if is_older_imatrix(where):
+        raise CalibrationError(
+            f"{where}: is an imatrix as llama.cpp wrote until July 2025 (.dat), which whisq does not read",
+            hint="let llama.cpp turn it into a GGUF: "
+            + shlex.join(["llama-imatrix", "--in-file", str(where), "-o", str(where.with_suffix(".gguf"))]),
+        )
     with _opened(where) as file:
         document = _document(where, file.metadata())
         names = set(file.keys())

@@ -6,6 +6,7 @@ matrix has ``NAME.in_sum2``, the sums of squares by input column, and ``NAME.cou
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -22,6 +23,7 @@ from whisq.whisper import Dialect, Dimensions, dialect_names, expected_tensors, 
 from whisq.writing import whole
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_LONGEST_NAME = 200
 _HINT = "use an imatrix of this very model, as GGUF (not the older .dat)"
 
 
@@ -53,6 +55,17 @@ def write_imatrix(path: Path, calibration: Calibration, dims: Dimensions, dialec
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+
+def is_older_imatrix(path: Path) -> bool:
+    """Return whether a file begins like the imatrix of llama.cpp before GGUF: a count, and a name with its length."""
+    with path.open("rb") as stream:
+        start = stream.read(8 + _LONGEST_NAME)
+    if len(start) < 8:
+        return False
+    count, length = struct.unpack_from("<ii", start)
+    name = start[8 : 8 + length]
+    return 0 < count < 1 << 16 and 0 < length <= len(name) and name.isascii() and name.decode("ascii").isprintable()
 
 
 def read_imatrix(path: Path) -> Calibration:

@@ -17,6 +17,7 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats.cursor import NOT_WHISPER
 from whisq.formats.layout import ContainerName, Layout, Output
+from whisq.formats.released import ggml_file, released_id
 from whisq.formats.vocabulary import check_complete
 from whisq.model import Model
 from whisq.whisper import N_FFT_BINS
@@ -24,13 +25,9 @@ from whisq.whisper import N_FFT_BINS
 _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
 _WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
 _ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
-_RELEASED = re.compile(
-    r"(?:openai[-_/])?(?:whisper|ggml)?[-_]?((?:tiny|base|small|medium)(?:\.en)?|large(?:-v[123])?(?:-turbo)?|turbo)"
-)
 _RELEASED_WIDTHS, _HEAD_WIDTH = (384, 512, 768, 1024, 1280), 64
 _LARGEST_FILTER = 1000.0
 """Whisper's largest value is 0.026."""
-_DISTILLED = re.compile(r"(?:distil-whisper[-_/])?distil-(?:whisper-)?((?:small|medium)\.en|large-v[23](?:\.5)?)")
 _KNOWN_KINDS = (
     "name one of what whisq reads: whisper.cpp .bin (magic 0x67676d6c), GGUF, OpenAI .pt, a folder of Hugging Face"
     " (config.json beside model.safetensors) or of CTranslate2 (config.json beside model.bin)"
@@ -44,42 +41,48 @@ def _module(name: str) -> ModuleType:
 def open_model(path: str | Path) -> Model:
     """Open a Whisper model of any known kind: a file or folder on disk, or an id on the Hugging Face hub.
 
-    Raises ``FormatError`` when it is missing, of no known kind, or damaged, and for an id that cannot be fetched.
+    A released model's short name (``tiny.en``) stands for its id, where no file is named so. Raises ``FormatError``
+    when it is missing, of no known kind, or damaged, and for an id that cannot be fetched.
     """
     where = Path(path)
     if where.exists():
         return _open_on_disk(where)
     hub = _module("hub")
-    name = hub.id_at(str(path)) or str(path)
+    short = released_id(str(path))
+    name = short or hub.id_at(str(path)) or str(path)
     if not hub.looks_like_id(name):
         raise FormatError(f"{where}: no such file or directory", hint=_meant(where))
-    where, card = hub.download(name)
+    try:
+        where, card = hub.download(name)
+    except FormatError as error:
+        raise (
+            FormatError(f"{path}: no such file here; on the hub, {error}", hint=error.hint) if short else error
+        ) from None
     model = _open_on_disk(where)
     model.metadata["hub"] = {**model.metadata.get("hub", {}), **card}
+    if short:
+        model.notes = (f"{path}: no such file here; {short} on the hub is taken", *model.notes)
     return model
 
 
 def _meant(missing: Path) -> str:
-    """Return what to name in place of a path that is not there: a released model, a file of nearly that name."""
+    """Return what to name in place of a path that is not there: a file of nearly that name, one on the hub."""
     from difflib import get_close_matches
 
-    released = _RELEASED.fullmatch(missing.name.lower())
-    if released is not None and not missing.parent.name:
-        size = {"turbo": "large-v3-turbo", "large-turbo": "large-v3-turbo"}.get(released[1], released[1])
-        return f"name a file, or fetch it from the hub: openai/whisper-{size}"
-    distilled = _DISTILLED.fullmatch(missing.name.lower())
-    if distilled is not None and not missing.parent.name:
-        return f"name a file, or fetch it from the hub: distil-whisper/distil-{distilled[1]}"
     if re.match(r"https?:/", str(missing)):
         return "download it first, or name a model on the hub: openai/whisper-small"
     folder = missing.parent
     if not folder.is_dir():
         return f"check the path: there is no folder {folder}"
     near = get_close_matches(missing.name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.75)
-    return f"check the path; did you mean {folder / near[0]}?" if near else "check the path"
+    if near:
+        return f"check the path; did you mean {folder / near[0]}?"
+    fetched = ggml_file(missing.name)
+    return f"check the path, or name whisper.cpp's own file on the hub: {fetched}" if fetched else "check the path"
 
 
 def _open_on_disk(where: Path) -> Model:
+    _module("refusals").refuse_stand_in(where)
     for name in _READERS:
         reader = _module(name)
         if reader.detect(where):

@@ -7,6 +7,8 @@ network. ``owner/name/file.gguf`` means one file of a repository.
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from typing import Any
 from whisq.errors import FormatError
 from whisq.formats import safetensors, torch_zip
 from whisq.formats.tokenizer_json import read_json
+from whisq.formats.weight_files import variant_among
 
 _ID = re.compile(
     r"(?!.*\.\.)(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)(?P<file>(/[\w.\-]+)+)?(@(?P<revision>[\w./\-]+))?"
 )
 _ADDRESS = re.compile(
-    r"(?:https?://?)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)"
+    r"(?:(?:https?://?)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/{0,2})(?P<repository>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)"
     r"(?:/(?:tree|blob|resolve|raw)/(?P<revision>[\w.\-]+)(?:/(?P<file>[\w./\-]*[\w.\-]))?)?/?(?:[?#].*)?"
 )
 _DESCRIPTIONS = (
@@ -34,6 +37,8 @@ _DESCRIPTIONS = (
     "README.md",
 )
 _CTRANSLATE2 = "model.bin"
+_ONE_FILE = re.compile(r".*\.(?:bin|gguf|pt|safetensors)")
+_OTHER_FRAMEWORKS = {"flax_model.msgpack": "from_flax=True", "tf_model.h5": "from_tf=True"}
 
 
 def id_at(address: str) -> str | None:
@@ -71,6 +76,9 @@ def download(text: str) -> tuple[Path, dict[str, Any]]:
         # Adapters are on the hub like models, and have a description of their own.
         adapter = _fetch_if_there(source, "adapter_config.json")
         if adapter is None:
+            names = files_of(source)
+            if names:
+                raise _without_model(source, names, "config.json") from None
             raise
         return adapter.parent, card
     for name in _DESCRIPTIONS:
@@ -134,12 +142,45 @@ def _fetch_weights(source: Source) -> None:
             for shard in _shards_named(read_json(listing)):
                 fetch(source, shard)
             return
+    names = files_of(source)
+    variant = variant_among(str(source), names)
+    if variant is not None:
+        path = fetch(source, variant[1])
+        for shard in _shards_named(read_json(path)) if path.suffix == ".json" else ():
+            fetch(source, shard)
+        return
     if missed:
         raise missed[0]
-    raise FormatError(
-        f"{source.repository}: has no {safetensors.SINGLE}, no {torch_zip.SINGLE} and no {_CTRANSLATE2}",
-        hint="name one file of the repository instead: owner/name/file.bin",
-    )
+    wanted = f"{safetensors.SINGLE}, no {torch_zip.SINGLE} and no {_CTRANSLATE2}"
+    raise _without_model(source, names, wanted)
+
+
+def files_of(source: Source) -> list[str]:
+    """Return the names of a repository's files: the hub's list, or what is cached of it; empty where neither is had."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if source.unreachable is None:
+        try:
+            return sorted(HfApi().list_repo_files(source.repository, revision=source.revision))
+        except Exception:  # a mirror need not list anything; which error it is depends on the client's version
+            return []
+    cached = try_to_load_from_cache(source.repository, "config.json", revision=source.revision)
+    return sorted(entry.name for entry in Path(cached).parent.iterdir()) if isinstance(cached, str) else []
+
+
+def _without_model(source: Source, names: Sequence[str], wanted: str) -> FormatError:
+    """Return the error of a repository without what makes a model: what it has instead, and how to go on from there."""
+    listed = f"; it has {', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if names else ""
+    files = [name for name in names if _ONE_FILE.fullmatch(name)]
+    framework = next((argument for name, argument in _OTHER_FRAMEWORKS.items() if name in names), None)
+    hint = f"name one file of the repository instead: {source.repository}/{files[0] if files else 'file.bin'}"
+    if framework is not None:
+        folder = source.repository.rpartition("/")[2]
+        code = "from transformers import WhisperForConditionalGeneration as W, WhisperTokenizerFast as T;"
+        code += f" W.from_pretrained({source.repository!r}, {framework}).save_pretrained({folder!r});"
+        code += f" T.from_pretrained({source.repository!r}).save_pretrained({folder!r})"
+        hint = f'with pip install "transformers<5" and the framework: python -c {shlex.quote(code)}'
+    return FormatError(f"{source}: has no {wanted}{listed}", hint=hint)
 
 
 def _shards_named(index: Any) -> list[str]:

@@ -58,14 +58,14 @@ def detect(path: Path) -> bool:
 def open(path: Path) -> Model:
     """Open a folder that transformers can load as Whisper, or a file with weights in it.
 
-    Without ``config.json`` beside a file its shapes tell the sizes. Raises ``FormatError`` for another architecture,
+    Without ``config.json`` the shapes tell the sizes. Raises ``FormatError`` for another architecture,
     absent or damaged files, weights in a form that is not read, and missing or misshapen tensors.
     """
     folder = path if path.is_dir() else path.parent
     if is_adapter(path):
         refuse_adapter(path, _optional_json(folder / "adapter_config.json"))
     weights = (weights_in(folder) or WeightFiles(folder)) if path.is_dir() else weights_named(path)
-    config = _config(folder) if path.is_dir() or (folder / "config.json").is_file() else {}
+    config = _config(folder) if (folder / "config.json").is_file() else {}
     files: list[SourceFile] = []
     try:
         read = read_weights(weights, files)
@@ -94,8 +94,16 @@ def open(path: Path) -> Model:
         files=tuple(files),
         metadata={**metadata, "hub": _card(folder)},
         warnings=(*read.warnings, *left_out(path, ignored)),
-        notes=tuple(note for note in (weights.note, *found.notes(path), *read.notes, tokenizer_note) if note),
+        notes=tuple(
+            note
+            for note in (weights.note, *found.notes(path), *read.notes, _sizes_note(path, config), tokenizer_note)
+            if note
+        ),
     )
+
+
+def _sizes_note(path: Path, config: Mapping[str, Any]) -> str:
+    return "" if config else f"{path}: has no config.json; the sizes are taken from the shapes, with heads of 64"
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

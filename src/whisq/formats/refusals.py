@@ -35,6 +35,11 @@ _UNREAD_FILES = (
     ("flax_model.msgpack", "Flax", "from_flax=True"),
     ("tf_model.h5", "TensorFlow", "from_tf=True"),
 )
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+    "preprocessor_config.json",
+)  # fmt: skip
+_DOWNLOADED = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".ckpt"}
 _FROM_PT = "from transformers import WhisperForConditionalGeneration as W"
 
 
@@ -44,6 +49,27 @@ def _python(code: str) -> str:
 
 def _beside(folder: Path, ending: str) -> str:
     return str(folder.parent / f"{folder.resolve().name}-{ending}")
+
+
+def _with_copies(command: str, folder: Path, output: str, names: Iterable[str]) -> str:
+    """Return a command and, behind it, what copies the files that it does not write, as far as a folder has them."""
+    found = [str(folder / name) for name in names if (folder / name).is_file()]
+    return f"{command} && {shlex.join(['cp', *found, output])}" if found else command
+
+
+def _gathering(path: Path) -> str:
+    """Return the command that makes whole tensors of a sharded training's folder, both where it may be either's."""
+    folder = path if path.is_dir() else path.parent
+    whole = _beside(folder, "whole")
+    parts = [folder] if any(folder.glob("*.distcp")) else sorted(folder.glob("pytorch_model_fsdp_*"))
+    described = ("config.json", "generation_config.json", *_TOKENIZER_FILES)
+    of_accelerate = shlex.join(["accelerate", "merge-weights", str((parts or [folder])[0]), whole])
+    of_deepspeed = shlex.join(["python", str(folder / "zero_to_fp32.py"), str(folder), whole])
+    if parts:
+        return f"gather them: {_with_copies(of_accelerate, folder, whole, described)}"
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("global_step*")):
+        return f"gather them: {_with_copies(of_deepspeed, folder, whole, described)}"
+    return f"gather them: DeepSpeed: {of_deepspeed}; FSDP: {of_accelerate}"
 
 
 def is_adapter(path: Path) -> bool:
@@ -93,12 +119,10 @@ def refuse_unread(path: Path, found: Found, arrays: Mapping[str, StoredArray], c
 def _refuse_stubs(path: Path, arrays: Mapping[str, StoredArray]) -> None:
     stubs = [name for name, array in arrays.items() if 0 in array.shape or _FLAT.fullmatch(name)]
     if stubs:
-        folder = path if path.is_dir() else path.parent
         raise FormatError(
             f"{path}: holds {len(stubs)} stubs of sharded training in place of tensors, the first is {stubs[0]}: the"
             " weights are in the shards of the optimizer",
-            hint=f"gather them: DeepSpeed: python zero_to_fp32.py {folder} {_beside(folder, 'whole')};"
-            f" FSDP: accelerate merge-weights {folder} {_beside(folder, 'whole')}",
+            hint=_gathering(path),
         )
 
 
@@ -118,9 +142,10 @@ def _refuse_quantized(path: Path, found: Found, arrays: Mapping[str, StoredArray
     hint = "name the model that it was made from" + (f": {original}" if known else ", in f16, bf16 or f32")
     if method == "bitsandbytes" or any(name.endswith((".SCB", ".absmax")) for name in traces):
         folder = path if path.is_dir() else path.parent
-        hint = "name the model that it was made from, or undo it: " + _python(
-            f"{_FROM_PT}; W.from_pretrained({str(folder)!r}).dequantize().save_pretrained({_beside(folder, 'f16')!r})"
-        )
+        undone = _beside(folder, "f16")
+        code = f"{_FROM_PT}; W.from_pretrained({str(folder)!r}).dequantize().save_pretrained({undone!r})"
+        hint = "name the model that it was made from, or undo it: "
+        hint += _with_copies(_python(code), folder, undone, _TOKENIZER_FILES)
     raise FormatError(
         f"{path}: the weights are quantized already{by}: {shown} is"
         f" {arrays[shown].element}, and whisq starts from f16, bf16, f32 or f64",
@@ -136,6 +161,25 @@ def _refuse_mlx(path: Path, found: Found, arrays: Mapping[str, StoredArray], con
             f"{path}: is a model for MLX, which turns the conv kernels and names tensors its own way",
             hint="name the model that it was made from, as openai/whisper-small",
         )
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Raise ``FormatError`` for what stands in for a file that was not downloaded: a pointer of Git LFS, a web page."""
+    for file in [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []:
+        if file.suffix.lower() not in _DOWNLOADED:
+            continue
+        start = (first_bytes(file, 64) or b"").lstrip()
+        if start.startswith(b"version https://git-lfs"):
+            folder = path if path.is_dir() else path.parent
+            command = shlex.join(["git", "-C", str(folder), "lfs", "pull"])
+            raise FormatError(
+                f"{file}: is a pointer of Git LFS, not the file itself", hint=f"fetch what it names: {command}"
+            )
+        if start[:9].lower() == b"<!doctype" or start[:5].lower() == b"<html":
+            raise FormatError(
+                f"{file}: is a web page, not a model",
+                hint="download the file that the page shows: on the hub, https://huggingface.co/OWNER/NAME/resolve/main/FILE",
+            )
 
 
 def refuse_folder(folder: Path) -> None:
@@ -177,8 +221,7 @@ def refuse_folder(folder: Path) -> None:
     if any(path for pattern in _SHARDED_FOLDERS for path in folder.glob(pattern)):
         raise FormatError(
             f"{folder}: holds shards of a training, not whole tensors",
-            hint=f"gather them: DeepSpeed: python zero_to_fp32.py {folder} {_beside(folder, 'whole')};"
-            f" FSDP: accelerate merge-weights {folder} {_beside(folder, 'whole')}",
+            hint=_gathering(folder),
         )
 
 
@@ -195,7 +238,6 @@ _FILES: tuple[tuple[Iterable[str], str, str], ...] = (
     ((".onnx",), "a graph of ONNX", "name the model that was exported, as openai/whisper-small"),
     ((".tflite",), "a graph of TensorFlow Lite", "name the model that was exported, as openai/whisper-small"),
     ((".npz",), "weights for MLX", "name the model that they were made from, as openai/whisper-small"),
-    ((".distcp",), "a shard of a training", "gather them: accelerate merge-weights {folder} {folder}-whole"),
     ((".mlmodelc", ".mlpackage"), "Core ML", "name the .bin beside it: Core ML holds the encoder only"),
     ((".nemo",), "NeMo's", "name a Whisper model: whisq quantizes no others"),
 )
@@ -207,6 +249,8 @@ def refuse_file(path: Path) -> None:
     suffix, start = path.suffix.lower(), first_bytes(path, 8) or b""
     if start.startswith(_AUDIO_STARTS) or start[4:8] == b"ftyp":
         suffix = ".wav"
+    if suffix == ".distcp":
+        raise FormatError(f"{path}: is a shard of a training, not whole tensors", hint=_gathering(path))
     for suffixes, what, hint in _FILES:
         if suffix in suffixes:
             way = hint.format(path=path, folder=path.parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +57,29 @@ def weights_in(folder: Path) -> WeightFiles | None:
     for name in _EXACT:
         if (folder / name).is_file():
             return WeightFiles(folder / name)
-    variants: dict[str, Path] = {}
-    for entry in sorted(folder.iterdir()):
-        match = _VARIANT.fullmatch(entry.name)
-        if match is not None and entry.is_file():
-            variants.setdefault(next(word for word in match.groups() if word), entry)
+    variant = variant_among(str(folder), [entry.name for entry in folder.iterdir() if entry.is_file()])
+    if variant is None:
+        return None
+    word, name = variant
+    return WeightFiles(folder / name, f"{folder}: the variant {word} is taken: {name}")
+
+
+def variant_among(place: str, names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the variant that there is among files' names, and its file or index; None where there is none.
+
+    Raises ``FormatError`` for several; ``place`` is what a file's name is written behind.
+    """
+    variants: dict[str, str] = {}
+    for name in sorted(names):
+        match = _VARIANT.fullmatch(name)
+        if match is not None:
+            variants.setdefault(next(word for word in match.groups() if word), name)
     if len(variants) > 1:
         raise FormatError(
-            f"{folder}: has weights of several variants, {', '.join(variants)}, and none without",
-            hint=f"name one: {next(iter(variants.values()))}",
+            f"{place}: has weights of several variants, {', '.join(variants)}, and none without",
+            hint=f"name one: {place}/{next(iter(variants.values()))}",
         )
-    for word, path in variants.items():
-        return WeightFiles(path, f"{folder}: the variant {word} is taken: {path.name}")
-    return None
+    return next(iter(variants.items()), None)
 
 
 def weights_named(path: Path) -> WeightFiles:

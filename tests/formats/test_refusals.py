@@ -254,7 +254,7 @@ KINDS = [
         "a whole model that was pickled",
         whole_model,
         "holds objects of argparse.Namespace and no state dictionary: a whole model was saved",
-        "weights_only=False)['model'].state_dict()",
+        "weights_only=False)[",
     ),
     Kind(
         "a pickle of torch before 1.6",

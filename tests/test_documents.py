@@ -21,7 +21,7 @@ from whisq.clips.datasets import load_clips
 from whisq.documents import Document, json_value, toml_value
 from whisq.errors import DataError, RecipeError, WhisqError
 from whisq.evaluation.results_json import from_json, to_json
-from whisq.report.tables import markdown_text
+from whisq.report.texts import markdown_text
 from whisq.screen import shown
 from whisq.search import Mix, Sensitivity, read_sensitivity, write_sensitivity
 from whisq.whisper import expected_tensors

@@ -24,7 +24,7 @@ from whisq.evaluation.results_json import read_results, to_json
 from whisq.quantization.plan import make_plan
 from whisq.recipe import Recipe, load_recipe, parse_rule, save_recipe
 from whisq.recipe.recipe import match_name
-from whisq.report.tables import markdown_text
+from whisq.report.texts import markdown_text
 from whisq.screen import shown, shown_lines
 from whisq.search import Sensitivity, read_sensitivity, write_sensitivity
 from whisq.types import TYPES

@@ -12,7 +12,7 @@ from tests.support.evaluations import made_evaluation
 from whisq.cli import main
 from whisq.evaluation import to_json
 from whisq.report.page import render_report
-from whisq.report.tables import markdown_text
+from whisq.report.texts import markdown_text
 
 
 def test_report_command_makes_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from whisq.evaluation.inside import Way, Ways, choose_ways, measure_inside
 from whisq.evaluation.model_files import ModelFile, describe
 from whisq.evaluation.results import FORWARD_PASS, InsideUtterance
 from whisq.evaluation.results_json import from_json, to_json
-from whisq.report.tables import inside_table, markdown_text, terminal_lines
+from whisq.report.tables import inside_table
+from whisq.report.texts import markdown_text, terminal_lines
 from whisq.runtimes import registry
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.runtimes.whisper_cpp import WHISPER_CPP

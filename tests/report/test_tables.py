@@ -18,11 +18,10 @@ from whisq.report.tables import (
     difference_table,
     inside_table,
     markdown_lines,
-    markdown_text,
     speed_table,
-    terminal_lines,
 )
 from whisq.report.tensor_map import map_figures
+from whisq.report.texts import markdown_text, terminal_lines
 from whisq.report.transcripts import marked_words, transcript_records, worst_order
 from whisq.report.wording import audio_needed, duration, in_chart, in_markdown, number, speed_remark, verdict_sentence
 from whisq.screen import shown
@@ -96,9 +95,14 @@ def test_markdown_shows_texts_of_others_as_they_are(made: Evaluation) -> None:
     kinds = {token.type for block in blocks for token in block}
     assert kinds == {"text", "strong_open", "strong_close", "softbreak"} | ({"text_special"} & kinds)
     texts = ["".join(token.content for token in block) for block in blocks]
-    assert texts.count(shown(HOSTILE)) == 3 * 3 + 2  # of divergences for those that ran
+    assert texts.count(shown(HOSTILE)) == 4 * 3 + 2  # of divergences for those that ran
     assert sum(text.endswith(f": {shown(HOSTILE)}") for text in texts) == 1
     assert in_markdown("base-q5_0 < 0.001, _x_") == r"base-q5_0 < 0.001, \_x\_"
+
+
+def assert_aligned(lines: list[str]) -> None:
+    head = next(place for place, line in enumerate(lines) if line.startswith("file "))
+    assert len(lines[head]) == len(lines[head + 2]) == len(lines[head + 4])
 
 
 def test_charts_and_the_terminal_show_texts_of_others_as_they_are(made: Evaluation) -> None:
@@ -112,8 +116,7 @@ def test_charts_and_the_terminal_show_texts_of_others_as_they_are(made: Evaluati
             assert read not in text
     assert in_chart(label).startswith("&lt;b&gt;big&lt;/b&gt; &amp;lt; a")
     assert html.unescape(in_chart(label)) == shown(label)
-    lines = terminal_lines(hostile)
-    assert len(lines[0]) == len(lines[2])
+    assert_aligned(terminal_lines(hostile))
 
 
 def test_an_interval_that_the_sign_flip_test_does_not_confirm_is_explained(made: Evaluation) -> None:
@@ -129,7 +132,7 @@ def test_an_interval_that_the_sign_flip_test_does_not_confirm_is_explained(made:
 
 def test_terminal_text_is_aligned_and_tells_what_to_beware_of(made: Evaluation) -> None:
     lines = terminal_lines(made)
-    assert len(lines[0]) == len(lines[2])
+    assert_aligned(lines)
     told = "\n".join(lines)
     assert "harmed: worse: +" in told
     assert "1 entry of the data could not be used" in told

@@ -23,6 +23,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def count_or_none(text: str) -> int:
+    """Return a number of at least 0, as argparse wants it."""
+    return 0 if text == "0" else count(text)
+
+
 def thread_count(text: str) -> int:
     """Return a number of threads, as argparse wants it."""
     if not text.isdecimal() or not 1 <= int(text) <= 1024:

@@ -18,6 +18,8 @@ from whisq.errors import OutputError, WhisqError
 from whisq.progress import Progress
 from whisq.screen import shown, shown_lines
 
+CONDITION_MET = 3
+"""Exit code where what ``--fail-if`` names holds."""
 NOTE_EVERY_S = 60
 """How often a line says how far long work is, where no bar can."""
 _UNBROKEN = 1 << 16

@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_clips, add_overwrite_and_quiet, cache_folder, count, device
-from whisq.cli.console import Console
-from whisq.cli.paths import Read, WrittenReport, WrittenResults
+from whisq.cli.arguments import (
+    above_zero,
+    add_clips,
+    add_overwrite_and_quiet,
+    cache_folder,
+    count,
+    count_or_none,
+    device,
+)
+from whisq.cli.console import CONDITION_MET, Console
+from whisq.cli.paths import STDOUT, Read, WrittenReport, WrittenResults
+from whisq.errors import DataError
 from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
 
 if TYPE_CHECKING:
+    from whisq.evaluation.conditions import Condition
     from whisq.evaluation.run import EvaluationSettings
     from whisq.search import Mix
 
@@ -57,12 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--inside",
-        type=count,
-        nargs="?",
-        const=20,
-        default=0,
+        type=count_or_none,
+        default=20,
         metavar="N",
-        help="measure divergence too, on N clips (default: 20); in whisper.cpp itself where that loads all files",
+        help="measure divergence on N clips, 0 for none (default: 20); in whisper.cpp itself where it loads all files",
     )
     how.add_argument(
         "--device",
@@ -78,6 +86,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
     output = parser.add_argument_group("output")
+    output.add_argument(
+        "--divergence",
+        type=above_zero,
+        metavar="NATS",
+        help="also name the smallest file that diverges no more than NATS per token (default: 0.01)",
+    )
+    output.add_argument(
+        "--fail-if",
+        type=_condition,
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        help="exit with 3 where this holds for a candidate: 'divergence > 0.02', words (points), changed (%%), size"
+        " (MB), .low and .high for the interval's bounds; repeatable",
+    )
     output.add_argument("--report", type=WrittenReport, metavar="FILE", help="write an HTML report")
     output.add_argument(
         "--search",
@@ -86,7 +109,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the curve of this search in the report (its --sensitivity file)",
     )
     output.add_argument(
-        "--json", type=WrittenResults, metavar="FILE", help="write all results, for scripts and `whisq report`"
+        "--json",
+        type=WrittenResults,
+        metavar="FILE",
+        help="write all results, for scripts and `whisq report`; - for stdout",
     )
     add_overwrite_and_quiet(output)
 
@@ -98,12 +124,23 @@ def _runtime_name(text: str) -> str:
     return found.name if found else text
 
 
+def _condition(text: str) -> Condition:
+    from whisq.evaluation.conditions import parse_condition
+
+    try:
+        return parse_condition(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate; returns the exit code."""
-    check_writable(args.report, args.json)
-    from whisq.evaluation.results_json import to_json
+    check_writable(args.report, None if args.json == STDOUT else args.json)
+    from whisq.evaluation.conditions import conditions_met
+    from whisq.evaluation.doubts import doubts
+    from whisq.evaluation.results_json import as_document, to_json
     from whisq.evaluation.run import evaluate
-    from whisq.report.tables import terminal_lines
+    from whisq.report.texts import terminal_lines
 
     if args.report:
         from whisq.cli.report import check_report_name
@@ -117,16 +154,24 @@ def run(args: argparse.Namespace, console: Console) -> int:
         evaluation = evaluate(args.reference, args.candidates, args.data, settings=_settings(args), progress=progress)
     for problem in evaluation.data.problems:
         console.warn(f"left out: {problem}")
-    if args.json:
+    for doubt in doubts(evaluation):
+        console.warn(doubt)
+    if args.json == STDOUT:
+        console.json(as_document(evaluation))
+    elif args.json:
         write_text(args.json, to_json(evaluation))
     if args.report:
         from whisq.report.page import write_report
 
         size_bytes = write_report(evaluation, args.report, curve)
         console.note(f"{args.report}: report of {megabytes(size_bytes):.1f} MB")
-    for line in terminal_lines(evaluation):
-        console.data(line)
-    return 0
+    if args.json != STDOUT:
+        for line in terminal_lines(evaluation):
+            console.data(line)
+    met = list(conditions_met(evaluation, tuple(args.fail_if)))
+    for one in met:
+        console.warn(str(one))
+    return CONDITION_MET if met else 0
 
 
 def _curve(path: str | None) -> tuple[Mix, ...]:
@@ -149,6 +194,7 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
         jobs=args.jobs,
         fallback=args.temperature_fallback,
         inside=args.inside,
+        **({} if args.divergence is None else {"loss_nats": args.divergence}),
         device=args.device,
         skip_bad=args.skip_bad,
         cache=cache_folder(args),

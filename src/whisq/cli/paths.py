@@ -36,6 +36,7 @@ _BESIDE_A_MODEL = (
     "vocab.json", "merges.txt", "added_tokens.json",
 )  # fmt: skip
 """Files that a reader may open beside a weight file."""
+STDOUT = "-"
 _READ_WITH_OTHERS = (".pt", ".pth", ".ckpt", ".safetensors")
 
 
@@ -59,6 +60,7 @@ class Written(str):
 
     __slots__ = ()
     kinds: ClassVar[tuple[str, ...]] = ()
+    takes_stdout: ClassVar[bool] = False
 
 
 class WrittenModel(Written):
@@ -97,10 +99,11 @@ class WrittenSensitivity(Written):
 
 
 class WrittenResults(Written):
-    """An evaluation."""
+    """An evaluation; ``-`` is stdout."""
 
     __slots__ = ()
     kinds = (RESULTS,)
+    takes_stdout = True
 
 
 class WrittenReport(Written):
@@ -147,7 +150,7 @@ def _refuse_no_names(given: Iterable[object]) -> None:
     for item in given:
         if isinstance(item, Read | Written) and not item.strip():
             raise DataError("a file's name is empty", hint="is a variable in the command not set?")
-        if isinstance(item, Written) and item == "-":
+        if isinstance(item, Written) and item == STDOUT and not item.takes_stdout:
             raise OutputError("-: whisq writes files, never to stdout", hint="name a file")
 
 
@@ -159,7 +162,7 @@ def check_paths(args: argparse.Namespace, more_outputs: Iterable[Written] = ()) 
     """
     given = [item for value in vars(args).values() for item in (value if isinstance(value, list) else [value])]
     _refuse_no_names(given)
-    outputs = [*(item for item in given if isinstance(item, Written)), *more_outputs]
+    outputs = [*(item for item in given if isinstance(item, Written) and item != STDOUT), *more_outputs]
     _refuse_twice(outputs)
     existing = [output for output in outputs if Path(output).exists()]
     if existing:

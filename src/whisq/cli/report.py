@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; returns the exit code."""
     from whisq.evaluation.results_json import read_results
     from whisq.report.page import write_report
-    from whisq.report.tables import markdown_text
+    from whisq.report.texts import markdown_text
     from whisq.search import read_sensitivity
     from whisq.writing import check_writable, write_text
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from whisq.errors import RuntimeUnavailableError
 from whisq.extras import install_hint
 from whisq.formats import open_model
 from whisq.formats.special_tokens import special_tokens
 from whisq.model import Model
-from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes
+from whisq.provenance import stated_provenance
+from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes, verdicts
 from whisq.runtimes.runtime import Runtime
 from whisq.source_file import FileState
 from whisq.types import TensorType
@@ -23,7 +25,8 @@ class ModelFile:
     """A model on disk as an evaluation sees it; nothing of it stays open.
 
     ``size_bytes`` is that of the file or, for a folder, of the files with weights; ``languages`` are the codes of those
-    that it has tokens for, English of an English-only model.
+    that it has tokens for, English of an English-only model; ``provenance`` is what it says of where it comes from,
+    ``tokens`` are those that it lists.
     """
 
     label: str
@@ -35,6 +38,8 @@ class ModelFile:
     tensors: tuple[tuple[TensorSpec, TensorType], ...]
     languages: frozenset[str]
     states: tuple[FileState, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tokens: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def n_weights(self) -> int:
@@ -46,6 +51,11 @@ class ModelFile:
                 count *= size
             total += count
         return total
+
+    @property
+    def loads_in(self) -> tuple[str, ...]:
+        """Names of the runtimes that are known to load it, installed or not."""
+        return tuple(verdict.runtime for verdict in verdicts(self.container, self.tensors) if verdict.loads)
 
     @property
     def bits_per_weight(self) -> float:
@@ -68,6 +78,8 @@ def describe(source: str | Path | Model, label: str) -> ModelFile:
         tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),
         languages=frozenset(special_tokens(source).languages) or frozenset({"en"}),
         states=source.states,
+        provenance=stated_provenance(source),
+        tokens=source.tokenizer.tokens,
     )
 
 

@@ -14,6 +14,8 @@ from whisq.errors import MissingExtraError
 from whisq.evaluation.scoring import Edits
 from whisq.evaluation.speed import Speed, Timing, compare_speeds, median_pace
 from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
+from whisq.evaluation.which_file import LOSS_NATS, MeasuredFile, WhichFile, which_file
+from whisq.runtimes.registry import RUNTIMES
 
 if TYPE_CHECKING:
     import pandas
@@ -54,6 +56,7 @@ class Utterance:
     """What a model wrote for one clip. ``remark`` is set where the runtime stopped early or failed.
 
     ``timing`` is None in results of whisq 0.1.
+    ``changes`` are the edits against what the reference wrote, right or wrong; None for itself and in older results.
     """
 
     text: str
@@ -61,6 +64,7 @@ class Utterance:
     edits: Edits
     remark: str = ""
     timing: Timing | None = None
+    changes: Edits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,9 @@ class ModelResult:
     ``inside`` is measured in one way for all models of an evaluation, which ``inside_in`` names: in a runtime, or in
     whisq's forward pass. ``beside`` is what a runtime says where it could not measure all of them, and ``beside_in``
     its name. ``inside_failure`` says why one of the two is missing.
+
+    ``loads_in`` names the runtimes that load the file, by what they are known to load, and is None in older results.
+    ``n_languages`` is how many it knows, 0 in older results.
     """
 
     label: str
@@ -152,6 +159,13 @@ class ModelResult:
     beside: tuple[InsideUtterance, ...] = ()
     beside_in: str = ""
     inside_failure: str = ""
+    loads_in: tuple[str, ...] | None = None
+    n_languages: int = 0
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all matrices have one type, the token embedding included."""
+        return len(self.types) == 1
 
     @property
     def bits_per_weight(self) -> float:
@@ -168,7 +182,8 @@ class Summary:
     """The derived figures of one model: what the table and the report show.
 
     ``difference`` and ``character_difference`` are against the reference, None for itself. The rates of
-    substitutions, deletions, insertions and runaway repetition add up to the word error rate. Divergences
+    substitutions, deletions, insertions and runaway repetition add up to the word error rate. ``changed`` is the share
+    of the words that the reference wrote, right or wrong, that this model writes otherwise. Divergences
     are in nats; ``same_top`` and ``encoder_error`` are fractions; all None where they were not measured. ``pace`` is
     the median of seconds of work for a second of audio; ``speed`` whether a candidate is faster than the reference.
     """
@@ -193,6 +208,7 @@ class Summary:
     beside_divergence: Interval | None = None
     timestamp_divergence: Interval | None = None
     timestamp_shift_s: float | None = None
+    changed: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +235,11 @@ class Evaluation:
         """The seed of the sample and of the bootstrap."""
         return int(self.settings.get("seed", 0))
 
+    @property
+    def loss_nats(self) -> float:
+        """The divergence per token that was said to be good enough."""
+        return float(self.settings.get("loss_nats", LOSS_NATS))
+
     def divergence_difference(self, index: int, other: int) -> Difference | None:
         """Return the divergence of one model less another's, in nats per token, over the clips measured inside both.
 
@@ -234,6 +255,28 @@ class Evaluation:
     def summaries(self) -> tuple[Summary | None, ...]:
         """One for each model in order; None for one that did not run."""
         return tuple(self._summary(model) if model.utterances else None for model in self.models)
+
+    @cached_property
+    def which_file(self) -> WhichFile:
+        """The files in order of size and divergence, and the smallest that are good enough."""
+        files = []
+        for model, summary in zip(self.models, self.summaries, strict=True):
+            files.append(
+                MeasuredFile(
+                    name=model.label,
+                    size_bytes=model.size_bytes,
+                    loads_in=None if model.loads_in is None else frozenset(model.loads_in),
+                    sums=tuple(sum(one.divergences) for one in model.inside),
+                    tokens=tuple(len(one.divergences) for one in model.inside),
+                    words=summary.difference if summary else None,
+                    changed=summary.changed if summary else None,
+                    is_reference=model is self.reference,
+                    is_uniform=model.is_uniform,
+                    failure=model.failure,
+                )
+            )
+        names = [runtime.name for runtime in RUNTIMES]
+        return which_file(files, names, loss_nats=self.loss_nats, seed=self.seed)
 
     def _summary(self, model: ModelResult) -> Summary:
         words = [u.edits.words for u in model.utterances]
@@ -265,6 +308,7 @@ class Evaluation:
             real_time_factor=sum(u.seconds for u in model.utterances) / self.data.duration_s,
             pace=median_pace(timings, [clip.duration_s for clip in self.data.clips], self.seed),
             speed=None if model is self.reference else compare_speeds(timings, theirs_took, self.seed),
+            changed=_changed(model, self.seed),
             **_inside_figures(model, self.seed),
         )
 
@@ -294,6 +338,13 @@ class Evaluation:
             for clip, utterance in zip(self.data.clips, model.utterances, strict=False)
         ]
         return pandas.DataFrame(rows)
+
+
+def _changed(model: ModelResult, seed: int) -> Interval | None:
+    found = [utterance.changes for utterance in model.utterances if utterance.changes is not None]
+    if not found or len(found) < len(model.utterances):
+        return None
+    return rate([one.word_edits for one in found], [one.words for one in found], seed=seed)
 
 
 def _inside_figures(model: ModelResult, seed: int) -> dict[str, Any]:

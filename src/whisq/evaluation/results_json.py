@@ -1,6 +1,7 @@
 """An evaluation as JSON, versioned, and back.
 
-``summary`` in the file is for other readers: reading it back derives everything from the counts again.
+``summary``, ``which_file`` and ``doubts`` in the file are for other readers: reading it back derives all from what was
+counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 from whisq.documents import Document
 from whisq.errors import DataError
+from whisq.evaluation.doubts import doubts
 from whisq.evaluation.results import Evaluation
+from whisq.evaluation.which_file import Answer, WhichFile
 from whisq.records import RecordError, record
 
 SCHEMA = "whisq-evaluation"
@@ -28,7 +31,12 @@ _FILE = Document("results", DataError, "give the file that `whisq evaluate --jso
 
 def to_json(evaluation: Evaluation) -> str:
     """Return the whole evaluation as a JSON text."""
-    document = {
+    return json.dumps(as_document(evaluation), ensure_ascii=False, indent=1) + "\n"
+
+
+def as_document(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the whole evaluation as JSON's types."""
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "provenance": evaluation.provenance,
@@ -39,8 +47,36 @@ def to_json(evaluation: Evaluation) -> str:
             None if summary is None else asdict(summary) | {"failure": model.failure}
             for summary, model in zip(evaluation.summaries, evaluation.models, strict=True)
         ],
+        "which_file": which_file_document(evaluation.which_file),
+        "doubts": doubts(evaluation),
     }
-    return json.dumps(_finite(document), ensure_ascii=False, indent=1) + "\n"
+    return {key: _finite(value) for key, value in document.items()}
+
+
+def which_file_document(which: WhichFile) -> dict[str, Any]:
+    """Return which file to ship as JSON's types: all files by size, and the answers for any runtime and for each."""
+
+    def named(answers: tuple[Answer, ...]) -> list[dict[str, str | None]]:
+        return [{"runtime": one.runtime or None, "file": one.rung.file.name if one.rung else None} for one in answers]
+
+    return {
+        "loss_nats": which.loss_nats,
+        "not_worse": named(which.not_worse),
+        "within_loss": named(which.within),
+        "files": [
+            {
+                "file": rung.file.name,
+                "size_bytes": rung.file.size_bytes,
+                "divergence": None if rung.divergence is None else asdict(rung.divergence),
+                "words": None if rung.file.words is None else asdict(rung.file.words.interval),
+                "changed": None if rung.file.changed is None else asdict(rung.file.changed),
+                "loads_in": None if rung.file.loads_in is None else sorted(rung.file.loads_in),
+                "standing": rung.standing,
+                "dropped_for": rung.dropped_for or None,
+            }
+            for rung in which.rungs
+        ],
+    }
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from whisq.clips.clip import Clip, ClipSet, Problem, data_error
 from whisq.clips.datasets import load_clips
 from whisq.errors import DataError, RuntimeUnavailableError
+from whisq.evaluation.doubts import refuse_other_models
 from whisq.evaluation.environment import environment
 from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
@@ -28,6 +29,7 @@ from whisq.evaluation.scoring import count_edits
 from whisq.evaluation.speed import Timing
 from whisq.evaluation.tensors import tensor_errors
 from whisq.evaluation.transcribing import Measured, Running, transcribe_all
+from whisq.evaluation.which_file import LOSS_NATS
 from whisq.extras import SCORING, require_packages
 from whisq.kernels.threads import available_cpus
 from whisq.model import Model
@@ -42,6 +44,8 @@ from whisq.writing import default_cache_folder
 class EvaluationSettings:
     """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none.
 
+    ``loss_nats`` is the divergence per token that is good enough where somebody wants it small.
+
     ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely, as it does by itself.
     It is off because what it samples then differs by chance, which drowns small differences between
     weights.
@@ -54,7 +58,8 @@ class EvaluationSettings:
     threads: int | None = None
     jobs: int = 1
     fallback: bool = False
-    inside: int = 0
+    inside: int = 20
+    loss_nats: float = LOSS_NATS
     device: str = "cpu"
     skip_bad: bool = False
     cache: Path | None = field(default_factory=default_cache_folder)
@@ -74,6 +79,7 @@ class EvaluationSettings:
             "threads": self.threads_each,
             "jobs": self.jobs,
             "inside": self.inside,
+            "loss_nats": self.loss_nats,
             "decoding": "greedy, with temperature fallback" if self.fallback else "greedy",
         }
 
@@ -92,13 +98,14 @@ def evaluate(
     models' files, the data, which runtime runs what. A candidate that no installed runtime can run, or that fails when
     loaded, has a ``failure`` instead of utterances.
 
-    Raises ``FormatError`` for a damaged model, ``DataError`` that lists all that is wrong with the data,
-    ``RuntimeUnavailableError`` when the reference cannot be run, ``PlanError`` for a runtime that whisq does not know,
-    ``MissingExtraError`` for missing packages.
+    Raises ``FormatError`` for a damaged model, ``PlanError`` for a candidate of other dimensions or vocabulary and for
+    a runtime that whisq does not know, ``DataError`` that lists all that is wrong with the data,
+    ``RuntimeUnavailableError`` when the reference cannot be run, ``MissingExtraError`` for missing packages.
     """
     require_packages(*SCORING, purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()
     files = _describe_all(reference, [Path(path) for path in candidates], progress)
+    refuse_other_models(files)
     choices = choose_runtimes(files, chosen.runtime)
     ways = choose_ways(files, chosen.runtime, chosen.device)
     if chosen.inside and ways.common.runtime is None:
@@ -114,7 +121,8 @@ def evaluate(
     clips = _fit_to_models(clips, files, chosen)
     measurements = _measure(files, choices, ways, clips, chosen, progress)
     clips = _heard_by_all(clips, measurements)
-    models = [_model_result(measurement, clips) for measurement in measurements]
+    written = [str(reply["text"]) for reply in measurements[0].measured.replies]
+    models = [_model_result(one, clips, written if index else None) for index, one in enumerate(measurements)]
     for file in files:
         for state in file.states:
             state.check()  # what was transcribed has the hash that was taken
@@ -172,7 +180,7 @@ def _measure(
 ) -> list[_Measurement]:
     inside_clips = _inside_clips(clips, settings)
     runs = sum(choice.runtime is not None for choice in choices)
-    looks = [(file, way) for file in files[1:] for way in _ways_of(file, files[0], ways)]
+    looks = [(file, way) for file in files[1:] for way in _ways_of(file, ways)]
     total = clips.duration_s * runs + sum(clip.duration_s for clip in inside_clips) * len(looks)
     done, lock = 0.0, threading.Lock()
     stop = threading.Event()
@@ -190,7 +198,7 @@ def _measure(
         tensors = tensor_errors(files[0].path, file.path) if index else ()
         inside = [
             measure_inside(files[0], file, inside_clips, way, settings.threads_each, settings.cache, advance)
-            for way in (_ways_of(file, files[0], ways) if index and inside_clips else ())
+            for way in (_ways_of(file, ways) if index and inside_clips else ())
         ]
         return _Measurement(file, choices[index], measured[index], inside, tensors)
 
@@ -208,10 +216,8 @@ def _measure(
             raise
 
 
-def _ways_of(file: ModelFile, reference: ModelFile, ways: Ways) -> list[Way]:
+def _ways_of(file: ModelFile, ways: Ways) -> list[Way]:
     """Return the ways in which a candidate is measured, the common one first."""
-    if file.dims != reference.dims:
-        return []
     return [way for way in (ways.common, ways.beside) if way is not None and can_be_measured(file, way)]
 
 
@@ -261,7 +267,8 @@ def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
     return [clips.clips[index * len(clips.clips) // count] for index in range(count)]
 
 
-def _model_result(measurement: _Measurement, clips: ClipSet) -> ModelResult:
+def _model_result(measurement: _Measurement, clips: ClipSet, written: list[str] | None) -> ModelResult:
+    """Return all of one model; ``written`` is what the reference wrote for each clip, None for itself."""
     file, choice, measured, inside = measurement.file, measurement.choice, measurement.measured, measurement.inside
     common, beside = (*inside, Inside(""), Inside(""))[:2]
     utterances = tuple(
@@ -271,8 +278,9 @@ def _model_result(measurement: _Measurement, clips: ClipSet) -> ModelResult:
             edits=count_edits(clip.text, reply["text"], clip.language),
             remark=reply.get("remark", ""),
             timing=_timing(reply),
+            changes=count_edits(written[place], reply["text"], clip.language) if written else None,
         )
-        for clip, reply in zip(clips.clips, measured.replies, strict=False)
+        for place, (clip, reply) in enumerate(zip(clips.clips, measured.replies, strict=False))
     )
     return ModelResult(
         label=file.label,
@@ -295,6 +303,9 @@ def _model_result(measurement: _Measurement, clips: ClipSet) -> ModelResult:
         beside=beside.utterances,
         beside_in=beside.way,
         inside_failure="; ".join(one.failure for one in inside if one.failure),
+        provenance=file.provenance,
+        loads_in=file.loads_in,
+        n_languages=len(file.languages),
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from whisq.evaluation.results import Evaluation, ModelResult, Summary
 from whisq.report.wording import (
     in_markdown,
-    inside_sentence,
     interval,
     megabytes_text,
     number,
@@ -15,10 +14,7 @@ from whisq.report.wording import (
     percent,
     points,
     ratio_text,
-    remarks,
-    speed_remark,
     speed_text,
-    verdict_sentence,
     verdict_word,
 )
 from whisq.screen import shown
@@ -188,42 +184,3 @@ def markdown_lines(table: Table) -> list[str]:
     rules = ("---", *["--:"] * (len(table.columns) - 1))
     rows = (table.columns, rules, *table.rows)
     return ["| " + " | ".join(map(in_markdown, row)) + " |" for row in rows]
-
-
-def markdown_text(evaluation: Evaluation) -> str:
-    """Return all tables with a heading each, a verdict for each model and remarks, in Markdown."""
-    inside, speeds = inside_table(evaluation), speed_table(evaluation)
-    titled = (
-        ("Sizes and error rates", accuracy_table(evaluation)),
-        ("Differences to the reference, same clips", difference_table(evaluation)),
-        ("Inside the model", inside),
-        ("Speed and memory", speeds),
-    )
-    lines = []
-    for title, table in titled:
-        if table is not None and table.rows:
-            lines += [f"### {title}", ""]
-            lines += [in_markdown(inside_sentence(evaluation)), ""] if table is inside else []
-            lines += [in_markdown(speed_remark(evaluation)), ""] if table is speeds else []
-            lines += [*markdown_lines(table), ""]
-    lines += ["### Verdicts", ""]
-    for index, model in enumerate(evaluation.models):
-        lines.append(f"- **{in_markdown(model.label)}**: {in_markdown(verdict_sentence(evaluation, index))}")
-    told = [in_markdown(remark) for remark in remarks(evaluation)]
-    return "\n".join([*lines, *([""] if told else []), *told]) + "\n"
-
-
-def terminal_lines(evaluation: Evaluation) -> list[str]:
-    """Return all that the terminal shows: tables, a verdict for each model, remarks."""
-    lines = []
-    for table in (accuracy_table(evaluation), speed_table(evaluation)):
-        lines += [*text_lines(table), ""]
-    if said := speed_remark(evaluation):
-        lines[-1:] = [said, ""]
-    inside = inside_table(evaluation)
-    if inside is not None:
-        lines += [*text_lines(inside), inside_sentence(evaluation), ""]
-    for index, model in enumerate(evaluation.models):
-        lines.append(f"{model.label}: {verdict_sentence(evaluation, index)}")
-    told = remarks(evaluation)
-    return [*lines, *([""] if told else []), *told]

@@ -6,6 +6,7 @@ import html
 import math
 import re
 
+from whisq.evaluation.doubts import audio_lines, doubts
 from whisq.evaluation.results import FORWARD_PASS, Evaluation, ModelResult, Summary
 from whisq.evaluation.speed import NOT_MEASURABLE, Ratio, Speed, others_at_work
 from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
@@ -182,7 +183,7 @@ def inside_sentence(evaluation: Evaluation) -> str:
 
 def remarks(evaluation: Evaluation) -> list[str]:
     """Return what a reader should know before believing the figures."""
-    told = []
+    told = [f"{doubt}." for doubt in doubts(evaluation)]
     runtimes = {model.runtime for model in evaluation.models if model.utterances}
     if len(runtimes) > 1:
         told.append(
@@ -210,6 +211,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
     for model in evaluation.models:
         if model.inside_failure:
             told.append(f"The divergence of {model.label} could not be measured: {model.inside_failure}.")
+    told += audio_lines(evaluation)
     several = len([summary for summary in evaluation.summaries if summary and summary.difference])
     if several > 4:
         told.append(

@@ -119,7 +119,8 @@ class Runtime:
 
     ``types`` are the types that it was seen to take, listed one by one: a type that whisq learns later is not in it
     by accident. ``loads_mixes`` is false when all matrices must have one type. ``containers`` begins with the one to
-    write for it. ``aliases`` are other names by which people ask for it.
+    write for it. ``aliases`` are other names by which people ask for it, ``in_tables`` is what a narrow column says,
+    its name by default.
 
     ``package`` is the Python package that carries it, and ``load`` what loads a model with that package (arguments:
     path, threads, whether to retry at higher temperatures); both are None for one that cannot be run from Python.
@@ -139,6 +140,7 @@ class Runtime:
     logits: Callable[[Path, int], NextTokens] | None = None
     more_objections: Callable[[str, Tensors], Iterable[Objection]] = _nothing_else
     companion: Callable[[Path], Path] | None = None
+    in_tables: str = ""
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a package that nothing is loaded with, or the other way round."""
@@ -146,6 +148,11 @@ class Runtime:
             raise ValueError(f"{self.name}: a package needs a function that loads a model with it, and it a package")
         if self.logits is not None and self.package is None:
             raise ValueError(f"{self.name}: a runtime that no package carries gives no logits")
+
+    @property
+    def short_name(self) -> str:
+        """What a narrow column calls it."""
+        return self.in_tables or self.name
 
     @property
     def names(self) -> frozenset[str]:

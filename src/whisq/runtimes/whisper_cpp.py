@@ -115,6 +115,7 @@ WHISPER_CPP = Runtime(
     logits=next_tokens,
     more_objections=_more,
     companion=core_ml_encoder,
+    in_tables="stock whisper.cpp",
 )
 
 WHISPER_CPP_PR3605 = Runtime(
@@ -126,4 +127,5 @@ WHISPER_CPP_PR3605 = Runtime(
     aliases=("whisper.cpp+pr3605",),
     more_objections=_more_of_pr3605,
     companion=core_ml_encoder,
+    in_tables="PR 3605",
 )

@@ -33,6 +33,7 @@ COMMANDS = {
     "calibrate": "collect input statistics from audio, for better bytes",
     "search": "find the mix of types that costs least for a size, by measuring",
     "optimize": "calibrate, search, quantize, evaluate and report in one go",
+    "publish": "make all files of a model as its users expect them, with a card, and upload them",
     "demo": "quantize real weights and transcribe a sentence with both",
 }
 """Every command and its line in ``whisq --help``."""

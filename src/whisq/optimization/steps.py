@@ -38,6 +38,11 @@ class Steps:
         """Return the key of a file that was made."""
         return self._known[name][0]
 
+    def made(self, path: Path) -> bool:
+        """Return whether a file is there as it was made."""
+        known = self._known.get(path.name)
+        return known is not None and path.is_file() and known[1] == file_sha256(path)
+
     def make(self, path: Path, made_from: Mapping[str, Any], make: Callable[[], object]) -> bool:
         """Make a file unless it is there, as it was made from the same; returns whether it was made now.
 

@@ -86,6 +86,7 @@ def test_the_card_is_one_that_the_hub_reads(published: Publication) -> None:
     assert summary.divergence is not None
     assert f"{summary.divergence.estimate:.4f}" in card.text
     assert "words wrong" in card.text
+    assert re.search(r"^- (the smallest|no file|none of|divergence was)", card.text, re.MULTILINE)
 
 
 def test_the_same_again_changes_nothing(published: Publication, tiny_en_bin: Path, clips: Path) -> None:

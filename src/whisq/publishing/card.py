@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from whisq.errors import PlanError
 from whisq.evaluation.results import FORWARD_PASS
 from whisq.publishing.names import hub_id
+from whisq.report.ladder import answer_lines
 from whisq.report.wording import in_markdown, interval, megabytes_text, number, percent
 from whisq.version import __version__
 
@@ -130,6 +131,7 @@ def _body(found: Publication) -> Iterator[str]:
     yield ""
     yield f"{link} in smaller files, for whisper.cpp, transcribe.cpp and what is built on them."
     yield ""
+    yield from _answers(found)
     yield from _table(found)
     yield ""
     yield from _measured(found)
@@ -137,6 +139,15 @@ def _body(found: Publication) -> Iterator[str]:
     yield from _usage(found)
     yield ""
     yield from _made(found)
+
+
+def _answers(found: Publication) -> Iterator[str]:
+    """Yield which file to take; of synthetic speech, which tells nothing of words, nothing is concluded."""
+    if found.is_synthetic:
+        return
+    for answer in answer_lines(found.evaluation.which_file):
+        yield f"- {in_markdown(answer)}"
+    yield ""
 
 
 def _table(found: Publication) -> Iterator[str]:
@@ -194,7 +205,7 @@ def _measured(found: Publication) -> Iterator[str]:
         seconds = sum(clip.duration_s for clip in data.clips if clip.id in heard)
         yield (
             "Divergence is how far a file's probabilities of the next token are from the original's (Kullback–Leibler,"
-            f" nats per token), measured in {inside.inside_in or FORWARD_PASS} on {len(heard)} clips ({seconds:.0f} s)."
+            f" nats per token), measured in {inside.inside_in or FORWARD_PASS} on {_clips(len(heard), seconds)}."
         )
     if found.is_synthetic:
         yield "The clips are synthetic speech that comes with whisq; those that judge calibrated nothing."
@@ -202,9 +213,13 @@ def _measured(found: Publication) -> Iterator[str]:
     else:
         languages = sorted({clip.language for clip in data.clips if clip.language})
         spoken = f" in {', '.join(languages)}" if languages else ""
-        heard_in = f"{len(data.clips)} clips ({data.duration_s:.0f} s{spoken}) of {in_markdown(Path(data.source).name)}"
+        heard_in = f"{_clips(len(data.clips), data.duration_s)}{spoken} of {in_markdown(Path(data.source).name)}"
         yield f"Words are those of {heard_in}, which calibrated nothing."
     yield "Every figure is in [results.json](results.json), and in [a report](report.html) with the transcripts."
+
+
+def _clips(count: int, seconds: float) -> str:
+    return f"{count} {'clip' if count == 1 else 'clips'} ({seconds:.0f} s)"
 
 
 def _usage(found: Publication) -> Iterator[str]:

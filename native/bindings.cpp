@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "dispatch.h"
+#include "self_test.h"
 
 namespace nb = nanobind;
 
@@ -63,6 +64,14 @@ std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const whisq::Kernels* kernels : whisq::available_kernels()) names.emplace_back(kernels->name);
     return names;
+}
+
+// Type, method and hash of what the kernels of an instruction set write.
+std::vector<std::tuple<std::string, std::string, std::string>> self_test(const std::string& isa) {
+    std::vector<std::tuple<std::string, std::string, std::string>> rows;
+    for (const whisq::SelfTestHash& one : whisq::self_test(kernels_named(isa)))
+        rows.emplace_back(one.type, one.method, one.hash);
+    return rows;
 }
 
 constexpr const char* kRowLength = "the row length is not a multiple of the block size";
@@ -164,6 +173,7 @@ bool factor(const std::string& isa, nb::handle moment, int64_t n_columns, nb::ha
 NB_MODULE(_core, m) {
     m.def("instruction_sets", &instruction_sets);
     m.def("types", &types);
+    m.def("self_test", &self_test, nb::arg("isa"));
     m.def("quantize", &quantize, nb::arg("isa"), nb::arg("source"), nb::arg("source_type"), nb::arg("destination"),
           nb::arg("type"), nb::arg("n_columns"), nb::arg("importance").none());
     m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"),

@@ -6,6 +6,11 @@
 #include <cstdint>
 #include <cstring>
 
+// Blocks are little-endian, and so is all that writes them.
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "whisq's core is for little-endian processors: x86-64, 64-bit ARM, RISC-V and others"
+#endif
+
 namespace whisq {
 
 // Numbers of ggml's enum ggml_type. A type that is added here needs a row in kTypes, a quantizer (families.h) and a
@@ -230,6 +235,7 @@ enum class [[nodiscard]] Outcome { kDone, kNoKernel };
 
 struct Kernels {
     const char* name;
+    int lanes;  // of 32 bits
     // The caller has checked sizes.
     Outcome (*quantize)(const Job&, Tally&);
     Outcome (*dequantize)(const uint8_t* source, Type type, float* destination, int64_t n_weights);

@@ -65,6 +65,11 @@ inline Bytes low_bytes(const I* v) {
         words[j] = _mm_and_si128(_mm_packs_epi32((__m128i)v[2 * j], (__m128i)v[2 * j + 1]), low);
     for (int j = 0; j < 2; ++j) bytes[j] = _mm_packus_epi16(words[2 * j], words[2 * j + 1]);
     return joined((Half)bytes[0], (Half)bytes[1]);
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    // The even bytes of two vectors, twice: of every lane the lowest is left.
+    uint8x16_t words[4];
+    for (int j = 0; j < 4; ++j) words[j] = vuzp1q_u8((uint8x16_t)v[2 * j], (uint8x16_t)v[2 * j + 1]);
+    return joined((Half)vuzp1q_u8(words[0], words[1]), (Half)vuzp1q_u8(words[2], words[3]));
 #else
     Bytes bytes;
     for (int j = 0; j < 32; ++j) bytes[j] = (uint8_t)v[j / kLanes][j % kLanes];
@@ -84,6 +89,10 @@ inline I widened(Bytes bytes) {
     // A byte to the top of its lane, then down again with its sign.
     const __m128i zero = _mm_setzero_si128(), rest = _mm_srli_si128((__m128i)half, first % 16);
     return (I)_mm_unpacklo_epi16(zero, _mm_unpacklo_epi8(zero, rest)) >> 24;
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    const int8x16_t all = (int8x16_t)half;
+    const int16x8_t words = first % 16 < 8 ? vmovl_s8(vget_low_s8(all)) : vmovl_high_s8(all);
+    return (I)(first % 8 < 4 ? vmovl_s16(vget_low_s16(words)) : vmovl_high_s16(words));
 #else
     I value;
     for (int lane = 0; lane < kLanes; ++lane) value[lane] = (int8_t)half[first % 16 + lane];
@@ -100,6 +109,16 @@ inline uint32_t fifth_bits(Bytes bytes) {
     const int low = _mm_movemask_epi8((__m128i)half_of<0>(raised)),
               high = _mm_movemask_epi8((__m128i)half_of<1>(raised));
     return (uint32_t)low | (uint32_t)high << 16;
+#elif defined(__aarch64__)
+    // Each byte keeps the bit that is its place among eight, and eight of them add up to a byte.
+    const uint64x2_t places = vdupq_n_u64(0x8040201008040201);
+    uint32_t bits = 0;
+    for (int part = 0; part < 2; ++part) {
+        const uint8x16_t half = (uint8x16_t)(part == 0 ? half_of<0>(bytes) : half_of<1>(bytes));
+        const uint8x16_t kept = vandq_u8(vtstq_u8(half, vdupq_n_u8(16)), vreinterpretq_u8_u64(places));
+        bits |= (uint32_t)(vaddv_u8(vget_low_u8(kept)) | vaddv_u8(vget_high_u8(kept)) << 8) << 16 * part;
+    }
+    return bits;
 #else
     uint32_t bits = 0;
     for (int j = 0; j < 32; ++j) bits |= (uint32_t)(bytes[j] >> 4 & 1) << j;

@@ -29,14 +29,22 @@ inline F pick(const float* sixteen, I index) {
     return select(index > 7, pick_of_eight(sixteen + 8, index), pick_of_eight(sixteen, index));
 }
 
-// The index of the value nearest to x, the upper one at a tie: each step halves the thresholds that are left.
-inline I nearest_place(const Codebook& book, F x) {
-    const I upper = ~(x < book.threshold[8]);
-    I at = upper & 8;
-    at |= ~(x < select(upper, splat(book.threshold[12]), splat(book.threshold[4]))) & 4;
-    at |= ~(x < pick_of_eight(book.threshold_of_two, at >> 2)) & 2;
-    return at | (~(x < pick_of_eight(book.threshold_of_one, at >> 1)) & 1);
+#define WHISQ_PICKS_OF_EIGHT
+
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+
+// Where the four bytes of every lane's float are in a table.
+inline uint8x16_t bytes_at(I index) { return (uint8x16_t)(index * 0x04040404 + 0x03020100); }
+
+inline F pick(const float* sixteen, I index) {
+    return (F)vqtbl4q_u8(vld1q_u8_x4((const uint8_t*)sixteen), bytes_at(index));
 }
+
+inline F pick_of_eight(const float* eight, I index) {
+    return (F)vqtbl2q_u8(vld1q_u8_x2((const uint8_t*)eight), bytes_at(index));
+}
+
+#define WHISQ_PICKS_OF_EIGHT
 
 #else
 
@@ -51,6 +59,19 @@ inline I nearest_place(const Codebook& book, F x) {
     I at{};
     for (int k = 1; k < 16; ++k) at = select(x < book.threshold[k], at, splat_int(k));
     return at;
+}
+
+#endif
+
+#if defined(WHISQ_PICKS_OF_EIGHT)
+
+// The index of the value nearest to x, the upper one at a tie: each step halves the thresholds that are left.
+inline I nearest_place(const Codebook& book, F x) {
+    const I upper = ~(x < book.threshold[8]);
+    I at = upper & 8;
+    at |= ~(x < select(upper, splat(book.threshold[12]), splat(book.threshold[4]))) & 4;
+    at |= ~(x < pick_of_eight(book.threshold_of_two, at >> 2)) & 2;
+    return at | (~(x < pick_of_eight(book.threshold_of_one, at >> 1)) & 1);
 }
 
 #endif

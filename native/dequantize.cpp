@@ -127,6 +127,9 @@ void fixed_values(const uint8_t* packed, float d, float* y) {
 #if defined(__AVX2__)
     const __m128i all = _mm_load_si128((const __m128i*)values);
     q = (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(all), (__m256i)q);
+#elif defined(__aarch64__)
+    const uint8x16_t all = vld1q_u8((const uint8_t*)values);
+    q = joined((Half)vqtbl1q_u8(all, (uint8x16_t)half_of<0>(q)), (Half)vqtbl1q_u8(all, (uint8x16_t)half_of<1>(q)));
 #else
     for (int j = 0; j < 32; ++j) q[j] = (uint8_t)values[q[j]];
 #endif

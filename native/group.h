@@ -41,9 +41,13 @@ inline F load_halves(const uint16_t* source) {
     // Copied, because a tensor in a file may begin at an odd address.
     uint16_t halves[kLanes];
     std::memcpy(halves, source, sizeof halves);
+#if defined(__aarch64__) && WHISQ_LANES == 4
+    return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves)));
+#else
     F value;
     for (int lane = 0; lane < kLanes; ++lane) value[lane] = float_from_half(halves[lane]);
     return value;
+#endif
 #endif
 }
 
@@ -73,6 +77,9 @@ inline void halves_of(F value, uint16_t* halves) {
     _mm256_storeu_si256((__m256i*)halves, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__) && WHISQ_LANES == 8
     _mm_storeu_si128((__m128i*)halves, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    const uint16x4_t rounded = vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)value));
+    std::memcpy(halves, &rounded, sizeof rounded);
 #else
     for (int lane = 0; lane < kLanes; ++lane) halves[lane] = half_from_float(value[lane]);
 #endif

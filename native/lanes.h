@@ -12,6 +12,8 @@
 
 #if defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace whisq::WHISQ_ISA {
@@ -64,6 +66,9 @@ inline F to_float(I value) { return __builtin_convertvector(value, F); }
 inline I truncated(F value) {
 #if defined(__SSE2__)
     return __builtin_convertvector(value, I);
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    // ARM saturates instead.
+    return select(absolute(value) < 2147483648.f, (I)vcvtq_s32_f32((float32x4_t)value), splat_int(INT32_MIN));
 #else
     const I fits = absolute(value) < 2147483648.f;
     return select(fits, __builtin_convertvector(select(fits, value, F{}), I), splat_int(INT32_MIN));
@@ -77,6 +82,8 @@ inline bool any(I mask) {
     return _mm256_movemask_ps((__m256)mask) != 0;
 #elif defined(__SSE2__) && WHISQ_LANES == 4
     return _mm_movemask_ps((__m128)mask) != 0;
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    return vmaxvq_u32((uint32x4_t)mask) != 0;
 #else
     int32_t found = 0;
     for (int lane = 0; lane < kLanes; ++lane) found |= mask[lane];
@@ -91,6 +98,8 @@ inline F square_root(F value) {
     return (F)_mm256_sqrt_ps((__m256)value);
 #elif defined(__SSE2__) && WHISQ_LANES == 4
     return (F)_mm_sqrt_ps((__m128)value);
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    return (F)vsqrtq_f32((float32x4_t)value);
 #else
     for (int lane = 0; lane < kLanes; ++lane) value[lane] = __builtin_sqrtf(value[lane]);
     return value;
@@ -110,6 +119,8 @@ inline I nearest(F value, int low, int high) {
 inline F nearest_float(F value) {
 #if defined(__AVX2__) && WHISQ_LANES == 8
     return (F)_mm256_round_ps((__m256)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__aarch64__) && WHISQ_LANES == 4
+    return (F)vrndnq_f32((float32x4_t)value);
 #else
     return (value + kRound) - kRound;
 #endif

@@ -7,7 +7,7 @@ SECONDS_LONG ?= 300
 export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install install-torch check format test test-all test-torch bench docs warnings sanitize sanitize-threads campaign
+.PHONY: help install install-torch check check-systems format test test-all test-torch bench docs warnings sanitize sanitize-threads campaign
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ check: ## lint, format, types, import contract, C++ format
 	mypy
 	lint-imports --no-logo
 	clang-format --dry-run --Werror native/*.cpp native/*.h
+
+check-systems: ## types as they are on Windows and macOS
+	mypy --platform win32 --cache-dir .mypy_cache/win32
+	mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 format: ## what `check` would complain of, mended where a tool can
 	ruff check --fix .

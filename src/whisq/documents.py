@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import WhisqError
+from whisq.system import READING
 
 _MOST_DIGITS = 19
 _LARGEST_INTEGER = 1 << 64
@@ -41,7 +42,7 @@ class Document:
     def content(self, path: Path) -> bytes:
         """Return a file's bytes; raises ``error`` for what is absent, too large, or neither a file nor a pipe."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+            descriptor = os.open(path, READING)
         except FileNotFoundError:
             raise self.error(f"{path}: no such file", hint="check the path") from None
         except (OSError, ValueError) as error:

@@ -6,11 +6,11 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import shlex
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from whisq.errors import MissingExtraError
+from whisq.system import quoted
 
 SCORING = ("jiwer", "whisper_normalizer")
 """What counts the words that a transcript gets wrong."""
@@ -26,7 +26,7 @@ def install_hint(extra: str) -> str:
         return f"pip install 'whisq[{extra}]'"
     folder = _installed_from()
     if folder is not None:
-        return f"pip install {folder[0]}{shlex.quote(f'{folder[1]}[{extra}]')}"
+        return f"pip install {folder[0]}{quoted(f'{folder[1]}[{extra}]')}"
     return f"in a checkout of whisq: pip install '.[{extra}]'"
 
 

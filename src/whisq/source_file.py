@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import stat
+import sys
 import threading
 import weakref
 import zlib
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from whisq.errors import FormatError
+from whisq.system import READING, read_at
 
 _PIECE_BYTES = 1 << 20
 
@@ -22,9 +24,8 @@ class SourceFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Nothing is waited for: what is no file is told by its mode, below.
-            not_waiting = getattr(os, "O_NONBLOCK", 0)
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | not_waiting)
+            # What is no file is told by its mode, below.
+            self._descriptor = os.open(path, READING)
         except FileNotFoundError:
             raise FormatError(f"{path}: no such file", hint="check the path") from None
         except PermissionError:
@@ -44,7 +45,9 @@ class SourceFile:
             self.close()
             raise
         self.size_bytes = found.st_size
-        self.state = FileState(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        # Compared with what a path says, later; on Windows a descriptor may say it in other numbers.
+        named = path.stat() if sys.platform == "win32" else found
+        self.state = FileState(path, named.st_dev, named.st_ino, named.st_size, named.st_mtime_ns)
         self.view = FileBytes(self)
         self._stated: dict[int, _Stated] = {}
         self._starts: list[int] = []
@@ -83,7 +86,7 @@ class SourceFile:
         """Return the bytes ``start:stop``; raises ``FormatError`` where the file has become shorter."""
         wanted = stop - start
         try:
-            data = os.pread(self._descriptor, wanted, start)
+            data = read_at(self._descriptor, wanted, start)
             if len(data) < wanted:
                 data = self._rest(data, wanted, start)
         except OSError as error:
@@ -94,7 +97,7 @@ class SourceFile:
         # A read gives less than was asked for beyond 2 GiB, and on some network file systems.
         pieces, n_read = [data], len(data)
         while n_read < wanted:
-            piece = os.pread(self._descriptor, wanted - n_read, start + n_read)
+            piece = read_at(self._descriptor, wanted - n_read, start + n_read)
             if not piece:
                 left = os.fstat(self._descriptor).st_size
                 raise _changed(self.path, f"{left} bytes are left of {self.size_bytes}")

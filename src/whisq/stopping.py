@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 _NAMES = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 15: "SIGTERM"}
 """The signals that end the program, as POSIX numbers them; `signal` itself takes milliseconds to import."""
+if sys.platform == "win32":
+    _NAMES = {2: "SIGINT", 15: "SIGTERM", 21: "SIGBREAK"}
 _PATIENCE_S = 1.0
 """How long native code may keep Python from handling a signal, before another thread does."""
-_ERASE_BAR = b"\r\033[K\033[?25h"
+_ERASE_BAR = b"\r\033[K\033[?25h" if sys.platform != "win32" else b"\r\n"
 """Clears the line that a progress bar stands in, and shows the cursor that it hides."""
 
 _lock = _thread.RLock()
@@ -95,13 +98,15 @@ def handle_signals() -> None:
     import _signal  # type: ignore[import-not-found]  # builtin; typeshed lacks it
 
     reads, writes = os.pipe()
-    os.set_blocking(writes, False)
+    if sys.platform != "win32":
+        os.set_blocking(writes, False)
     for number in _NAMES:
         if _signal.getsignal(number) != _signal.SIG_IGN:
             _signal.signal(number, _handle)
     _signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
     _thread.start_new_thread(_watch, (reads,))
-    os.register_at_fork(after_in_child=_let_go)
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=_let_go)
 
 
 def ignore_signals() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +20,7 @@ from pathlib import Path
 
 from whisq.errors import OutputError
 from whisq.stopping import held, undo_at_end, undone, wrote_a_file
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # no module: there are no locks then
+from whisq.system import RENAMES_OPEN_FILES, holds, set_mode, write_at
 
 _PART = ".part"
 _PART_BYTES = 6
@@ -46,7 +43,7 @@ class Part:
         view = memoryview(data)
         while len(view):
             try:
-                count = os.pwrite(self.descriptor, view, offset)
+                count = write_at(self.descriptor, view, offset)
             except OSError as error:
                 raise _cannot_be_written(self.target, error, "free some space, or write to another disk") from None
             view = view[count:]
@@ -72,24 +69,36 @@ def whole(path: str | Path, *, hint: str = "choose another place") -> Iterator[P
         mode = target.stat().st_mode & 0o777 if target.exists() else None
         with held:
             part, descriptor = _new_part(target, 0o666 if mode is None else mode & 0o600)
-            undoing = undo_at_end(partial(part.unlink, missing_ok=True))
+            undoing = undo_at_end(partial(_discard, part, descriptor))
     except OSError as error:
         raise _cannot_be_written(path, error, hint) from None
     try:
         yield Part(part, target, descriptor)
         if mode is not None:
-            os.fchmod(descriptor, mode)
+            set_mode(descriptor, mode)
         os.fsync(descriptor)
         with held:
+            if not RENAMES_OPEN_FILES:
+                os.close(descriptor)
+                descriptor = -1
             part.replace(target)
             wrote_a_file()
     except OSError as error:
         raise _cannot_be_written(path, error, hint) from error
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         part.unlink(missing_ok=True)
         undone(undoing)
     _sync_directory(target.parent)
+
+
+def _discard(part: Path, descriptor: int) -> None:
+    """Remove a file on its way, where the program ends."""
+    if not RENAMES_OPEN_FILES:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -163,7 +172,7 @@ def default_cache_folder() -> Path:
     """Return ``$WHISQ_CACHE``, else ``whisq`` in the user's cache folder."""
     if named := os.environ.get("WHISQ_CACHE"):
         return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "whisq"
 
 
@@ -190,22 +199,9 @@ def _new_part(target: Path, mode: int) -> tuple[Path, int]:
         # Binary: on Windows a descriptor is a text file's unless it is told.
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
         # Between the two another writer may have taken it for an orphan.
-        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+        if not RENAMES_OPEN_FILES or (holds(descriptor) is not False and os.fstat(descriptor).st_nlink):
             return part, descriptor
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Return whether this is the writer that holds a file's lock; None where the system or the disk has none."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _part_prefix(target: Path) -> str:
@@ -223,9 +219,12 @@ def _remove_orphans(target: Path) -> None:
             continue
         part = target.parent / name
         with contextlib.suppress(OSError):
+            if not RENAMES_OPEN_FILES:
+                part.unlink()  # which the system refuses while its writer lives
+                continue
             descriptor = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             try:
-                if _lock(descriptor):
+                if holds(descriptor):
                     part.unlink()
             finally:
                 os.close(descriptor)

@@ -16,12 +16,8 @@ from whisq.calibration import Moments
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.documents import json_value
 from whisq.errors import OutputError
+from whisq.system import RENAMES_OPEN_FILES, process_holds
 from whisq.writing import whole, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # no module: there are no locks then
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +97,7 @@ class Checkpoint:
         self._folder = cache / "calibrate" / key
         try:
             self._folder, lock = _claimed(self._folder)
-            weakref.finalize(self, os.close, lock)
+            self._let_go = weakref.finalize(self, os.close, lock)
             self.states = HiddenStates(self._folder, operations)
             state = self._folder / "state.json"
             if state.exists():
@@ -168,6 +164,8 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete what was kept: the calibration is whole."""
         if self._folder is not None:
+            if not RENAMES_OPEN_FILES:
+                self._let_go()
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -189,23 +187,10 @@ def _claimed(folder: Path) -> tuple[Path, int]:
             descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except FileNotFoundError:
             continue  # whoever had it was done with it just now
-        if not _is_held(descriptor):
+        # Of the process, not of the descriptor: one that begins again after an error is not in its own way.
+        if process_holds(descriptor) is False:
             number += 1
             place = folder.with_name(f"{folder.name}-{number}")
         elif os.fstat(descriptor).st_nlink:
             return place, descriptor
         os.close(descriptor)
-
-
-def _is_held(descriptor: int) -> bool:
-    """Return whether this process holds a file now: also where the system or the disk has no locks."""
-    if fcntl is None:
-        return True
-    try:
-        # Of the process, not of the descriptor: one that begins again after an error is not in its own way.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from whisq.errors import OutputError, WhisqError
 from whisq.progress import Progress
 from whisq.screen import shown, shown_lines
+from whisq.system import obeys_escapes
 
 CONDITION_MET = 3
 """Exit code where what ``--fail-if`` names holds."""
@@ -208,6 +209,6 @@ def _say(text: str) -> None:
 
 
 def _styled(label: str, stream: TextIO) -> str:
-    if "NO_COLOR" in os.environ or not stream.isatty():
+    if "NO_COLOR" in os.environ or not stream.isatty() or not obeys_escapes(stream.fileno()):
         return label
     return f"\033[{_STYLES[label]}m{label}\033[0m"

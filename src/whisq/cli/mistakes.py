@@ -6,13 +6,13 @@ Nothing here decides what a command does; each function returns or raises an err
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from whisq.errors import WhisqError
 from whisq.recipe.toml import preset_names
+from whisq.system import quoted
 from whisq.types import type_meant
 
 _SAME_OPTION = {
@@ -168,7 +168,7 @@ def too_many(parser: argparse.ArgumentParser, args: argparse.Namespace, rest: Se
     """Return what to say of words that are more than the command takes."""
     word, given = rest[0], vars(args)
     name = args.command
-    said = f"{' '.join(map(shlex.quote, rest))}: more than {parser.prog} takes"
+    said = f"{' '.join(map(quoted, rest))}: more than {parser.prog} takes"
     kind = type_meant(word) if not word.isdecimal() else None
     alone = next((rule for rule in given.get("tensor_type", ()) if "=" not in rule), None)
     if kind is not None and alone is not None:
@@ -193,12 +193,12 @@ def too_many(parser: argparse.ArgumentParser, args: argparse.Namespace, rest: Se
     if word in preset_names() and "recipe" in options:
         return WhisqError(said, hint=f"a recipe is an option: --recipe {word}")
     if Path(word).exists() and "data" in options and not given.get("data"):
-        return WhisqError(said, hint=f"audio is an option: --data {shlex.quote(word)}")
+        return WhisqError(said, hint=f"audio is an option: --data {quoted(word)}")
     return WhisqError(said, hint=shape_of(parser))
 
 
 def _rule(pattern: str, kind: str) -> str:
-    return shlex.quote(f"{pattern}={kind}")
+    return quoted(f"{pattern}={kind}")
 
 
 def check_order(args: argparse.Namespace) -> None:
@@ -254,4 +254,4 @@ def _is_recipe(text: str) -> bool:
 
 
 def _line(*words: object) -> str:
-    return " ".join(shlex.quote(str(word)) for word in words)
+    return " ".join(quoted(str(word)) for word in words)

@@ -16,6 +16,7 @@ import soxr
 
 from whisq.clips.ffmpeg import ffmpeg_samples, is_for_ffmpeg
 from whisq.errors import DataError
+from whisq.system import READING
 
 SAMPLE_RATE = 16_000
 SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".amr")
@@ -39,7 +40,7 @@ Samples = npt.NDArray[np.float32]
 def open_audio(path: Path) -> io.BufferedIOBase:
     """Return an audio file, opened; raises ``OSError``, and ``DataError`` for what is not a regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(path, READING)
     except ValueError:
         raise DataError("its name holds NUL") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

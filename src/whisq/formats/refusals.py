@@ -17,6 +17,7 @@ from whisq.formats.cursor import first_bytes
 from whisq.formats.state_names import Found
 from whisq.formats.stored import StoredArray
 from whisq.formats.weight_files import has_weights
+from whisq.system import quoted
 
 _ADAPTER = re.compile(
     r"(?:.*\.)?(?:lora_[A-Za-z_]+|lokr_\w+|loha_\w+|hada_\w+|ia3_l|oft_\w+|vera_\w+|base_layer|modules_to_save"
@@ -44,7 +45,7 @@ _FROM_PT = "from transformers import WhisperForConditionalGeneration as W"
 
 
 def _python(code: str) -> str:
-    return f"python -c {shlex.quote(code)}"
+    return f"python -c {quoted(code)}"
 
 
 def _beside(folder: Path, ending: str) -> str:

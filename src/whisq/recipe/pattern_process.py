@@ -32,10 +32,19 @@ def answer(request: dict[str, object]) -> dict[str, object]:
 
 def limit_memory() -> None:
     """Let the process fail rather than take the machine's memory."""
+    if sys.platform == "win32":
+        return
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+
+
+def limit_time(seconds: float) -> None:
+    """Have the process end when it has computed for so long; 0 takes that back. On Windows whoever asks ends it."""
+    if sys.platform != "win32":
+        # Without a handler the signal ends the process, even where the engine looks at no signals.
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
 
 
 def main() -> None:
@@ -45,10 +54,9 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        # Without a handler the signal ends the process, even where the engine looks at no signals.
-        signal.setitimer(signal.ITIMER_VIRTUAL, float(request["seconds"]))
+        limit_time(float(request["seconds"]))
         reply = answer(request)
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        limit_time(0)
         print(json.dumps(reply), flush=True)
 
 

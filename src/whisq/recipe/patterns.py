@@ -24,6 +24,7 @@ from typing import Any
 
 from whisq.errors import RecipeError
 from whisq.stopping import held, undo_at_end
+from whisq.system import line_within
 
 MOST_CHARACTERS = 20_000
 MOST_SECONDS = 2.0
@@ -125,7 +126,7 @@ class _Matcher:
             if left <= 0:
                 raise _too_slow(pattern)
             request = {"pattern": pattern, "names": list(names), "seconds": left}
-            reply = self._exchange(json.dumps(request).encode() + b"\n")
+            reply = self._exchange(json.dumps(request).encode() + b"\n", left)
             if reply is None:
                 self._left[pattern] = 0.0
                 raise _too_slow(pattern)
@@ -134,13 +135,13 @@ class _Matcher:
             self._left[pattern] = left - float(reply["seconds"])
             return [bool(one) for one in reply["matched"]]
 
-    def _exchange(self, line: bytes) -> dict[str, Any] | None:
+    def _exchange(self, line: bytes, left: float) -> dict[str, Any] | None:
         process = self._running()
         assert process.stdin is not None
         try:
             process.stdin.write(line)
             process.stdin.flush()
-            answer = _line_from(process)
+            answer = _line_from(process, left)
         except BrokenPipeError:
             answer = b""
         except BaseException:
@@ -165,7 +166,7 @@ class _Matcher:
                 )
                 undo_at_end(self._process.kill)
             self._owner = os.getpid()
-            if _line_from(self._process) != b"ready\n":
+            if _line_from(self._process, _MOST_WAITED_S).rstrip() != b"ready":
                 raise RecipeError("the process that matches patterns does not start", hint=f"run {script} to see why")
         return self._process
 
@@ -182,9 +183,11 @@ class _Matcher:
                     pipe.close()
 
 
-def _line_from(process: subprocess.Popen[bytes]) -> bytes:
-    """Return the next line, empty where none comes in time."""
+def _line_from(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """Return the next line, empty where none comes in time; ``seconds`` are its own, of processor time if possible."""
     assert process.stdout is not None
+    if sys.platform == "win32":
+        return line_within(process.stdout, seconds)
     descriptor, found = process.stdout.fileno(), b""
     until = time.monotonic() + _MOST_WAITED_S
     while not found.endswith(b"\n"):

@@ -14,6 +14,7 @@ from typing import Any
 
 from whisq.errors import RuntimeUnavailableError
 from whisq.stopping import held, undo_at_end, undone
+from whisq.system import own_group
 
 _NOISE = "load_backend:"  # ggml tells of each, whether all is well or not
 _TAIL_LINES = 3
@@ -48,7 +49,7 @@ class WorkerProcess:
                 encoding="utf-8",
                 env=environment,
                 # A terminal's Ctrl-C is for this process, which ends that one: not for both, in any order.
-                process_group=0,
+                **own_group(),
             )
             self._undoing = undo_at_end(self._kill)
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from whisq import system
 from whisq.clips.audio import SAMPLE_RATE
 from whisq.clips.clip import samples_at
 from whisq.runtimes.registry import parse_runtime
@@ -28,10 +29,7 @@ def peak_memory_bytes() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return system.peak_memory_bytes()
 
 
 def busy_s() -> float | None:

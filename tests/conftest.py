@@ -109,8 +109,9 @@ def base_bin(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def any_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transcribe.cpp as if it took a .bin of any vocabulary: models in memory have a few tokens."""
+    """transcribe.cpp as if it took a .bin of any vocabulary and length: models in memory have a few tokens."""
     monkeypatch.setattr("whisq.runtimes.transcribe_cpp.VOCABULARIES", range(1 << 20))
+    monkeypatch.setattr("whisq.runtimes.transcribe_cpp._POSITIONS", 1)
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.command_line import run
-from tests.support.containers import copy_model, tokenizer_json, write_ctranslate2, write_huggingface
-from tests.support.models import tiny_tokenizer, tiny_weights
+from tests.support.containers import copy_model, tokenizer_json, write_ctranslate2, write_huggingface, write_torch
+from tests.support.models import NARROW, tiny_tokenizer, tiny_weights
 from whisq.errors import FormatError
 from whisq.formats import open_model
-from whisq.formats.special_tokens import special_tokens
+from whisq.formats.special_tokens import LANGUAGES, special_tokens
 from whisq.model import Tokenizer
 
 SPECIAL = tiny_tokenizer().special
@@ -75,6 +75,47 @@ def test_ids_beyond_the_embedding(folder: Path) -> None:
     moved = replace(tokenizer, special={**tokenizer.special, "<|30.00|>": 300})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(moved)))
     assert "<|30.00|> is 300 in the tokenizer, and the embedding has 300 rows" in refused(folder)
+
+
+def of_rows(folder: Path, n_vocab: int, *, english: bool = False, yue: bool = False, **more: Any) -> Path:
+    """Write a trainer's checkpoint with so many rows, a tokenizer beside it, and configurations if there are any."""
+    weights = tiny_weights(replace(NARROW, n_vocab=n_vocab))
+    end = 50256 if english else 50257
+    text = list(tiny_tokenizer().tokens[:-1])
+    text += [b" word-%d" % number for number in range(len(text), end)]
+    names = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES[: 100 if yue else 99])]
+    names += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    tokenizer = Tokenizer(tuple(text), (), {name: end + i for i, name in enumerate(names)})
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)))
+    for file, document in more.items():
+        add(folder / f"{file}.json", **document)
+    return write_torch(folder / "last.pt", {"dims": asdict(weights.dims), "state_dict": dict(weights.arrays)})
+
+
+@pytest.mark.parametrize(
+    ("n_vocab", "tokenizer", "told"),
+    [
+        (51866, {}, "<|notimestamps|> is 50363 in the tokenizer and 50364 in a Whisper of 51866 rows"),
+        (51865, {"yue": True}, "<|notimestamps|> is 50364 in the tokenizer and 50363 in a Whisper of 51865 rows"),
+        (51865, {"english": True}, "<|endoftext|> is 50256 in the tokenizer and 50257 in a Whisper of 51865 rows"),
+    ],
+)
+def test_where_nothing_states_ids_whispers_own_count(
+    tmp_path: Path, n_vocab: int, tokenizer: dict[str, Any], told: str
+) -> None:
+    """The tokenizer of large-v2 beside weights of large-v3, say."""
+    assert told in refused(of_rows(tmp_path / "a", n_vocab, **tokenizer))
+    for fits in ({"n_vocab": 51865}, {"n_vocab": 51866, "yue": True}, {"n_vocab": 51864, "english": True}):
+        open_model(of_rows(tmp_path / str(fits["n_vocab"]), **fits)).close()
+
+
+def test_a_fine_tune_with_a_token_of_its_own_states_its_ids(tmp_path: Path) -> None:
+    """tiny.en with one token more has as many rows as tiny."""
+    stated = {"generation_config": {"eos_token_id": 50256, "no_timestamps_token_id": 50362}}
+    path = of_rows(tmp_path / "own", 51865, english=True, **stated)
+    with open_model(path) as model:
+        assert special_tokens(model).no_timestamps == 50362
 
 
 def test_languages_of_ctranslate2_that_are_none(tmp_path: Path) -> None:

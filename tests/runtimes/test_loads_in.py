@@ -41,17 +41,18 @@ class Loader:
         model.close()
         return {"fine": found}
     def transcribe(self, path):
-        parse_runtime("transcribe.cpp").transcriber(Path(path), 1, False)
+        model = parse_runtime("transcribe.cpp").transcriber(Path(path), 1, False)
+        model.transcribe(np.zeros(16000, np.float32), None)
         return {"fine": True}
 
 serve(sys.stdin, private_stdout(), Loader())
 """
 
 
-def dims(n_vocab: int, width: int) -> Dimensions:
+def dims(n_vocab: int, width: int, positions: int = 1500) -> Dimensions:
     """Return sizes that runtimes accept: Whisper's own contexts, one layer each."""
     mels = 128 if n_vocab == 51866 else 80
-    return Dimensions(n_vocab, 1500, width, width // 64, 1, 448, width, width // 64, 1, mels)
+    return Dimensions(n_vocab, positions, width, width // 64, 1, 448, width, width // 64, 1, mels)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,11 @@ def loader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "loader_of_files"
 
 
-def source(folder: Path, n_vocab: int, width: int) -> Path:
+def source(folder: Path, n_vocab: int, width: int, positions: int = 1500) -> Path:
     """Return the f16 file of these sizes, made once."""
-    path = folder / f"{n_vocab}-{width}.bin"
+    path = folder / f"{n_vocab}-{width}-{positions}.bin"
     if not path.exists():
-        sizes = dims(n_vocab, width)
+        sizes = dims(n_vocab, width, positions)
         weights = tiny_weights(sizes)
         arrays = {name: (array * 0.05).astype(array.dtype) for name, array in weights.arrays.items()}
         # As many texts as a Whisper of that size has: of fewer, no file is written.
@@ -153,6 +154,22 @@ def test_the_registry_says_what_the_runtime_does(
     real = Real(loader, name.partition(".")[0])
     try:
         assert list(disagreements(real, runtime, folder, container, n_vocab, mixed=mixed, names=names)) == []
+    finally:
+        real.close()
+
+
+@pytest.mark.parametrize("container", ["bin", "gguf"])
+@pytest.mark.parametrize("name", ["whisper.cpp", "transcribe.cpp"])
+def test_fewer_positions_than_whispers(
+    whisper_cpp: object, transcribe_cpp: object, loader: str, folder: Path, name: str, container: str
+) -> None:
+    """A fine-tune for short commands: ``max_source_positions`` is not 1500."""
+    real = Real(loader, name.partition(".")[0])
+    path = folder / f"short.{container}"
+    try:
+        with open_model(source(folder, 51864, 64, positions=750)) as model:
+            says = says_and_writes(model, TYPES["q5_1"], path, container, parse_runtime(name), mixed=False)
+        assert says == real.loads(path) == ((name, container) in (("whisper.cpp", "bin"), ("transcribe.cpp", "gguf")))
     finally:
         real.close()
 

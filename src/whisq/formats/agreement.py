@@ -25,6 +25,12 @@ _TEXT_OF = {
 _NEEDED = (END_OF_TEXT, "<|startoftranscript|>", "<|notimestamps|>", "<|30.00|>")
 LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 """The token of a language, Whisper's or a fine-tune's own."""
+_COUNTED = {
+    51864: {END_OF_TEXT: 50256, "<|startoftranscript|>": 50257, "<|notimestamps|>": 50362},
+    51865: {END_OF_TEXT: 50257, "<|startoftranscript|>": 50258, "<|notimestamps|>": 50363},
+    51866: {END_OF_TEXT: 50257, "<|startoftranscript|>": 50258, "<|notimestamps|>": 50364},
+}
+"""Ids in Whisper's own vocabularies, by their rows."""
 _SHOWN = 3
 
 
@@ -34,6 +40,7 @@ def check_agreement(
     """Raise ``FormatError`` where a tokenizer has other ids than configurations state, or than there are rows.
 
     ``stated`` are configurations by the name of their file; an id that one of them does not state is not asked about.
+    Where none states any, the ids must be those of Whisper's own vocabulary with so many rows, if there is one.
     """
     ids = ids_of(tokenizer)
     found = [
@@ -55,11 +62,23 @@ def check_agreement(
         if ids.get(text, 0) >= dims.n_vocab
     ]
     unlike = [*found, *beyond]
+    hint = "copy tokenizer.json from where the weights came from, or from the model that they were trained from"
+    if not any(True for section in stated.values() for _ in _stated_ids(section)):
+        counted = [
+            f"{text} is {ids[text]} in the tokenizer and {number} in a Whisper of {dims.n_vocab} rows"
+            for text, number in _COUNTED.get(dims.n_vocab, {}).items()
+            if ids.get(text, number) != number
+        ]
+        if counted and not unlike:
+            hint += (
+                "; of a fine-tune with tokens of its own, put its config.json and generation_config.json beside them"
+            )
+        unlike += counted
     if unlike:
         more = f" (and {len(unlike) - _SHOWN} more)" if len(unlike) > _SHOWN else ""
         raise FormatError(
             f"{path}: the tokenizer is of another Whisper than the weights: {'; '.join(unlike[:_SHOWN])}{more}",
-            hint="copy tokenizer.json from where the weights came from, or from the model that they were trained from",
+            hint=hint,
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats import hub, torch_zip
+from whisq.formats.agreement import check_agreement
 from whisq.formats.checkpoint import state_of
 from whisq.formats.cursor import DAMAGED, first_bytes
 from whisq.formats.huggingface import stated_dimensions
@@ -58,6 +59,8 @@ def open(path: Path) -> Model:
         ignored = found.left_over(dims)
         check_layers(path, ignored, dims)
         tokenizer, where = _vocabulary(path, dims)
+        generation = _json_beside(path, "generation_config.json")
+        check_agreement(path, tokenizer, dims, {"config.json": config, "generation_config.json": generation})
     except BaseException:
         file.close()
         raise
@@ -76,7 +79,7 @@ def open(path: Path) -> Model:
         mel_filters=mel_filters(dims.n_mels),
         tensors=tensors,
         files=(file,),
-        metadata={"config": config} if config else {},
+        metadata={"config": config, "generation_config": generation} if config else {},
         warnings=(*state.warnings(path), *left_out(path, ignored)),
         notes=tuple(notes),
     )
@@ -84,9 +87,14 @@ def open(path: Path) -> Model:
 
 def _config_beside(path: Path) -> dict[str, Any]:
     """Return transformers' description of a Whisper beside a file, nothing where there is none."""
-    beside = path.parent / "config.json"
-    config = read_json(beside) if beside.is_file() else None
-    return config if isinstance(config, dict) and config.get("model_type") == "whisper" else {}
+    config = _json_beside(path, "config.json")
+    return config if config.get("model_type") == "whisper" else {}
+
+
+def _json_beside(path: Path, name: str) -> dict[str, Any]:
+    beside = path.parent / name
+    document = read_json(beside) if beside.is_file() else None
+    return document if isinstance(document, dict) else {}
 
 
 def _stated_dimensions(path: Path, saved: Any) -> Dimensions | None:

@@ -262,6 +262,11 @@ def _mixture(tensors: Tensors) -> str:
     return f"this file has {', '.join(sorted(kind.name for kind in _matrix_types(tensors)))}"
 
 
+def audio_positions(tensors: Tensors) -> int | None:
+    """Return for how many 20 ms steps an encoder has positions, Whisper's 1500 for 30 s; None for no encoder."""
+    return next((spec.shape[0] for spec, _ in tensors if spec.name == "encoder.positional_embedding"), None)
+
+
 def vocabulary_size(tensors: Tensors) -> int | None:
     """Return the tokens of a file's vocabulary, None for one without an embedding."""
     return next((spec.shape[0] for spec, _ in tensors if spec.name == TOKEN_EMBEDDING), None)

@@ -7,12 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisq.runtimes.runtime import SEED, VOCABULARIES, Heard, Objection, Runtime, Tensors, types_named, vocabulary_size
+from whisq.runtimes.runtime import (
+    SEED,
+    VOCABULARIES,
+    Heard,
+    Objection,
+    Runtime,
+    Tensors,
+    audio_positions,
+    types_named,
+    vocabulary_size,
+)
 from whisq.types import F16, F32
 
 if TYPE_CHECKING:
     from whisq.clips.audio import Samples
 
+_POSITIONS = 1500
+"""Of 30 s of audio, as every released Whisper has; a GGUF states its own."""
 _WARNING, _ERROR = 2, 3  # TRANSCRIBE_LOG_LEVEL_* of transcribe.h
 
 
@@ -61,6 +73,12 @@ def _more(container: str, tensors: Tensors) -> Iterator[Objection]:
         known = ", ".join(map(str, VOCABULARIES))
         yield Objection(
             f"it takes a .bin with Whisper's own vocabulary only ({known} tokens), and this one has {size}",
+            "write a .gguf file",
+        )
+    positions = audio_positions(tensors)
+    if container == "bin" and positions is not None and positions < _POSITIONS:
+        yield Objection(
+            f"of a .bin it encodes {_POSITIONS} positions whatever the model has, and this one has {positions}",
             "write a .gguf file",
         )
     others = sorted({kind.name for spec, kind in tensors if spec.role == "conv" and kind not in (F16, F32)})

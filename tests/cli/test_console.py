@@ -131,6 +131,9 @@ def test_no_room_for_what_is_printed_is_an_error_and_the_file_is_there(source, t
 @pytest.mark.parametrize(
     "line",
     [
+        "--help",
+        "--version",
+        "quantize --help",
         "inspect SOURCE",
         "inspect --json SOURCE",
         "compare SOURCE SOURCE",

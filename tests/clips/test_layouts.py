@@ -99,9 +99,15 @@ def without_header(folder: Path) -> None:
     (folder / "manifest.tsv").write_text(f"a.wav\t{SAID}\n")
 
 
+def spans(folder: Path) -> None:
+    """rows with `start` and `end`"""
+    tone(folder / "a.wav", 2.0)
+    (folder / "manifest.jsonl").write_text(json.dumps({"path": "a.wav", "text": SAID, "start": 0.5, "end": 1.5}))
+
+
 LAYOUTS = [
     kaldi, mls, vivos, common_voice, audio_folder_split, lj_speech, text_in_capitals, text_after_the_suffix,
-    libri_speech, nemo, with_manifest, without_header,
+    libri_speech, nemo, with_manifest, without_header, spans,
 ]  # fmt: skip
 
 
@@ -209,6 +215,53 @@ def test_a_nemo_row_without_an_offset_is_as_long_as_it_says(tmp_path: Path) -> N
     (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": "both.wav", "duration": 1.0, "text": "first"}))
     (clip,) = load_clips(tmp_path / "m.json").clips
     assert clip.duration_s == 1.0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [
+            {"path": "a.wav", "text": "x", "start": 0.25, "end": 0.75},
+            {"path": "a.wav", "text": "y", "start": 1, "end": 2},
+        ],
+        [{"path": "a.wav", "text": "x", "Start_Time": "0.25", "end_time": "0.75"}],
+        [{"audio": {"path": "a.wav", "start_time": 0.25, "end_time": 0.75}, "sentence": "x"}],  # Whisper-Finetune's
+        [{"path": "a.wav", "text": "x", "offset": 0.25, "duration": 0.5}],
+    ],
+)
+def test_a_start_and_an_end_are_a_part_of_the_file(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    """The whole file, scored against a part's text, would be all words wrong."""
+    tone(tmp_path / "a.wav", 2.0)
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips = load_clips(tmp_path / "m.jsonl").clips
+    assert [clip.duration_s for clip in clips] == [0.5, 1.0][: len(rows)]
+    assert clips[0].id == "a.wav@0.25s"
+
+
+def test_audio_that_was_cut_out_already_is_all_of_it(tmp_path: Path) -> None:
+    """Where it was in the recording is then told beside it, as in AMI and TED-LIUM."""
+    tone(tmp_path / "a.wav", 1.5)
+    tone(tmp_path / "b.wav", 1.0)
+    (tmp_path / "m.csv").write_text("path,text,begin_time,end_time\na.wav,x,70.0,71.52\nb.wav,y,,\n")
+    assert [clip.duration_s for clip in load_clips(tmp_path / "m.csv").clips] == [1.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "told"), [("1.0", "0.5", "expected seconds after start"), ("x", "1", "seconds")]
+)
+def test_a_start_and_an_end_that_are_none(tmp_path: Path, start: str, end: str, told: str) -> None:
+    tone(tmp_path / "a.wav", 2.0)
+    (tmp_path / "m.csv").write_text(f"path,text,start,end\na.wav,x,{start},{end}\n")
+    with pytest.raises(DataError, match=told):
+        load_clips(tmp_path / "m.csv")
+
+
+def test_kaldis_minus_one_is_the_end_of_the_recording(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav", 2.0)
+    (tmp_path / "wav.scp").write_text("r a.wav\n")
+    (tmp_path / "segments").write_text("u r 0.5 -1\n")
+    (tmp_path / "text").write_text("u hello\n")
+    assert [clip.duration_s for clip in load_clips(tmp_path).clips] == [1.5]
 
 
 def test_kaldi_segments_are_cut(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from whisq.cli.console import Console, prepare_streams
 from whisq.cli.mistakes import check_command, check_options, shape_of, too_many, value_meant
@@ -84,6 +84,19 @@ class _Parser(argparse.ArgumentParser):
             WhisqError(message, hint=f"the form: {shape_of(self)}" if is_missing else f"{self.prog} --help")
         )
         sys.exit(1)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Argparse says nothing of a help that did not get there.
+        if file is not sys.stdout:
+            return super()._print_message(message, file)
+        console = Console()
+        for line in message.splitlines():
+            console.data(line)
+        try:
+            return console.flush()
+        except WhisqError as error:
+            console.error(error)
+            sys.exit(1)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:

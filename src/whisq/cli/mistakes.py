@@ -6,8 +6,10 @@ Nothing here decides what a command does; each function returns or raises an err
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 from whisq.errors import WhisqError
@@ -56,6 +58,8 @@ _EXPLAINED = {
     ("optimize", "-o"): "OUTPUT goes by its place, the second: whisq optimize MODEL OUTPUT --size SIZE",
 }
 """What other projects have and whisq does otherwise, by command and option."""
+_BELOW_ZERO = re.compile(r"-\.?\d[\w.]*[A-Za-z%]")
+"""A number with a unit, which argparse takes for an option."""
 _SAME_VALUE = {
     ("method", "imatrix"): "importance", ("method", "gptq"): "feedback", ("method", "hessian"): "feedback",
     ("method", "rtn"): "ggml", ("method", "none"): "ggml", ("format", "ggml"): "bin", ("format", ".bin"): "bin",
@@ -95,6 +99,9 @@ def check_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         if name in known or word[:2] in known or (name[:2] == "--" and any(k.startswith(name) for k in known)):
             continue
         raise WhisqError(f"{parser.prog} has no option {name}", hint=_option_meant(parser, name, known))
+    for option, word in pairwise(words):
+        if option in known and _BELOW_ZERO.fullmatch(word):
+            raise WhisqError(f"{option} {word}: a value below zero", hint=f"{option} {word[1:]}")
 
 
 def _looks_like_option(word: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,21 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a file: where it starts, and how long it is, None for all that follows. Seconds."""
+    """A part of a file: where it starts, and how long it is, None for all that follows. Seconds.
+
+    ``or_whole``: a file as long as the part is that part, cut out before, and the start is where it was.
+    """
 
     start_s: float
     duration_s: float | None = None
+    or_whole: bool = field(default=False, repr=False)
 
     def cut(self, samples: Samples) -> Samples:
         """Return this part of 16 kHz samples; raises ``DataError`` where they end before it does."""
+        if self.or_whole and self.duration_s is not None:
+            longer_s = samples.size / SAMPLE_RATE - self.duration_s
+            if abs(longer_s) <= _SEGMENT_SLACK_S:
+                return samples
         start = round(self.start_s * SAMPLE_RATE)
         stop = samples.size if self.duration_s is None else start + round(self.duration_s * SAMPLE_RATE)
         if start >= samples.size or stop > samples.size + round(_SEGMENT_SLACK_S * SAMPLE_RATE):
@@ -82,7 +90,8 @@ class Clip:
 
     def place(self) -> dict[str, Any]:
         """Return where the audio is, for another process: what ``samples_at`` takes."""
-        segment = None if self.segment is None else (self.segment.start_s, self.segment.duration_s)
+        part = self.segment
+        segment = None if part is None else (part.start_s, part.duration_s, part.or_whole)
         return {"path": str(self.path), "row": self.row, "segment": segment}
 
 

@@ -23,6 +23,9 @@ OFFSET_COLUMNS = ("offset",)
 DURATION_COLUMNS = ("duration",)
 """Seconds of the file that belong to the text."""
 
+SPAN_COLUMNS = (("start", "end"), ("start_time", "end_time"), ("begin", "end"), ("begin_time", "end_time"))
+"""Seconds into the file at which the text begins and ends; the audio may have been cut out since."""
+
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 """Who speaks, by which data is split."""
 
@@ -31,3 +34,10 @@ def pick_column(columns: Iterable[str], wanted: tuple[str, ...]) -> str | None:
     """Return the first wanted column that is there, whatever its case, as it is spelt there."""
     by_lower = {name.strip().lower(): name for name in columns if name}
     return next((by_lower[name] for name in wanted if name in by_lower), None)
+
+
+def pick_span(columns: Iterable[str]) -> tuple[str, str] | None:
+    """Return the columns of a start and an end, as they are spelt there, where both are there."""
+    names = list(columns)
+    found = ((pick_column(names, (start,)), pick_column(names, (end,))) for start, end in SPAN_COLUMNS)
+    return next(((start, end) for start, end in found if start is not None and end is not None), None)

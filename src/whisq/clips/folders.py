@@ -65,7 +65,10 @@ def _kaldi_segments(path: Path, problems: list[Problem]) -> dict[str, tuple[str,
         try:
             start, end = float(cells[1]), float(cells[2])
         except (IndexError, ValueError):
-            start, end = 0.0, -1.0
+            start, end = 0.0, 0.0
+        if end == -1:  # Kaldi's sign for the end of the recording
+            parts[name] = (cells[0], Segment(start))
+            continue
         if not 0 <= start < end < float("inf"):
             problems.append(Problem(f"segments: {name}", f"{rest!a:.60} is not a recording, a start and an end"))
             continue

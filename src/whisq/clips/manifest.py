@@ -18,6 +18,7 @@ from whisq.clips.columns import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
     pick_column,
+    pick_span,
 )
 from whisq.clips.places import audio_beside
 from whisq.clips.tables import Row, rows_of
@@ -36,6 +37,7 @@ class Columns:
     speaker: str | None
     offset: str | None
     duration: str | None
+    span: tuple[str, str] | None = None
 
     @classmethod
     def of(
@@ -60,11 +62,12 @@ class Columns:
         others = (LANGUAGE_COLUMNS, SPEAKER_COLUMNS, OFFSET_COLUMNS, DURATION_COLUMNS)
         language, speaker, offset, duration = (pick_column(names, known) for known in others)
         cuts = offset is not None or audio.strip().lower() == _NEMO_AUDIO
-        return cls(audio, text, language, speaker, offset, duration if cuts else None)
+        span = None if cuts else pick_span(names)
+        return cls(audio, text, language, speaker, offset, duration if cuts else None, span)
 
     def cells(self, row: Row) -> dict[str, Any]:
         """Return a row's cells in these columns."""
-        names = (self.audio, self.text, self.language, self.speaker, self.offset, self.duration)
+        names = (self.audio, self.text, self.language, self.speaker, self.offset, self.duration, *(self.span or ()))
         return {name: row.cells.get(name) for name in names if name}
 
 
@@ -120,6 +123,17 @@ def _audio_name(cell: object) -> str:
 
 
 def _segment(cells: dict[str, Any], columns: Columns) -> Segment | None:
+    """Return the part of the file that a row, or its audio, names; None where it means all of it."""
+    audio = cells[columns.audio]
+    within = pick_span(audio) if isinstance(audio, dict) else None
+    span, told = (within, audio) if within is not None else (columns.span, cells)
+    if span is not None:
+        start, end = (_seconds(told, name) for name in span)
+        if start is None and end is None:
+            return None
+        if end is None or end <= (start or 0.0):
+            raise ValueError(f"{span[1]} is {ascii(told.get(span[1]))[:60]}, expected seconds after {span[0]}")
+        return Segment(start or 0.0, end - (start or 0.0), or_whole=True)
     offset = _seconds(cells, columns.offset) or 0.0
     duration = _seconds(cells, columns.duration)
     return Segment(offset, duration) if offset or duration is not None else None

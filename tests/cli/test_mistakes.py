@@ -141,6 +141,7 @@ MISTAKES = [
     ("transcribe in.bin", "no command 'transcribe'", "commands: quantize convert"),
     ("help", "help is an option", "whisq --help"),
     ("help search", "help is an option", "whisq search --help"),
+    ("publish in.bin", "required: FOLDER", "the form: whisq publish MODEL FOLDER"),
     # values
     ("quantize in.bin out.bin q5_0 --threads 0", "'0' is not a number of threads", "--help"),
     ("evaluate in.bin --data clips.csv --limit all", "'all' is not a whole number of at least 1", "--help"),

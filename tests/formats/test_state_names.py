@@ -96,28 +96,45 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     return files_of(folder_of(tmp_path_factory.mktemp("plain"), named()))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+WORDS = ("", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+WRAPPERS = ("plain", "state_dict", "model", "module", "model_state_dict")
+
+
+def written(folder: Path, arrays: dict[str, np.ndarray], form: str, n_shards: int) -> Path:
+    """Write arrays as safetensors or by torch, whole or in shards, or as a trainer's checkpoint; return its place."""
+    if form in WRAPPERS:
+        return write_torch(folder / "last.ckpt", arrays if form == "plain" else {form: arrays, "epoch": 1})
+    stem, suffix, write = {
+        "safetensors": ("model", "safetensors", write_safetensors),
+        "torch": ("pytorch_model", "bin", write_torch),
+    }[form]
+    if n_shards == 1:
+        write(folder / f"{stem}.{suffix}", arrays)
+        return folder
+    home = {name: f"{stem}-{i % n_shards + 1:05d}-of-{n_shards:05d}.{suffix}" for i, name in enumerate(arrays)}
+    for shard in set(home.values()):
+        write(folder / shard, {name: arrays[name] for name in arrays if home[name] == shard})
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": home}))
+    return folder
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_order_prefix_type_and_sharding_give_the_same_file(data: st.DataObject, expected: Any) -> None:
-    """Permuted, renamed, each tensor in a type of its own, in 1 to 4 shards of safetensors."""
+    """Permuted, renamed, each tensor in a type of its own, in 1 to 4 shards, in every form that training writes."""
     arrays = named()
     order = data.draw(st.permutations(sorted(arrays)))
     prefix = data.draw(st.sampled_from(PREFIXES))
+    word = data.draw(st.sampled_from(WORDS))
     kinds = data.draw(st.lists(st.sampled_from(("f16", "bf16", "f32", "f64")), min_size=1, max_size=4))
+    form = data.draw(st.sampled_from(("safetensors", "torch", *WRAPPERS)))
     n_shards = data.draw(st.integers(1, 4))
-    turned = {prefix + name: stored(arrays[name], kinds[i % len(kinds)]) for i, name in enumerate(order)}
+    turned = {
+        prefix + name.replace("layers.0.", f"layers.0.{word}"): stored(arrays[name], kinds[i % len(kinds)])
+        for i, name in enumerate(order)
+    }
     with TemporaryDirectory() as place:
-        folder = described(Path(place) / "hf")
-        if n_shards == 1:
-            write_safetensors(folder / "model.safetensors", turned)
-        else:
-            home = {
-                name: f"model-{i % n_shards + 1:05d}-of-{n_shards:05d}.safetensors" for i, name in enumerate(turned)
-            }
-            for shard in set(home.values()):
-                write_safetensors(folder / shard, {name: turned[name] for name in turned if home[name] == shard})
-            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": home}))
-        assert files_of(folder) == expected
+        assert files_of(written(described(Path(place) / "hf"), turned, form, n_shards)) == expected
 
 
 @pytest.mark.parametrize("prefix", PREFIXES[1:])

@@ -38,6 +38,10 @@ class OutputError(WhisqError):
     """The output cannot be written: it is the input, the disk is full, permission is missing."""
 
 
+class BrokenFileError(WhisqError):
+    """A file that was just written is not what it should be: rows are lost, or no runtime hears with it."""
+
+
 class KernelError(WhisqError):
     """A kernel was called with arrays that do not fit it, or on a CPU that lacks what was forced."""
 

@@ -155,6 +155,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(f"from an earlier run: {', '.join(found.reused)}")
     for line in lines_of(found, parse_runtime(args.target), args.embedding):
         console.data(line)
+    if found.checked is not None and found.checked.unheard:
+        console.warn(str(found.checked), found.checked.hint)
+    elif found.checked is not None:
+        console.note_always(str(found.checked))
     if found.left_out:
         console.note(f"left out: {found.left_out}")
     for note in lost_companions(found.plan, found.output):

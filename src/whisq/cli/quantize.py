@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from whisq.calibration import Calibration
+    from whisq.evaluation.gate import Checked
     from whisq.model import Model
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
@@ -75,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--strict", action="store_true", help="warnings are errors")
     _add_method(parser.add_argument_group("how matrices are rounded"))
     runs = parser.add_argument_group("how it runs")
+    runs.add_argument(
+        "--check", action="store_true", help="read the file back and hear with it, in a runtime that loads it"
+    )
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write no model")
     runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
@@ -171,12 +175,37 @@ def run(args: argparse.Namespace, console: Console) -> int:
             if not args.dry_run:
                 if args.sidecar:
                     beside.enter_context(sidecar(plan, args.output))
+                checking = _Checking(plan, args.target) if args.check else None
                 with console.progress(model.n_weights, "quantizing") as advance:
-                    written = quantize(plan, args.output, threads=args.threads, progress=advance)
+                    written = quantize(plan, args.output, threads=args.threads, progress=advance, check=checking)
+                if checking is not None:
+                    checking.tell(console)
         _conclude(args, console, plan, written.duration_s if written else None)
         for note in notes_on(plan, asked, target, args.output):
             console.note_always(note)
     return 0
+
+
+class _Checking:
+    """Hears with the file before it has its name, and keeps what was found."""
+
+    def __init__(self, plan: Plan, target: str | None) -> None:
+        self._plan, self._target = plan, target
+        self._found: Checked | None = None
+
+    def __call__(self, path: Path) -> None:
+        from whisq.evaluation.gate import check_file
+
+        self._found = check_file(self._plan, path, target=self._target)
+
+    def tell(self, console: Console) -> None:
+        """Say what was found: a warning where nothing could be heard, which was asked for."""
+        if self._found is None:
+            return
+        if self._found.unheard:
+            console.warn(str(self._found), self._found.hint)
+        else:
+            console.note_always(str(self._found))
 
 
 def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Method]:

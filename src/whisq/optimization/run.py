@@ -7,6 +7,7 @@ key of what made it, so that the same call again resumes where it stopped, and a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.clips.split import split_clips
 from whisq.errors import RuntimeUnavailableError
+from whisq.evaluation.gate import Checked, check_file
 from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.results_json import to_json
@@ -92,7 +94,8 @@ class Optimized:
 
     ``plan`` is what was written. ``evaluation`` has the source first, then the result, then ggml's files of one type
     beside it; it is None where ``left_out`` says why. ``judged`` are the clips that calibrated nothing. ``reused``
-    names the files that an earlier run had made already.
+    names the files that an earlier run had made already; ``checked`` says what the result does in a runtime, None where
+    an earlier run has made and checked it.
     """
 
     output: Path
@@ -103,6 +106,7 @@ class Optimized:
     judged: ClipSet
     evaluation: Evaluation | None
     left_out: str
+    checked: Checked | None
     reused: tuple[str, ...]
 
     @property
@@ -157,9 +161,10 @@ def optimize(
             progress=progress,
         )
         plan = ladder.chosen.candidate.plan
-        work.write(plan)
+        checked = work.write(plan)
         evaluation = None if left_out else work.evaluate(plan, judged)
-    return Optimized(target, folder, calibration, plan, ladder, judged, evaluation, left_out, tuple(steps.reused))
+    reused = tuple(steps.reused)
+    return Optimized(target, folder, calibration, plan, ladder, judged, evaluation, left_out, checked, reused)
 
 
 def _clips(
@@ -244,15 +249,21 @@ class _Work:
         plan = self._plan(self.target, load_recipe(str(path)), FEEDBACK, calibration)
         return Candidate("searched mix", plan, is_uniform=False)
 
-    def write(self, plan: Plan) -> None:
-        """Write the file of a plan, and its recipe."""
+    def write(self, plan: Plan) -> Checked | None:
+        """Write the file of a plan, and its recipe; returns how it was checked, None where it was there already."""
         recipe = save_recipe(plan.recipe)
         self.steps.make(
             self._file("recipe.toml"), {"recipe": recipe}, lambda: write_text(self._file("recipe.toml"), recipe)
         )
         rounding = {"method": plan.method.name, "calibration": self.steps.key("model.calib")}
         made_from = {"model": self.model.sha256, "recipe": recipe, **({} if plan.method.is_plain else rounding)}
-        self.steps.make(self.target, made_from, partial(self._write, self.target, plan))
+        found: list[Checked] = []
+
+        def check(path: Path) -> None:
+            found.append(check_file(plan, path, target=self.settings.target, progress=self.progress))
+
+        self.steps.make(self.target, made_from, lambda: self._write(self.target, plan, check))
+        return found[0] if found else None
 
     def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
         container = container_of(path)
@@ -261,7 +272,7 @@ class _Work:
             self.model, recipe, container=container, provenance=provenance, calibration=calibration, method=method
         )
 
-    def _write(self, path: Path, plan: Plan) -> None:
+    def _write(self, path: Path, plan: Plan, check: Callable[[Path], object] | None = None) -> None:
         done = 0
 
         def advance(weights: int) -> None:
@@ -269,7 +280,7 @@ class _Work:
             done += weights
             self.progress(f"writing {path.name}", done, self.model.n_weights)
 
-        quantize(plan, path, progress=advance)
+        quantize(plan, path, progress=advance, check=check)
 
     def evaluate(self, made: Plan, clips: ClipSet) -> Evaluation:
         """Return the transcripts of the source, the file made, and files of one type beside it, with a report."""

@@ -56,13 +56,15 @@ def quantize(
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
     piece_weights: int = PIECE_WEIGHTS,
+    check: Callable[[Path], object] | None = None,
 ) -> Written:
     """Write the file that a plan describes.
 
     The bytes go to a temporary file beside ``output``, are synced, and take its name at the end: on any
     error nothing is left and an existing file is as it was. ``threads`` defaults to the CPUs at hand;
     ``progress`` is called with the number of weights done since the last call, from any thread. The bytes do not
-    depend on either, nor on ``piece_weights``, how many are read, rounded and written at once.
+    depend on either, nor on ``piece_weights``, how many are read, rounded and written at once. ``check`` is called with
+    the whole file before it takes its name: where that raises, nothing is left either.
 
     Raises ``OutputError`` when the file cannot be written, ``WeightError`` when weights are NaN, infinite or
     beyond f16's range (all tensors that are so are named).
@@ -76,8 +78,11 @@ def quantize(
             n_threads = threads or available_cpus()
             _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights)
         part.truncate(plan.size_bytes)
+        duration_s = time.perf_counter() - started
+        if check is not None:
+            check(part.path)
         plan.model.check_unchanged()
-    return Written(target, plan.size_bytes, time.perf_counter() - started)
+    return Written(target, plan.size_bytes, duration_s)
 
 
 def check_output(plan: Plan, output: str | Path) -> Path:

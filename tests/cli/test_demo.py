@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support.schema import checked
 from whisq import demo
 from whisq.cli import main
 
@@ -11,3 +12,10 @@ def test_the_demo_command(transcribe_cpp, capsys):
     out = capsys.readouterr().out
     assert out.count(demo.SENTENCE[:-1]) >= 2
     assert "gives the same transcript" in out
+
+
+def test_the_demo_for_scripts(transcribe_cpp, capsys):
+    assert main(["demo", "--json"]) == 0
+    found = checked(capsys.readouterr().out, "demo")
+    assert found["same_text"]
+    assert found["files"][0]["size_bytes"] > found["files"][1]["size_bytes"]

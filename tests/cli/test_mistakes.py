@@ -133,7 +133,6 @@ MISTAKES = [
         "no option",
         "it calibrates by itself",
     ),
-    ("optimize in.bin out.bin --size 3MB --data clips.csv --json x.json", "no option --json", "OUTPUT.optimize"),
     ("inspect in.bin --tensr", "no option --tensr", "--tensors"),
     # commands
     ("quantise in.bin out.bin q5_0", "no command 'quantise'", "did you mean: whisq quantize in.bin out.bin q5_0"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support.optimized import FEW
+from tests.support.schema import checked
 from whisq.cli import main
+from whisq.cli.optimize import _document
 
 
 def test_the_command_says_sizes_divergences_and_a_verdict(
@@ -20,6 +24,10 @@ def test_the_command_says_sizes_divergences_and_a_verdict(
     assert f"{optimized.output.stat().st_size / 1e6:.2f}" in captured.out
     assert "than uniform q4_0: diverges" in captured.out
     assert "WER %" in captured.out
+    document = {"schema": "whisq-optimize", "schema_version": 1, **_document(optimized)}
+    found = checked(json.dumps(document), "optimize")
+    assert found["size_bytes"] == optimized.output.stat().st_size
+    assert found["chosen"] in [one["file"] for one in found["judged"]["files"]]
 
 
 def test_help_names_the_goals(capsys) -> None:

@@ -9,6 +9,7 @@ from tests.support.calibrations import write as write_calibration
 from tests.support.command_line import run
 from tests.support.containers import write_model
 from tests.support.models import WIDE
+from tests.support.schema import checked
 from whisq.cli import main
 from whisq.clips.builtin import SOURCE
 from whisq.clips.clip import ClipSet
@@ -51,8 +52,9 @@ def test_a_search_writes_what_it_measured_and_prints_how_it_agrees(
         size = whisq.make_plan(model, whisq.load_recipe(str(recipe))).size_bytes
     assert 0.995 * 68_000_000 <= size <= 68_000_000
     again = ["--types", "q4_0,q8_0", "--size", "63MB", "--reuse", str(file), "-o", str(tmp_path / "b.toml")]
-    assert main(["search", *common, *again]) == 0
-    capsys.readouterr()
+    assert main(["search", *common, *again, "--json", "--quiet"]) == 0
+    found = checked(capsys.readouterr().out, "search")
+    assert found["mixes"][0]["size_bytes"] == found["size_bytes"] <= 63_000_000
     assert main(["search", *common, *again, "--method", "feedback"]) == 1
     assert "was measured with --method ggml, not feedback" in capsys.readouterr().err
 

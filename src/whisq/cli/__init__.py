@@ -3,7 +3,7 @@
 One file per command, each with ``add_arguments(parser)`` and ``run(args, console) -> exit code``, with
 ``more_outputs(args)`` where it writes more than its arguments name, and ``check_words(args)`` where their order can be
 mistaken; its help line is in ``COMMANDS``. Only the command that was asked for is imported. Exit code 0 is fine, 1 a
-user error, 2 an internal error, 128 + its number a signal.
+user error, 2 an internal error, 3 that a condition of ``--fail-if`` holds, 128 + its number a signal.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NoReturn
 
-from whisq.cli.console import Console, prepare_streams
+from whisq.cli.console import INTERNAL, Console, prepare_streams
 from whisq.cli.mistakes import check_command, check_options, shape_of, too_many, value_meant
-from whisq.cli.paths import check_here, check_paths
+from whisq.cli.paths import STDOUT, check_here, check_paths
 from whisq.errors import WhisqError
 from whisq.stopping import begin, last_line
 from whisq.version import __version__
@@ -55,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = words[place] if place < len(words) else None
     if asked in parsers:
         _command(asked).add_arguments(parsers[asked])
+        parser.as_json = parsers[asked].as_json = _wants_json(words[place + 1 :], asked)
         return _run(parser, parsers[asked], words)
     if asked is not None and not {"-h", "--help", "--version"} & set(words[:place]):
-        return _refused(lambda: check_command(asked, COMMANDS, words[place + 1 :]))
+        wanted = _wants_json(words, asked)
+        return _refused(lambda: check_command(asked, COMMANDS, words[place + 1 :]), as_json=wanted)
     return _run(parser, parser, words)
 
 
@@ -66,9 +69,11 @@ def quantize_main(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="quantize", description=COMMANDS["quantize"])
     parser.add_argument("--version", action="version", version=f"whisq {__version__}")
     _command("quantize").add_arguments(parser)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser.as_json = _wants_json(given, "quantize")
     # Tools read its lines: one for every tensor, as whisper.cpp's own prints them.
     parser.set_defaults(command="quantize", verbose=True)
-    return _run(parser, parser, list(sys.argv[1:] if arguments is None else arguments))
+    return _run(parser, parser, given)
 
 
 def _one_line_per_command(prog: str) -> argparse.HelpFormatter:
@@ -78,9 +83,11 @@ def _one_line_per_command(prog: str) -> argparse.HelpFormatter:
 class _Parser(argparse.ArgumentParser):
     """Argparse, with our error style and exit code 1 for what the user typed."""
 
+    as_json = False
+
     def error(self, message: str) -> NoReturn:
         is_missing = "required" in message and self.prog != "whisq"
-        Console().error(
+        Console(as_json=self.as_json).error(
             WhisqError(message, hint=f"the form: {shape_of(self)}" if is_missing else f"{self.prog} --help")
         )
         sys.exit(1)
@@ -107,12 +114,24 @@ def _command(name: str) -> ModuleType:
     return importlib.import_module(f"whisq.cli.{name}")
 
 
-def _refused(check: Callable[[], None]) -> int:
+def _wants_json(words: Sequence[str], command: str) -> bool:
+    """Return whether stdout is to have JSON, before the words are read: `evaluate` names a file, or - for stdout."""
+    options = list(words[: list(words).index("--")] if "--" in words else words)
+    if command == "evaluate":
+        return "--json=-" in options or ("--json", "-") in pairwise(options)
+    return "--json" in options
+
+
+def _gives_json(args: argparse.Namespace) -> bool:
+    return getattr(args, "json", None) in (True, STDOUT)
+
+
+def _refused(check: Callable[[], None], *, as_json: bool = False) -> int:
     prepare_streams()
     try:
         check()
     except WhisqError as error:
-        Console().error(error)
+        Console(as_json=as_json).error(error)
         return 1
     return 0
 
@@ -131,13 +150,13 @@ def _places_after_options(
     return (found, left) if len(left) < len(rest) else (args, rest)
 
 
-def _run(parser: argparse.ArgumentParser, of_command: argparse.ArgumentParser, words: list[str]) -> int:
-    if _refused(lambda: check_options(of_command, words)):
+def _run(parser: _Parser, of_command: _Parser, words: list[str]) -> int:
+    if _refused(lambda: check_options(of_command, words), as_json=of_command.as_json):
         return 1
     args, rest = parser.parse_known_args(words)
     if rest:
         args, rest = _places_after_options(of_command, args, words, rest)
-    console = Console(quiet=getattr(args, "quiet", False))
+    console = Console(quiet=getattr(args, "quiet", False), as_json=of_command.as_json or _gives_json(args))
     begin()
     try:
         command = _command(args.command)
@@ -163,6 +182,6 @@ def _run(parser: argparse.ArgumentParser, of_command: argparse.ArgumentParser, w
             f"internal: {type(error).__name__}: {error}",
             hint="this is a bug in whisq: set WHISQ_TRACEBACK=1 and report what it prints",
         )
-        console.error(internal)
-        return 2
+        console.error(internal, INTERNAL)
+        return INTERNAL
     return code

@@ -131,6 +131,15 @@ def add_overwrite_and_quiet(parser: argparse.ArgumentParser | argparse._Argument
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 
+def add_json(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare what every command has whose result a script may want."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result, or the error, as JSON (docs/scripts.md), with --quiet too",
+    )
+
+
 def add_goal(parser: argparse.ArgumentParser) -> None:
     """Declare what is searched for: a size, bits per weight, or a divergence."""
     goal = parser.add_argument_group("the goal, one of").add_mutually_exclusive_group(required=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_cache, add_clips, add_overwrite_and_quiet, cache_folder, count, device
+from whisq.cli.arguments import add_cache, add_clips, add_json, add_overwrite_and_quiet, cache_folder, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenCalibration, WrittenImatrix
 from whisq.errors import CalibrationError
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="canonical",
         help="how tensors are named in it (default: canonical)",
     )
+    add_json(out)
     add_overwrite_and_quiet(out)
 
 
@@ -105,6 +106,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.warn(message, hint)
     for line in audio_lines(calibration):
         console.data(line)
+    console.result(
+        "calibrate",
+        {
+            "output": args.output,
+            "size_bytes": output.stat().st_size,
+            "imatrix": args.imatrix_out,
+            "audio": calibration.audio,
+            "inputs": len(calibration.counts),
+            "warnings": [{"message": message, "hint": hint} for message, hint in calibration.warnings],
+        },
+    )
     return 0
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from whisq.cli.arguments import count
+from whisq.cli.arguments import add_json, count
 from whisq.cli.console import Console
 from whisq.cli.paths import Read
 from whisq.errors import RecipeError
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", type=Read, metavar="B", help="the other one; containers and types may differ")
     parser.add_argument("--match", metavar="PATTERN", help="compare only tensors with such a name, in any dialect")
     parser.add_argument("--top", type=count, metavar="N", help="list only the N worst")
-    parser.add_argument("--json", action="store_true", help="print numbers as JSON")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with console.progress(first.n_weights, "comparing") as advance:
             comparison = compare(first, second, names, advance)
         if args.json:
-            console.json(_as_json(first, second, comparison, args.top))
+            console.result("compare", _as_json(first, second, comparison, args.top))
             return 0
         for line in _lines(first, second, comparison, args.top):
             console.data(line)

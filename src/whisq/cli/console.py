@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from whisq.errors import OutputError, WhisqError
@@ -19,6 +19,10 @@ from whisq.progress import Progress
 from whisq.screen import shown, shown_lines
 from whisq.system import obeys_escapes
 
+SCHEMA_VERSION = 1
+"""Of what ``--json`` prints; counted up when a field goes or changes its meaning."""
+INTERNAL = 2
+"""Exit code of an error that is whisq's own."""
 CONDITION_MET = 3
 """Exit code where what ``--fail-if`` names holds."""
 NOTE_EVERY_S = 60
@@ -51,10 +55,13 @@ def discard_stdout() -> None:
 
 
 class Console:
-    """The streams of one command. ``quiet`` drops lines of data and notes, never warnings and errors."""
+    """The streams of one command. ``quiet`` drops lines of data and notes, never warnings and errors.
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    With ``as_json`` stdout has one JSON document, the result or the error, and no line of data; stderr is as ever.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
         self._stdout_is_gone = False
         self._lost: OutputError | None = None
 
@@ -65,8 +72,13 @@ class Console:
 
     def data(self, text: str = "") -> None:
         """Print a line of the command's result on stdout."""
-        if not self.quiet:
+        if not self.quiet and not self.as_json:
             self._print(text)
+
+    def result(self, command: str, fields: Mapping[str, Any]) -> None:
+        """Print what a command found, where that is wanted as JSON: of the schema in docs/, named for the command."""
+        if self.as_json:
+            self.json({"schema": f"whisq-{command}", "schema_version": SCHEMA_VERSION, **fields})
 
     def json(self, document: Any) -> None:
         """Print the command's result as JSON on stdout, in ASCII: its own escapes keep every character.
@@ -118,9 +130,13 @@ class Console:
         """Print a warning on stderr."""
         self._labelled("warning", message, hint)
 
-    def error(self, error: WhisqError) -> None:
-        """Print an error and its hint on stderr."""
+    def error(self, error: WhisqError, exit_code: int = 1) -> None:
+        """Print an error and its hint on stderr, and as JSON on stdout where results would be."""
         self._labelled("error", str(error), error.hint)
+        kind = "internal" if exit_code == INTERNAL else type(error).__name__
+        self.result("error", {"exit_code": exit_code, "kind": kind, "message": str(error), "hint": error.hint})
+        if self.as_json:
+            self._flush_data()
 
     def _labelled(self, label: str, message: str, hint: str | None) -> None:
         self._flush_data()

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_overwrite_and_quiet, thread_count
+from whisq.cli.arguments import add_json, add_overwrite_and_quiet, thread_count
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_swapped
 from whisq.cli.paths import Read, Written, WrittenModel, WrittenSidecar
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     parser.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
+    add_json(parser)
     add_overwrite_and_quiet(parser)
 
 
@@ -53,6 +54,7 @@ def more_outputs(args: argparse.Namespace) -> list[Written]:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Convert; returns the exit code."""
     from whisq.cli.notes import miscounted_tokens
+    from whisq.cli.plan_text import plan_as_json
     from whisq.formats import container_of, open_model
     from whisq.provenance import provenance_of, sidecar
     from whisq.quantization.convert import make_conversion
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             written = quantize(plan, args.output, threads=args.threads, progress=advance)
         for line in _report(plan, args.output, written.duration_s):
             console.data(line)
+        console.result("convert", plan_as_json(plan, args.output, written.duration_s))
     return 0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
-from whisq.cli.arguments import add_overwrite
+from whisq.cli.arguments import add_json, add_overwrite_and_quiet
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written, WrittenModel
 from whisq.errors import OutputError
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--recipe", type=Read, default="balanced", metavar="NAME|FILE", help="default: balanced")
     parser.add_argument("--output", metavar="FOLDER", help="keep both model files there (default: thrown away)")
-    add_overwrite(parser)
+    add_json(parser)
+    add_overwrite_and_quiet(parser)
 
 
 def more_outputs(args: argparse.Namespace) -> list[Written]:
@@ -77,5 +79,16 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
     original, smaller = rows[0], rows[1]
     same = "the same transcript" if original[3].text == smaller[3].text else "another transcript"
     console.data()
+    console.result(
+        "demo",
+        {
+            "said": SENTENCE,
+            "same_text": original[3].text == smaller[3].text,
+            "files": [
+                {"file": _path(folder, name).name, "size_bytes": size_bytes, "bits_per_weight": bits, **asdict(found)}
+                for name, size_bytes, bits, found in rows
+            ],
+        },
+    )
     console.data(f"{recipe_name} is {smaller[1] / original[1]:.0%} of the original's size and gives {same}.")
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from whisq.cli.arguments import add_json
 from whisq.cli.console import Console
 from whisq.cli.paths import Read
 from whisq.units import megabytes
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=Read, metavar="MODEL", help="any model that whisq reads: a path, or an id on the hub"
     )
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for warning in model.warnings:
             console.warn(warning)
         if args.json:
-            console.json(_as_json(model, with_tensors=args.tensors))
+            console.result("inspect", _as_json(model, with_tensors=args.tensors))
             return 0
         for line in _lines(model):
             console.data(line)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from whisq.clips.builtin import SOURCE
 from whisq.clips.clip import ClipSet
+from whisq.evaluation.which_file import WhichFile
 from whisq.quantization.plan import Plan
-from whisq.search.uniform import Judged, Ladder
+from whisq.report.ladder import loads_text
+from whisq.search.uniform import Judged, Ladder, which_file_of
 from whisq.units import megabytes
 from whisq.whisper import TOKEN_EMBEDDING
 
@@ -15,19 +17,29 @@ from whisq.whisper import TOKEN_EMBEDDING
 def ladder_lines(ladder: Ladder, clips: ClipSet) -> Iterator[str]:
     """Yield all that was judged, the smallest first, on what, and what was not measured and why."""
     names = max(len(judged.name) for judged in ladder.judged)
-    yield f"   {'':{names}} {'MB':>8} {'divergence':>11}  95 %"
-    for judged in ladder.judged:
+    which = which_file_of(ladder)
+    dropped = {rung.file.name: rung for rung in which.dropped if rung.file.name != ladder.chosen.name}
+    yield f"   {'':{names}} {'MB':>8} {'divergence':>11}  {'95 %':18}  loads in"
+    for judged in (one for one in ladder.judged if one.name not in dropped):
         found = judged.interval()
         mark = "-> " if judged is ladder.chosen else "   "
         yield (
             f"{mark}{judged.name:{names}} {megabytes(judged.size_bytes):8.2f} {found.estimate:11.5f}"
-            f"  {found.low:.5f} to {found.high:.5f}"
+            f"  {found.low:.5f} to {found.high:.5f}  {_loads_in(which, judged.name)}"
         )
+    if dropped:
+        named = ", ".join(f"{name} (beside {rung.dropped_for})" for name, rung in dropped.items())
+        yield f"left out, larger than another and not closer beyond the interval: {named}"
     pieces = len(ladder.chosen.divergences.sums)
     what = "synthetic speech that comes with whisq" if clips.source == SOURCE else "clips held out"
     yield f"divergence in nats per token, on {pieces} pieces of {what}, none of which calibrated anything"
     if ladder.untried:
         yield f"not measured, as their type is too far off: {', '.join(ladder.untried)}"
+
+
+def _loads_in(which: WhichFile, name: str) -> str:
+    rung = which.named(name)
+    return loads_text(rung.file.loads_in if rung else None)
 
 
 def answer_line(ladder: Ladder, plan: Plan) -> str:

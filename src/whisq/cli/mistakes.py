@@ -53,7 +53,6 @@ _EXPLAINED = {
         "optimize",
         "--calibration",
     ): "it calibrates by itself, on two thirds of --data or on built-in speech; to use a calibration: whisq search",
-    ("optimize", "--json"): "results.json is in the folder OUTPUT.optimize, see --folder",
     ("optimize", "--report"): "report.html is in the folder OUTPUT.optimize, see --folder",
     ("optimize", "-o"): "OUTPUT goes by its place, the second: whisq optimize MODEL OUTPUT --size SIZE",
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisq.cli.arguments import (
     WithoutUnit,
     add_clips,
     add_goal,
+    add_json,
     add_overwrite_and_quiet,
     add_space,
     check_unit,
@@ -95,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
     )
+    add_json(how)
     add_overwrite_and_quiet(how)
 
 
@@ -159,11 +161,37 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.warn(str(found.checked), found.checked.hint)
     elif found.checked is not None:
         console.note_always(str(found.checked))
+    console.result("optimize", _document(found))
     if found.left_out:
         console.note(f"left out: {found.left_out}")
     for note in lost_companions(found.plan, found.output):
         console.note_always(note)
     return 0
+
+
+def _document(found: Optimized) -> dict[str, Any]:
+    """Return what came of it as JSON's types; sizes in bytes, paths as they were given."""
+    from whisq.evaluation.results_json import which_file_document
+    from whisq.recipe import save_recipe
+
+    has_words = found.evaluation is not None
+    return {
+        "output": str(found.output),
+        "size_bytes": found.plan.size_bytes,
+        "method": found.plan.method.name,
+        "recipe": save_recipe(found.recipe),
+        "loads_in": [verdict.runtime for verdict in found.plan.verdicts if verdict.loads],
+        "chosen": found.ladder.chosen.name,
+        "judged": which_file_document(found.which_file),
+        "judged_on": found.judged.source,
+        "untried": list(found.ladder.untried),
+        "words": which_file_document(found.evaluation.which_file) if found.evaluation is not None else None,
+        "left_out": found.left_out or None,
+        "folder": str(found.folder),
+        "report": str(found.folder / "report.html") if has_words else None,
+        "results": str(found.folder / "results.json") if has_words else None,
+        "reused": list(found.reused),
+    }
 
 
 def lines_of(found: Optimized, target: Runtime, embedding: str | None) -> Iterator[str]:

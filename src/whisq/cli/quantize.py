@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.cli.arguments import add_cache, add_other_model, add_overwrite_and_quiet, cache_folder, thread_count
+from whisq.cli.arguments import (
+    add_cache,
+    add_json,
+    add_other_model,
+    add_overwrite_and_quiet,
+    cache_folder,
+    thread_count,
+)
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_order
 from whisq.cli.paths import Clips, Read, Written, WrittenModel, WrittenRecipe, WrittenSidecar
@@ -89,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cache(runs, "calibrations")
     add_overwrite_and_quiet(runs)
-    runs.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
+    add_json(runs)
 
 
 def _add_method(group: argparse._ArgumentGroup) -> None:
@@ -257,7 +264,7 @@ def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s
     from whisq.cli.plan_text import plan_as_json, summary_lines
 
     if args.json:
-        console.json(plan_as_json(plan, args.output, duration_s))
+        console.result("quantize", plan_as_json(plan, args.output, duration_s))
         return
     brief = wrapped(conclusion_lines(plan, args.output, duration_s), console.width)
     for line in summary_lines(plan, args.output, duration_s) if args.verbose else brief:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from whisq.cli.arguments import add_overwrite_and_quiet
+from whisq.cli.arguments import add_json, add_overwrite_and_quiet
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written, WrittenReport
 from whisq.errors import OutputError
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search", type=Read, metavar="FILE", help="show the curve of this search, too (its --sensitivity file)"
     )
+    add_json(parser)
     add_overwrite_and_quiet(parser)
 
 
@@ -47,7 +48,7 @@ def check_report_name(name: str, *, tables: bool = False) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; returns the exit code."""
-    from whisq.evaluation.results_json import read_results
+    from whisq.evaluation.results_json import read_results, which_file_document
     from whisq.report.page import write_report
     from whisq.report.texts import markdown_text
     from whisq.search import read_sensitivity
@@ -59,9 +60,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     evaluation = read_results(args.results)
     curve = read_sensitivity(args.search).curve if args.search else ()
     if Path(output).suffix.lower() == ".md":
-        write_text(output, markdown_text(evaluation))
+        text = markdown_text(evaluation)
+        write_text(output, text)
+        size_bytes = len(text.encode("utf-8"))
         console.data(f"{output}: tables in Markdown")
-        return 0
-    size_bytes = write_report(evaluation, output, curve)
-    console.data(f"{output}: report of {megabytes(size_bytes):.1f} MB")
+    else:
+        size_bytes = write_report(evaluation, output, curve)
+        console.data(f"{output}: report of {megabytes(size_bytes):.1f} MB")
+    console.result(
+        "report",
+        {
+            "output": output,
+            "size_bytes": size_bytes,
+            "made": evaluation.made,
+            "which_file": which_file_document(evaluation.which_file),
+        },
+    )
     return 0

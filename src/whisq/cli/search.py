@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from whisq.cli.arguments import (
     add_clips,
     add_goal,
+    add_json,
     add_other_model,
     add_overwrite_and_quiet,
     add_space,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from whisq.calibration import Calibration
     from whisq.model import Model
+    from whisq.recipe import Recipe
     from whisq.runtimes.runtime import Runtime
     from whisq.search import Mix, Searched, Sensitivity, Space
 
@@ -97,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
     )
     add_other_model(how, "what was measured")
+    add_json(how)
     add_overwrite_and_quiet(parser)
 
 
@@ -121,6 +124,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             write_text(args.output, save_recipe(searched.recipe))
             for line in lines_of(searched, args.output):
                 console.data(line)
+            console.result("search", _document(args, searched))
         else:
             _uniform(args, console, model, calibration)
         if note:
@@ -133,10 +137,12 @@ def _uniform(args: argparse.Namespace, console: Console, model: Model, calibrati
     from whisq.cli.ladder import answer_line, ladder_lines
     from whisq.clips.builtin import builtin_clips
     from whisq.clips.datasets import load_clips
+    from whisq.evaluation.results_json import which_file_document
     from whisq.formats.special_tokens import special_tokens
     from whisq.optimization.choices import Choices, ladder_for
     from whisq.recipe import save_recipe
     from whisq.search import Goal, refuse_out_of_reach
+    from whisq.search.uniform import which_file_of
 
     given = {"--sensitivity": args.sensitivity, "--reuse": args.reuse, "--prefer-fast": args.prefer_fast}
     given["--method"] = args.method
@@ -166,6 +172,23 @@ def _uniform(args: argparse.Namespace, console: Console, model: Model, calibrati
     method = ladder.chosen.candidate.method
     how = "" if method.is_plain else f" --calibration {args.calibration} --method {method}"
     console.data(f"wrote {args.output}; for whisq quantize: --target {args.target} --recipe {args.output}{how}")
+    found = ladder.chosen
+    more = {"chosen": found.name, "judged": which_file_document(which_file_of(ladder)), "mixes": []}
+    console.result("search", _common(args, found.candidate.plan.recipe, found.size_bytes, str(method)) | more)
+
+
+def _common(args: argparse.Namespace, recipe: Recipe, size_bytes: int, method: str) -> dict[str, Any]:
+    from whisq.recipe import save_recipe
+
+    names = {"output": args.output, "target": args.target, "sensitivity": args.sensitivity}
+    return names | {"size_bytes": size_bytes, "method": method, "recipe": save_recipe(recipe)}
+
+
+def _document(args: argparse.Namespace, searched: Searched) -> dict[str, Any]:
+    method = str(searched.sensitivity.provenance.get("method"))
+    mixes = [asdict(mix) for mix in (searched.mix, *searched.others)]
+    more = {"chosen": searched.mix.name, "judged": None, "mixes": mixes}
+    return _common(args, searched.recipe, searched.mix.size_bytes, method) | more
 
 
 def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:

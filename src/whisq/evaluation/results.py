@@ -236,6 +236,12 @@ class Evaluation:
         return int(self.settings.get("seed", 0))
 
     @property
+    def made(self) -> str | None:
+        """The label of the file that was made for this comparison, None where all were given."""
+        found = self.settings.get("made")
+        return str(found) if found is not None else None
+
+    @property
     def loss_nats(self) -> float:
         """The divergence per token that was said to be good enough."""
         return float(self.settings.get("loss_nats", LOSS_NATS))

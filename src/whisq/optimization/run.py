@@ -8,7 +8,7 @@ key of what made it, so that the same call again resumes where it stopped, and a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import EvaluationSettings, evaluate
+from whisq.evaluation.which_file import LOSS_NATS, WhichFile
 from whisq.extras import REPORTING, SCORING, install_hint, missing_packages
 from whisq.formats import container_of, open_model
 from whisq.formats.layout import ContainerName
@@ -47,7 +48,7 @@ from whisq.search.measure import SearchSettings
 from whisq.search.reach import refuse_out_of_reach
 from whisq.search.run import measure_space, solve
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
-from whisq.search.uniform import Candidate, Ladder
+from whisq.search.uniform import Candidate, Ladder, which_file_of
 from whisq.types import F16, TensorType
 from whisq.writing import write_text
 
@@ -108,6 +109,11 @@ class Optimized:
     left_out: str
     checked: Checked | None
     reused: tuple[str, ...]
+
+    @property
+    def which_file(self) -> WhichFile:
+        """All that was judged, in order of size and divergence; no words were compared there."""
+        return which_file_of(self.ladder)
 
     @property
     def recipe(self) -> Recipe:
@@ -295,8 +301,12 @@ class _Work:
             inside=self.settings.inside,
             device=self.settings.device,
             cache=self._file("cache"),
+            loss_nats=self.goal.divergence or LOSS_NATS,
         )
         evaluation = evaluate(self._reference(), candidates, clips, settings=settings, progress=self.progress)
+        # The first candidate is what all this was for.
+        stated = {**evaluation.settings, "made": evaluation.models[1].label}
+        evaluation = replace(evaluation, settings=stated)
         write_text(self._file("results.json"), to_json(evaluation))
         curve = () if self.choices.space is None else read_sensitivity(self._file("sensitivity.json")).curve
         write_report(evaluation, self._file("report.html"), curve)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from whisq.errors import PlanError
 from whisq.evaluation.statistics import Interval, paired_difference, rate
+from whisq.evaluation.which_file import LOSS_NATS, MeasuredFile, WhichFile, which_file
 from whisq.provenance import provenance_of
 from whisq.quantization.plan import Plan, make_plan
 from whisq.quantization.rounding import METHODS
 from whisq.recipe.recipe import Recipe, match_name
+from whisq.runtimes.registry import RUNTIMES
 from whisq.search.judging import Divergences
 from whisq.types import TYPES, TensorType, parse_type
 from whisq.whisper import TOKEN_EMBEDDING
@@ -193,6 +195,22 @@ def judge_all(
             try_others(kind, measured[kind], min(j.divergences.mean for j in judged))
     ordered = tuple(sorted(judged, key=lambda j: (j.size_bytes, j.divergences.mean)))
     return Ladder(ordered, _answer(ordered, divergence, seed), tuple(untried))
+
+
+def which_file_of(ladder: Ladder, *, loss_nats: float = LOSS_NATS) -> WhichFile:
+    """Return what was judged in order of size and divergence, what nothing speaks for marked."""
+    files = [
+        MeasuredFile(
+            name=judged.name,
+            size_bytes=judged.size_bytes,
+            loads_in=frozenset(v.runtime for v in judged.candidate.plan.verdicts if v.loads),
+            sums=judged.divergences.sums,
+            tokens=judged.divergences.tokens,
+            is_uniform=judged.candidate.is_uniform,
+        )
+        for judged in ladder.judged
+    ]
+    return which_file(files, [runtime.name for runtime in RUNTIMES], loss_nats=loss_nats)
 
 
 def _answer(judged: Sequence[Judged], divergence: float | None, seed: int) -> Judged:

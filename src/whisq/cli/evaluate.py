@@ -41,8 +41,6 @@ Transcripts are cached as they come: the same command resumes an interrupted run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from whisq.runtimes.registry import runnable_runtimes
-
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("reference", type=Read, metavar="REFERENCE", help="the model to compare with, usually f16")
@@ -51,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data = parser.add_argument_group("the data")
     add_clips(data, what="audio and what is said in it: see below", seed_of="the draw and the bootstrap")
-    how = parser.add_argument_group("how it is measured")
+    _add_how(parser.add_argument_group("how it is measured"))
+    _add_output(parser.add_argument_group("output"))
+
+
+def _add_how(how: argparse._ArgumentGroup) -> None:
+    from whisq.runtimes.registry import runnable_runtimes
+
     how.add_argument(
         "--runtime",
         type=_runtime_name,
@@ -85,7 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep measurements there (default: $WHISQ_CACHE, else whisq in the user's cache)",
     )
     how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
-    output = parser.add_argument_group("output")
+
+
+def _add_output(output: argparse._ArgumentGroup) -> None:
     output.add_argument(
         "--divergence",
         type=above_zero,

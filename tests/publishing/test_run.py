@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 import whisq
+from tests.support.schema import checked
 from whisq.cli import main
+from whisq.cli.publish import _document
 from whisq.errors import OutputError, PlanError
 from whisq.evaluation.results_json import read_results
 from whisq.formats import open_model
@@ -135,6 +138,8 @@ def test_the_command_says_what_it_made(published: Publication, tiny_en_bin: Path
     assert "from an earlier run" in captured.err
     assert re.search(r"ggml-tiny\.en-q8_0\.bin +43\.55 +0\.\d{5}", captured.out)
     assert f"wrote {published.folder}: 8 files" in captured.out
+    document = {"schema": "whisq-publish", "schema_version": 1, **_document(published, None, dry_run=False)}
+    assert len(checked(json.dumps(document), "publish")["files"]) == 8
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--public"])

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from whisq.cli.arguments import add_cache, add_clips, add_overwrite_and_quiet, cache_folder, thread_count, type_names
+from whisq.cli.arguments import (
+    add_cache,
+    add_clips,
+    add_json,
+    add_overwrite_and_quiet,
+    cache_folder,
+    thread_count,
+    type_names,
+)
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written
 from whisq.errors import PlanError
@@ -74,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs, at most 4)")
     add_cache(how, "calibrations")
+    add_json(how)
     add_overwrite_and_quiet(how)
 
 
@@ -124,6 +133,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _say_what_is_missing(found, args, console)
     for line in lines_of(found):
         console.data(line)
+    sent = None
     if args.repo:
         from whisq.publishing.upload import upload
 
@@ -133,7 +143,30 @@ def run(args: argparse.Namespace, console: Console) -> int:
             )
         for line in upload_lines(sent, dry_run=args.dry_run):
             console.data(line)
+    console.result("publish", _document(found, sent, dry_run=args.dry_run))
     return 0
+
+
+def _document(found: Publication, sent: Upload | None, *, dry_run: bool) -> dict[str, Any]:
+    """Return what was made, and what the hub got, as JSON's types."""
+    from whisq.evaluation.results_json import which_file_document
+
+    uploaded = None
+    if sent is not None:
+        uploaded = {"url": sent.url, "private": sent.is_private, "new": sent.is_new, "dry_run": dry_run}
+        uploaded |= {"sent": list(sent.sent), "there": list(sent.there)}
+    return {
+        "output": str(found.folder),
+        "files": [path.relative_to(found.folder).as_posix() for path in found.files],
+        "models": [
+            {"file": edition.file_name, "size_bytes": plan.size_bytes, "method": plan.method.name}
+            for edition, plan in zip(found.editions, found.plans, strict=True)
+        ],
+        "which_file": which_file_document(found.evaluation.which_file),
+        "synthetic": found.is_synthetic,
+        "reused": list(found.reused),
+        "uploaded": uploaded,
+    }
 
 
 def _say_what_is_missing(found: Publication, args: argparse.Namespace, console: Console) -> None:

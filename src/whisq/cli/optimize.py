@@ -190,6 +190,7 @@ def _document(found: Optimized) -> dict[str, Any]:
         "folder": str(found.folder),
         "report": str(found.folder / "report.html") if has_words else None,
         "results": str(found.folder / "results.json") if has_words else None,
+        "checked": None if found.checked is None else str(found.checked),
         "reused": list(found.reused),
     }
 

@@ -170,8 +170,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             check_output(plan, args.output)
             if foreseen is not None:
                 plan = planned(stack.enter_context(_calibrated(args, model, console)))
-        if not args.json:
-            _print_plan(plan, console, verbose=args.verbose)
+        _print_plan(plan, console, verbose=args.verbose)
         written = None
         with contextlib.ExitStack() as beside:
             if args.recipe_out:
@@ -263,9 +262,7 @@ def _conclude(args: argparse.Namespace, console: Console, plan: Plan, duration_s
     from whisq.cli.plan_groups import conclusion_lines, wrapped
     from whisq.cli.plan_text import plan_as_json, summary_lines
 
-    if args.json:
-        console.result("quantize", plan_as_json(plan, args.output, duration_s))
-        return
+    console.result("quantize", plan_as_json(plan, args.output, duration_s))
     brief = wrapped(conclusion_lines(plan, args.output, duration_s), console.width)
     for line in summary_lines(plan, args.output, duration_s) if args.verbose else brief:
         console.data(line)

@@ -7,7 +7,7 @@ SECONDS_LONG ?= 300
 export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install install-torch check check-systems format test test-all test-torch bench docs warnings sanitize sanitize-threads campaign
+.PHONY: help install install-torch check check-systems format test test-all test-torch bench docs site warnings sanitize sanitize-threads campaign
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ bench: ## a tenth of the kernels' benchmark; benchmarks/README.md lists the othe
 
 docs: ## every example of README.md and docs/, and every link between pages
 	$(PYTHON) -m pytest -q tests/test_readme.py tests/test_docs.py
+
+site: ## the pages as a site in build/site, warnings as errors; the pages that come from the code are made first
+	$(PYTHON) -m documentation
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 warnings: ## the core with both compilers, warnings as errors
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \

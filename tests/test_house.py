@@ -22,6 +22,7 @@ def sources() -> list[Path]:
         *sorted((ROOT / "native").glob("*.[ch]*")),
         *sorted((ROOT / "tests").rglob("*.py")),
         *sorted((ROOT / "benchmarks").glob("*.py")),
+        *sorted((ROOT / "documentation").glob("*.py")),
     ]
 
 

@@ -1,31 +1,17 @@
 """The report in a real browser: drawn, quiet, offline, usable by keyboard and screen reader."""
 
-import shutil
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.browser import MISSING, asked_for, forget_logs, printed, running, serious_faults, show
 from whisq.evaluation.results import Evaluation
 from whisq.report.page import write_report
 from whisq.search import Mix
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-DRIVER = shutil.which("chromedriver")
-MISSING = [
-    name
-    for name, found in (
-        ("a Chromium browser (Debian: chromium)", CHROMIUM),
-        ("chromedriver (Debian: chromium-driver)", DRIVER),
-        ("selenium (PyPI)", find_spec("selenium")),
-    )
-    if not found
-]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the report is not opened: no {', no '.join(MISSING)}")
 
 WIDTHS = {"phone": 390, "desktop": 1280}
@@ -40,27 +26,12 @@ def report(made: Evaluation, curve: tuple[Mix, ...], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with running() as driver:
+        yield driver
 
 
 def opened(browser: Any, report: Path, *, width: int = 1280, theme: str = "light") -> Any:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [
-        {"name": "prefers-color-scheme", "value": theme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": features})
+    show(browser, width=width, theme=theme)
     browser.get(report.as_uri())
     until(browser, "return document.documentElement.dataset.ready === 'true'")
     return browser
@@ -80,8 +51,7 @@ def until(browser: Any, script: str, *arguments: object) -> Any:
 def test_drawn_without_errors_requests_or_sideways_scrolling(
     browser: Any, report: Path, width: int, theme: str
 ) -> None:
-    for log in ("browser", "performance"):
-        browser.get_log(log)
+    forget_logs(browser)
     opened(browser, report, width=width, theme=theme)
     assert browser.execute_script("return document.documentElement.dataset.theme") == theme
     for chart in ("size", "difference", "inside", "curve", "speed", "map"):
@@ -90,13 +60,8 @@ def test_drawn_without_errors_requests_or_sideways_scrolling(
         assert marks > 2, chart
     overflow = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
     assert overflow <= 0
-    assert [entry["message"] for entry in browser.get_log("browser")] == []
-    requests = [
-        entry["message"]
-        for entry in browser.get_log("performance")
-        if "Network.requestWillBeSent" in entry["message"] and '"url":"http' in entry["message"]
-    ]
-    assert requests == []
+    assert printed(browser) == []
+    assert asked_for(browser) == []
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -216,24 +181,13 @@ def test_print_is_light_and_shows_the_tables(browser: Any, report: Path) -> None
     assert browser.execute_script("return [...document.querySelectorAll('details')].every(d => d.open)")
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
-    assert len(printed["data"]) > 50_000
+    paper = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    assert len(paper["data"]) > 50_000
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_no_serious_accessibility_fault(browser: Any, report: Path, width: int, theme: str) -> None:
-    axe = find_spec("axe_core_python")
-    if axe is None or axe.origin is None:
-        pytest.skip("accessibility is not checked: no axe-core-python (PyPI)")
     opened(browser, report, width=width, theme=theme)
     browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    browser.execute_script((Path(axe.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
-    found = browser.execute_async_script("axe.run(document).then(arguments[arguments.length - 1])")
-    assert len(found["passes"]) > 15
-    serious = [
-        (fault["id"], fault["impact"], [node["html"][:120] for node in fault["nodes"][:3]])
-        for fault in found["violations"]
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_faults(browser) == []

@@ -20,7 +20,7 @@ def page() -> str:
         "| command | what it does |\n| --- | --- |\n"
         + "".join(f"| [`whisq {name}`](#whisq-{name}) | {line} |\n" for name, line in COMMANDS.items()),
         "`quantize` alone is `whisq quantize --verbose`: one line for every tensor, as whisper.cpp's own prints them.\n"
-        "Exit codes: 0 is fine, 1 a mistake of the user's or a file's, 2 a bug in whisq, 128 + its number a signal.\n",
+        "[Exit codes](../scripts.md#exit-codes) are the same for all.\n",
     ]
     return "\n".join([*parts, *(_command(name, line) for name, line in COMMANDS.items())])
 

@@ -44,7 +44,7 @@ def _name(module: Any, name: str) -> str:
         methods = [_method(entry, member) for entry, member in _members(value)]
         text += ["\n".join(methods) + "\n"] if methods else []
     elif callable(value):
-        text += [f"```python\n{_signature(name, value)}\n```\n", _docstring(value)]
+        text += [f"```text\n{_signature(name, value)}\n```\n", _docstring(value)]
     else:
         text.append(f"`{value!r}`\n")
     return "\n".join(text)

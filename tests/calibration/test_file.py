@@ -18,6 +18,7 @@ from tests.support.models import NARROW, WIDE
 from whisq.calibration import input_of, inputs_of, merge, read_calibration, write_calibration
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
 from whisq.calibration.imatrix import write_imatrix
+from whisq.calibration.outputs import OutputMoment, weighed_outputs
 from whisq.calibration.probes import MOST_PROBES, Probes
 from whisq.errors import CalibrationError
 from whisq.kernels.feedback import damping_for
@@ -76,6 +77,51 @@ def test_the_damping_that_was_chosen_survives_the_file_and_counts_for_less_among
     for name in chosen:
         least = damping_for(widths[name], 1000)
         assert both.moments(name).damping == pytest.approx(max(chosen[name] / 2, least))
+
+
+def test_weighed_outputs_survive_the_file_and_are_merged_by_windows(tmp_path: Path) -> None:
+    widths, parts = inputs_of(NARROW), []
+    made = {name: moments_of(width, 3) for name, width in widths.items()}
+    (first, second), size = list(weighed_outputs(NARROW))[:2], NARROW.n_audio_state
+    for number, windows in enumerate((1, 3)):
+        outputs = {first: OutputMoment(moments_of(size, number).second_moment, 0.1 + number)}
+        outputs |= {second: outputs[first]} if number else {}
+        listed, path = [(name, width, 500) for name, width in widths.items()], tmp_path / f"{number}.calib"
+        write_calibration(path, {"model_sha256": "x", "windows": windows}, listed, made.__getitem__, None, outputs)
+        parts.append(read_calibration(path))
+        found = parts[-1].load_output(first)
+        assert np.array_equal(found.second_moment, outputs[first].second_moment)
+        assert found.damping == outputs[first].damping
+    assert parts[0].outputs == {first}
+    assert parts[0].load_output(second) is None
+    merge(tmp_path / "c.calib", parts)
+    both = read_calibration(tmp_path / "c.calib")
+    assert both.outputs == {first}
+    expected = 0.25 * moments_of(size, 0).second_moment + 0.75 * moments_of(size, 1).second_moment
+    np.testing.assert_allclose(both.load_output(first).second_moment, expected, rtol=1e-5, atol=1e-6)
+    assert both.load_output(first).damping == 1.1
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "not finite"])
+def test_weighed_outputs_that_are_damaged_are_refused(tmp_path: Path, damage: str) -> None:
+    widths, name = inputs_of(NARROW), next(iter(weighed_outputs(NARROW)))
+    made = {each: moments_of(width, 3) for each, width in widths.items()}
+    outputs = {name: OutputMoment(moments_of(NARROW.n_audio_state, 3).second_moment, 0.1)}
+    listed = [(each, width, 500) for each, width in widths.items()]
+    write_calibration(tmp_path / "a.calib", {}, listed, made.__getitem__, None, outputs)
+    arrays = load_file(tmp_path / "a.calib")
+    if damage == "gone":
+        del arrays[f"{name}.output_moment"]
+    elif damage == "cut":
+        arrays[f"{name}.output_moment"] = arrays[f"{name}.output_moment"][:-1]
+    else:
+        arrays[f"{name}.output_moment"][3] = np.nan
+    save_again(tmp_path / "a.calib", arrays)
+    said = (
+        f"the output moment of {name} is not finite" if damage == "not finite" else f"lacks the output moment of {name}"
+    )
+    with pytest.raises(CalibrationError, match=said):
+        read_calibration(tmp_path / "a.calib").load_output(name)
 
 
 def test_merging_is_as_if_all_had_been_one_calibration(tmp_path: Path) -> None:
@@ -266,6 +312,8 @@ def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
         {"damping": {"a": "x"}},
         {"damping": {"a": -0.1}},
         {"damping": {"a": float("nan")}},
+        {"output_damping": 1},
+        {"output_damping": {"a": -0.1}},
     ],
 )
 def test_a_calibration_that_says_nonsense_is_refused(tmp_path: Path, changes: dict) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisq.calibration.inputs import inputs_of
+from whisq.calibration.outputs import OutputMoment
 from whisq.calibration.probes import Probes
 from whisq.errors import CalibrationError
 from whisq.hashing import file_sha256
@@ -52,7 +54,8 @@ class Calibration:
     ``audio`` says what was calibrated on: seconds, tokens, languages, the source model's SHA-256, and more.
     ``counts`` holds the number of vectors by input; an input that is not in it is not covered. ``singular`` says of
     which inputs the second moments give feedback nothing to work with, and why; it is None in a file of whisq 0.1,
-    which did not look: ``factors.check_factors`` does. With ``takes_other_model`` it may be used for other weights of
+    which did not look: ``factors.check_factors`` does. ``outputs`` are the layers whose outputs were weighed, and
+    ``load_output`` gives the moment of one. With ``takes_other_model`` it may be used for other weights of
     the same shape, and what is made with it says so.
     """
 
@@ -61,6 +64,8 @@ class Calibration:
     counts: Mapping[str, int]
     load: Callable[[str], Moments] = field(repr=False)
     load_probes: Callable[[], Probes | None] = field(repr=False, default=lambda: None)
+    outputs: frozenset[str] = frozenset()
+    load_output: Callable[[str], OutputMoment | None] = field(repr=False, default=lambda name: None)
     has_second_moments: bool = True
     singular: Mapping[str, str] | None = None
     takes_other_model: bool = False
@@ -172,6 +177,12 @@ def _is_multilingual(audio: Mapping[str, Any]) -> bool:
 def triangle_size(n: int) -> int:
     """Return the number of values in the upper triangle of an n × n matrix, its diagonal included."""
     return n * (n + 1) // 2
+
+
+def triangle_width(size: int) -> int | None:
+    """Return n of the n × n matrix whose upper triangle has so many values, None where there is none."""
+    n = math.isqrt(2 * size)
+    return n if n and triangle_size(n) == size else None
 
 
 def pack_triangle(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,10 +1,12 @@
 """A calibration on disk.
 
 The file is in the safetensors format (https://github.com/huggingface/safetensors). For every input it holds
-``NAME.second_moment`` (the upper triangle of the mean of x xᵀ, row by row, f32), ``NAME.mean`` (f32), and
-``probes`` (f16); its metadata says, as JSON under ``whisq.calibration``, what was measured on, and of which inputs the
-second moments cannot be factored (``singular``), and the damping that windows held out have chosen for the others
-(``damping``; a file of an earlier version has none, and it is taken by the number of vectors).
+``NAME.second_moment`` (the upper triangle of the mean of x xᵀ, row by row, f32), ``NAME.mean`` (f32), of layers whose
+outputs were weighed ``NAME.output_moment`` (the upper triangle of the mean of g gᵀ, f32), and ``probes`` (f16); its
+metadata says, as JSON under ``whisq.calibration``, what was measured on, of which inputs the second moments cannot be
+factored (``singular``), and the damping that windows held out have chosen for the others (``damping``) and for the
+outputs (``output_damping``). A file of an earlier version has neither: the damping is then taken by the number of
+vectors, and no output is weighed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from whisq.calibration.calibration import (
@@ -24,9 +28,11 @@ from whisq.calibration.calibration import (
     Moments,
     pack_triangle,
     triangle_size,
+    triangle_width,
     unpack_triangle,
 )
 from whisq.calibration.imatrix import is_older_imatrix, read_imatrix
+from whisq.calibration.outputs import OutputMoment
 from whisq.calibration.probes import Probes
 from whisq.calibration.storage import Entry, write_safetensors
 from whisq.documents import json_value
@@ -51,6 +57,7 @@ def write_calibration(
     moments: Sequence[tuple[str, int, int]],
     load: Callable[[str], Moments],
     probes: Probes | None,
+    outputs: Mapping[str, OutputMoment] = MappingProxyType({}),
 ) -> None:
     """Write a calibration; ``moments`` lists name, width and count of each input, ``load`` is called one by one.
 
@@ -73,6 +80,10 @@ def write_calibration(
 
         entries.append(Entry(f"{name}.second_moment", "F32", (triangle_size(width),), triangle))
         entries.append(Entry(f"{name}.mean", "F32", (width,), mean))
+    document["output_damping"] = {name: output.damping for name, output in outputs.items()}
+    for name, output in outputs.items():
+        size = triangle_size(len(output.second_moment))
+        entries.append(Entry(f"{name}.output_moment", "F32", (size,), partial(pack_triangle, output.second_moment)))
     if probes is not None:
         document["probe_languages"] = list(probes.languages)
         entries.append(Entry("probes", "F16", probes.mels.shape, lambda: probes.mels))
@@ -132,14 +143,40 @@ def read_calibration(path: str | Path) -> Calibration:
                     f"{where}: {name}.second_moment has shape {found}, expected [{triangle_size(widths[name])}]",
                     hint=AGAIN,
                 )
+        for name in document.get("output_damping", {}):
+            key = f"{name}.output_moment"
+            if key not in names or len(file.shape(key)) != 1 or triangle_width(*file.shape(key)) is None:
+                raise CalibrationError(f"{where}: lacks the output moment of {name}", hint=AGAIN)
     return Calibration(
         where,
         document,
         document["counts"],
         _Loader(where, widths, document["counts"], document.get("damping", {}), file.state),
         lambda: _probes(where, document),
+        outputs=frozenset(document.get("output_damping", {})),
+        load_output=_OutputLoader(where, document.get("output_damping", {}), file.state),
         singular=document.get("singular"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _OutputLoader:
+    path: Path
+    damping: Mapping[str, float]
+    state: FileState
+
+    def __call__(self, name: str) -> OutputMoment | None:
+        import numpy as np
+
+        if name not in self.damping:
+            return None
+        with _opened(self.path) as file:
+            if file.state != self.state:
+                raise CalibrationError(f"{self.path}: changed while it was read", hint="try again when it is whole")
+            packed = file.array(f"{name}.output_moment")
+        if not np.isfinite(packed).all():
+            raise CalibrationError(f"{self.path}: the output moment of {name} is not finite", hint=AGAIN)
+        return OutputMoment(unpack_triangle(packed, triangle_width(len(packed)) or 0), self.damping[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +278,10 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         whole = isinstance(counts, dict) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts.values())
         whole = whole and all(isinstance(document.get(key, ()), list | tuple) for key in _LISTS)
         whole = whole and all(isinstance(document.get(key, ""), str) for key in _NAMES)
-        for key in ("languages", "inactive", "damping"):
+        for key in ("languages", "inactive", "damping", "output_damping"):
             whole = whole and _are_numbers(document.get(key, {}).values())
-        whole = whole and all(0 <= share < 1e6 for share in document.get("damping", {}).values())
+        for key in ("damping", "output_damping"):
+            whole = whole and all(0 <= share < 1e6 for share in document.get(key, {}).values())
         whole = whole and all(isinstance(reason, str) for reason in document.get("singular", {}).values())
         whole = whole and _are_numbers(document.get(key, 0) for key in TOTALS)
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from whisq.model import Model
 
 FOLDER = "calibrations"
+_HOLDS = "inputs and outputs"
+"""Changes with what a calibration holds, so that an earlier one of the same version is not taken for it."""
 
 
 @contextlib.contextmanager
@@ -69,7 +71,7 @@ def calibration_on(
 
 def _key(model: Model, clips: ClipSet, settings: CalibrationSettings) -> str:
     heard = {"data": clips.sha256, "own_text": settings.own_text, "text_tokens": settings.text_tokens}
-    made_by = {"whisq": __version__, "seed": settings.seed, "device": settings.device}
+    made_by = {"whisq": __version__, "seed": settings.seed, "device": settings.device, "holds": _HOLDS}
     digest = hashlib.sha256(json.dumps({**heard, **made_by}, sort_keys=True).encode()).hexdigest()
     what = "built-in" if clips.source == SOURCE else clips.sha256[:16]
     return f"{model.fingerprint[:32]}-{what}-{digest[:16]}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from whisq.calibration.calibration import AGAIN, TOTALS, Calibration, Moments
 from whisq.calibration.file import write_calibration
+from whisq.calibration.outputs import OutputMoment
 from whisq.calibration.probes import MOST_PROBES, Probes
 from whisq.errors import CalibrationError
 
@@ -44,7 +45,21 @@ def merge(path: Path, parts: Sequence[Calibration]) -> None:
         return Moments(total, np.diag(matrix).copy(), np.asarray(mean, np.float32), matrix, damping)
 
     listed = [(name, len(first.moments(name).squares), sum(p.counts[name] for p in parts)) for name in names]
-    write_calibration(path, _audio_together(parts), listed, load, _probes_together(parts))
+    write_calibration(path, _audio_together(parts), listed, load, _probes_together(parts), _outputs_together(parts))
+
+
+def _outputs_together(parts: Sequence[Calibration]) -> dict[str, OutputMoment]:
+    """Return the outputs that were weighed in all parts, by their windows, with the larger of the dampings."""
+    import numpy as np
+
+    shares = [max(1, part.audio.get("windows", 1)) for part in parts]
+    found = {}
+    for name in sorted(frozenset.intersection(*(part.outputs for part in parts))):
+        loaded = [moment for part in parts if (moment := part.load_output(name)) is not None]
+        pairs = list(zip(shares, loaded, strict=True))
+        total = sum(np.float64(share / sum(shares)) * moment.second_moment for share, moment in pairs)
+        found[name] = OutputMoment(np.asarray(total, np.float32), max(moment.damping for moment in loaded))
+    return found
 
 
 def _audio_together(parts: Sequence[Calibration]) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.calibration.calibration import triangle_size
 from whisq.calibration.inputs import inputs_of
+from whisq.calibration.outputs import weighed_outputs
 from whisq.errors import CalibrationError, OutputError
+from whisq.network.tokens import LONGEST_TEXT
 from whisq.units import megabytes
+from whisq.whisper import expected_tensors
 
 if TYPE_CHECKING:
     from whisq.whisper import Dimensions
@@ -48,9 +53,22 @@ def needs_of(dims: Dimensions, n_windows: int, n_tokens: int, *, spills: bool, w
     states = 4 * (n_windows * dims.n_audio_ctx * dims.n_audio_state + n_tokens * dims.n_text_state)
     weights = 4 * (dims.n_vocab + dims.n_text_ctx + 16 * dims.n_text_state * dims.n_text_layer) * dims.n_text_state
     memory = _LIBRARIES + _STATES * states + max(8 * _FACTORING * max(widths) ** 2, weights if writes else 0)
+    outputs = weighed_outputs(dims)
+    if outputs:
+        memory = max(memory, _LIBRARIES + states + _way_back(dims, outputs))
     if not spills:
         memory += 2 * moments
-    return Needs(memory, moments + 2 * states if spills else 0, moments)
+    weighed = 4 * sum(triangle_size(width) for width in outputs.values())
+    return Needs(memory, moments + 2 * states if spills else 0, moments + weighed)
+
+
+def _way_back(dims: Dimensions, outputs: Mapping[str, int]) -> int:
+    """Return the bytes of a whole model, a window's outputs of all layers, its words' gradients, and the moments."""
+    weights = sum(math.prod(spec.shape) for spec in expected_tensors(dims).values())
+    # In a block each layer's output, what it saw, and the gradients on their way.
+    window = dims.n_audio_ctx * 12 * dims.n_audio_state * (dims.n_audio_layer + 2)
+    words = 4 * LONGEST_TEXT * dims.n_vocab
+    return 4 * (weights + window + words + 2 * sum(width * width for width in outputs.values()))
 
 
 def check_room(needs: Needs, output: Path, cache: Path | None) -> None:

@@ -24,6 +24,7 @@ from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
 from whisq.calibration.spill import Checkpoint
 from whisq.calibration.sums import Sums
 from whisq.calibration.texts import Line, Window, lines_of, more_lines, windows_of, write_texts, written_ids
+from whisq.calibration.weighing import output_moments
 from whisq.clips.builtin import SOURCE, builtin_clips, speech_version
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
@@ -127,7 +128,8 @@ def calibrate(
         path = Path(output)
         widths = inputs_of(opened.dims)
         listed = [(name, widths[name], count) for name, count in collector.counts.items()]
-        write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows))
+        outputs = output_moments(opened, special, windows, lines, operations, progress, chosen.seed)
+        write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows), outputs)
     checkpoint.remove()
     return read_calibration(path)
 

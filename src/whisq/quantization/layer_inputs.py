@@ -16,6 +16,7 @@ from whisq.calibration.calibration import AGAIN
 from whisq.calibration.factors import LARGEST_SQUARE, factor_for
 from whisq.errors import CalibrationError
 from whisq.kernels.feedback import Factor
+from whisq.quantization.two_sided import output_factor
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class LayerInputs:
         self._calibration = calibration
         self._moments: _Kept[Moments] = _Kept(most_kept)
         self._factors: _Kept[Factor] = _Kept(most_kept)
+        self._outputs: _Kept[NDArray[np.float32]] = _Kept(most_kept)
 
     def moments(self, tensor: str) -> Moments:
         """Return the moments of a matrix's input; raises ``CalibrationError``."""
@@ -73,6 +75,27 @@ class LayerInputs:
             # Whoever wrote the file looked, and could factor it.
             raise CalibrationError(
                 f"{self._calibration.path}: the moments of {source} are damaged: {error}", hint=AGAIN
+            ) from None
+
+    def output_factor(self, tensor: str) -> NDArray[np.float32] | None:
+        """Return what rounding on both sides needs of a matrix's output, None where it was not weighed.
+
+        Raises ``CalibrationError`` for a moment that has no factor.
+        """
+        name = tensor.removesuffix(".weight")
+        if name not in self._calibration.outputs:
+            return None
+        return self._outputs.get(name, lambda: self._output_factor(name))
+
+    def _output_factor(self, name: str) -> NDArray[np.float32]:
+        try:
+            moment = self._calibration.load_output(name)
+            if moment is None:
+                raise CalibrationError("it is not there")
+            return output_factor(moment)
+        except CalibrationError as error:
+            raise CalibrationError(
+                f"{self._calibration.path}: the output moment of {name} is damaged: {error}", hint=AGAIN
             ) from None
 
     def is_being_factored(self, tensor: str) -> bool:

@@ -110,11 +110,17 @@ class Method(ABC):
         inputs: LayerInputs | None,
         threads: int = 1,
     ) -> Rounded:
-        """Return rows of a tensor in a type; rows are independent of each other, and of ``threads``.
+        """Return rows of a tensor in a type; rows are independent of ``threads``, and of each other.
+
+        But for a tensor that it ``takes_whole``: of that there are all rows.
 
         ``inputs`` is there when the method needs something. Raises ``UnfitWeightsError``, and ``CalibrationError`` for
         a matrix whose input cannot serve: ``decide`` says so before.
         """
+
+    def takes_whole(self, tensor: TensorSpec, calibration: Calibration | None) -> bool:
+        """True for a matrix whose rows depend on each other: ``round`` is then given all of them at once."""
+        return False
 
     def decide(self, tensor: TensorSpec, type: TensorType, calibration: Calibration | None) -> Decision:
         """Return how a tensor will be rounded. Nothing is read or computed.

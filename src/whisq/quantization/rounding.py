@@ -72,7 +72,11 @@ class Importance(Method):
 
 @dataclass(frozen=True, slots=True)
 class Feedback(Method):
-    """Rounding with error feedback (``kernels.feedback``): the output of the layer is kept, not the weights."""
+    """Rounding with error feedback (``kernels.feedback``): the output of the layer is kept, not the weights.
+
+    Where the calibration has weighed that output, rows take back from each other what the next words depend on
+    (``two_sided``).
+    """
 
     name: str = "feedback"
     needs: Needs = "second moments"
@@ -88,11 +92,16 @@ class Feedback(Method):
     ) -> Rounded:
         """Return the blocks, and what the rounding takes from the layer's mean output where it has a bias."""
         from whisq.kernels.feedback import quantize_with_feedback
+        from whisq.quantization.two_sided import quantize_two_sided
 
         given, array = _given(inputs, tensor), weights.array()
         if input_of(tensor.name) == EMBEDDING_INPUT:
             return Rounded(_embedding_blocks(tensor, weights, array, type, given, threads).data)
-        blocks = quantize_with_feedback(array, type, given.factor(tensor.name), threads=threads)
+        outputs = given.output_factor(tensor.name)
+        if outputs is None:
+            blocks = quantize_with_feedback(array, type, given.factor(tensor.name), threads=threads)
+        else:
+            blocks = quantize_two_sided(array, type, given.factor(tensor.name), outputs, threads=threads)
         if tensor.bias is None:
             return Rounded(blocks.data)
         return Rounded(blocks.data, given.bias_shift(tensor.name, array, kernels.dequantize(blocks, type, array.shape)))
@@ -101,6 +110,17 @@ class Feedback(Method):
         """Return why not: the core has no feedback for some types."""
         why = Method.reason_against(self, tensor, type, calibration)
         return why or ("" if kernels.has_feedback(type) else f"there is no rounding with feedback for {type}")
+
+    def takes_whole(self, tensor: TensorSpec, calibration: Calibration | None) -> bool:
+        """Return whether its output was weighed."""
+        return calibration is not None and tensor.name.removesuffix(".weight") in calibration.outputs
+
+    def provenance(self, calibration: Calibration | None) -> dict[str, Any]:
+        """Return the method and its audio, and of how many layers the output was weighed."""
+        stated = Method.provenance(self, calibration)
+        if calibration is None or not calibration.outputs:
+            return stated
+        return {**stated, "calibration": {**stated["calibration"], "weighed_outputs": len(calibration.outputs)}}
 
 
 IMPORTANCE, FEEDBACK = Importance(), Feedback()

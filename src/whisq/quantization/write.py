@@ -224,6 +224,8 @@ def _pieces(plan: Plan, piece_weights: int) -> Iterator[_Piece]:
     for assignment, offset in zip(plan.assignments, plan.layout.data_offsets, strict=True):
         tensor = assignment.tensor
         step = max(1, piece_weights // tensor.n_columns)
+        if assignment.method.takes_whole(tensor.spec, plan.calibration):
+            step = tensor.n_rows
         for start in range(0, tensor.n_rows, step):
             yield _Piece(assignment, offset, start, min(start + step, tensor.n_rows))
 

@@ -77,6 +77,11 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
         help="measure divergence on N clips, 0 for none (default: 20); in whisper.cpp itself where it loads all files",
     )
     how.add_argument(
+        "--long-form",
+        action="store_true",
+        help="hear one recording of five minutes too, built of the clips: loops, empty stretches, length",
+    )
+    how.add_argument(
         "--device",
         type=device,
         default="cpu",
@@ -200,6 +205,7 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
         jobs=args.jobs,
         fallback=args.temperature_fallback,
         inside=args.inside,
+        long_form=args.long_form,
         **({} if args.divergence is None else {"loss_nats": args.divergence}),
         device=args.device,
         skip_bad=args.skip_bad,

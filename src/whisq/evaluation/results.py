@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisq.clips.clip import Problem
 from whisq.compare import decibels, relative_error
 from whisq.errors import MissingExtraError
+from whisq.evaluation.long_form import LongForm
 from whisq.evaluation.scoring import Edits
 from whisq.evaluation.speed import Speed, Timing, compare_speeds, median_pace
 from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
@@ -132,7 +133,8 @@ class ModelResult:
 
     ``inside`` is measured in one way for all models of an evaluation, which ``inside_in`` names: in a runtime, or in
     whisq's forward pass. ``beside`` is what a runtime says where it could not measure all of them, and ``beside_in``
-    its name. ``inside_failure`` says why one of the two is missing.
+    its name. ``inside_failure`` says why one of the two is missing. ``long_form`` is what it made of one recording of
+    minutes.
 
     ``loads_in`` names the runtimes that load the file, by what they are known to load, and is None in older results.
     ``n_languages`` is how many it knows, 0 in older results.
@@ -161,6 +163,7 @@ class ModelResult:
     inside_failure: str = ""
     loads_in: tuple[str, ...] | None = None
     n_languages: int = 0
+    long_form: LongForm | None = None
 
     @property
     def is_uniform(self) -> bool:

@@ -15,6 +15,7 @@ from whisq.errors import DataError, RuntimeUnavailableError
 from whisq.evaluation.doubts import refuse_other_models
 from whisq.evaluation.environment import environment
 from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
+from whisq.evaluation.long_form import LongForm, long_clip
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
 from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results import (
@@ -37,12 +38,14 @@ from whisq.network.devices import check_device
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError
 from whisq.runtimes.registry import installed_runtimes
-from whisq.writing import default_cache_folder
+from whisq.writing import default_cache_folder, scratch_folder
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
     """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none.
+
+    ``long_form`` lets every model hear one recording of five minutes too.
 
     ``loss_nats`` is the divergence per token that is good enough where somebody wants it small.
 
@@ -59,6 +62,7 @@ class EvaluationSettings:
     jobs: int = 1
     fallback: bool = False
     inside: int = 20
+    long_form: bool = False
     loss_nats: float = LOSS_NATS
     device: str = "cpu"
     skip_bad: bool = False
@@ -79,6 +83,7 @@ class EvaluationSettings:
             "threads": self.threads_each,
             "jobs": self.jobs,
             "inside": self.inside,
+            **({"long_form": True} if self.long_form else {}),
             "loss_nats": self.loss_nats,
             "decoding": "greedy, with temperature fallback" if self.fallback else "greedy",
         }
@@ -123,6 +128,9 @@ def evaluate(
     clips = _heard_by_all(clips, measurements)
     written = [str(reply["text"]) for reply in measurements[0].measured.replies]
     models = [_model_result(one, clips, written if index else None) for index, one in enumerate(measurements)]
+    if chosen.long_form:
+        heard = _hear_at_length(files, choices, clips, chosen, progress)
+        models = [replace(model, long_form=found) for model, found in zip(models, heard, strict=True)]
     for file in files:
         for state in file.states:
             state.check()  # what was transcribed has the hash that was taken
@@ -259,6 +267,28 @@ def _heard_by_all(clips: ClipSet, measurements: list[_Measurement]) -> ClipSet:
     problems = [Problem(clips.clips[index].id, failed[index]) for index in sorted(failed)]
     kept = [clip for index, clip in enumerate(clips.clips) if index not in failed]
     return replace(clips, clips=tuple(kept), problems=(*clips.problems, *problems))
+
+
+def _hear_at_length(
+    files: list[ModelFile],
+    choices: list[RuntimeChoice],
+    clips: ClipSet,
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> list[LongForm | None]:
+    """Return what every model makes of one long recording, None of one that does not run or fails there."""
+    done = 0.0
+
+    def advance(clip: Clip) -> None:
+        nonlocal done
+        done += clip.duration_s
+        progress("hearing a long recording", done, max(done, clip.duration_s * len(files)))
+
+    running = Running(settings.threads_each, settings.fallback, 1, settings.cache, "long recordings")
+    with scratch_folder() as folder:
+        recording = long_clip(clips.clips, folder)
+        measured = transcribe_all(files, choices, [recording], running, advance)
+    return [LongForm.of(one.replies[0]) if one.replies and not one.failure else None for one in measured]
 
 
 def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:

@@ -30,12 +30,16 @@ MEMORY_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """How models are run: threads of each, retries at higher temperatures, how many at a time, and the cache."""
+    """How models are run: threads of each, retries at higher temperatures, how many at a time, and the cache.
+
+    ``kept_as`` is the cache's folder: what is heard for another purpose took other memory.
+    """
 
     threads: int
     fallback: bool
     jobs: int
     cache: Path | None
+    kept_as: str = "transcripts"
 
 
 @dataclass(slots=True)
@@ -139,7 +143,7 @@ class _Session:
         if choice.runtime is not None:
             self._cache = Cache(
                 running.cache,
-                "transcripts",
+                running.kept_as,
                 model=file.sha256,
                 runtime=choice.runtime,
                 version=installed_runtimes()[choice.runtime],

@@ -181,6 +181,26 @@ def inside_sentence(evaluation: Evaluation) -> str:
     return told + (f"; beside it, that of {' and '.join(beside)} for the files that it loads" if beside else "") + "."
 
 
+def long_form_sentences(evaluation: Evaluation) -> list[str]:
+    """Return how models behave in a long recording: what the reference does not do, or that there is nothing of it."""
+    reference = evaluation.reference.long_form
+    heard = [(model.label, model.long_form) for model in evaluation.candidates if model.long_form]
+    if reference is None or not heard:
+        return []
+    long = f"In one recording of {duration(reference.duration_s)}"
+    told = [
+        f"{long} {label} {' and '.join(unlike)}. That is in no error rate."
+        for label, found in heard
+        if (unlike := list(found.unlike(reference)))
+    ]
+    alike = len(heard) - len(told)
+    if alike:
+        who = f"{alike} of {len(heard)} candidates" if told else "no candidate"
+        what = "behave as the reference does" if told else "loops, falls silent or stops where the reference does not"
+        told.append(f"{long} {who} {what}.")
+    return told
+
+
 def remarks(evaluation: Evaluation) -> list[str]:
     """Return what a reader should know before believing the figures."""
     told = [f"{doubt}." for doubt in doubts(evaluation)]
@@ -193,6 +213,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
     if evaluation.data.problems:
         count = len(evaluation.data.problems)
         told.append(f"{count} {'entry' if count == 1 else 'entries'} of the data could not be used; see the list.")
+    told += long_form_sentences(evaluation)
     silent = sum(not clip.text for clip in evaluation.data.clips)
     if silent:
         ran = [model for model in evaluation.models if model.utterances]

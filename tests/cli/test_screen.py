@@ -76,6 +76,7 @@ def test_every_way_to_print_shows_what_it_is_given(capsys) -> None:
 
 TO_OTHERS = {
     "cli/console.py": "where all lines go",
+    "kernels/self_test.py": "names of types, methods and instruction sets, which are its own",
     "recipe/pattern_process.py": "to the process that asked it",
     "runtimes/transcribe_cpp.py": "to the process that asked it, which shows the end of it in an error",
 }

@@ -40,19 +40,27 @@ COMMANDS = {
 """Every command and its line in ``whisq --help``."""
 
 
+_EPILOG = """\
+what people come for:
+  a smaller file for whisper.cpp, and what is built on it
+      whisq quantize --target whisper.cpp --method feedback model-f16.bin model-q5_1.bin q5_1
+  the best file of a size
+      whisq optimize --target whisper.cpp model-f16.bin model-best.bin --size 30MB
+  what a smaller file gets wrong, on speech of one's own
+      whisq evaluate model-f16.bin model-q5_1.bin --data clips/ --report report.html
+
+see `whisq COMMAND --help`"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``whisq``; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _Parser(
-        prog="whisq",
-        description="Quantize Whisper models into ggml formats, and measure what it cost.",
-        formatter_class=_one_line_per_command,
-        epilog="see `whisq COMMAND --help`",
-    )
-    parser.add_argument("--version", action="version", version=f"whisq {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    parser, parsers = _parsers()
+    if not words:
+        words = ["--help"]
+    if words[0].partition("=")[0] in ("--completion", "--man"):
+        return _told_to_a_shell(parser, parsers, words)
     place = next((number for number, word in enumerate(words) if not word.startswith("-")), len(words))
-    parsers = {name: subparsers.add_parser(name, help=line, description=line) for name, line in COMMANDS.items()}
     asked = words[place] if place < len(words) else None
     if asked in parsers:
         _command(asked).add_arguments(parsers[asked])
@@ -62,6 +70,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = _wants_json(words, asked)
         return _refused(lambda: check_command(asked, COMMANDS, words[place + 1 :]), as_json=wanted)
     return _run(parser, parser, words)
+
+
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of ``whisq``, and that of every command, without its arguments."""
+    parser = _Parser(
+        prog="whisq",
+        description="Quantize Whisper models into ggml formats, and measure what it cost.",
+        formatter_class=_one_line_per_command,
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"whisq {__version__}")
+    parser.add_argument("--completion", metavar="SHELL", help="print what completes commands in bash, fish or zsh")
+    parser.add_argument("--man", action="store_true", help="print the manual page: whisq --man | man -l -")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    return parser, {name: subparsers.add_parser(name, help=line, description=line) for name, line in COMMANDS.items()}
+
+
+def _told_to_a_shell(parser: _Parser, parsers: dict[str, _Parser], words: Sequence[str]) -> int:
+    """Print the script or the page that was asked for; returns the exit code."""
+    from whisq.cli.shell import SHELLS, completion, manual
+
+    asked = " ".join(words).replace("=", " ").split(" ")
+    if asked[0] == "--completion" and (len(asked) != 2 or asked[1] not in SHELLS):
+        parser.error(f"--completion wants one of: {' '.join(SHELLS)}")
+    for name, of_command in parsers.items():
+        _command(name).add_arguments(of_command)
+    prepare_streams()
+    text = manual(parser, parsers, __version__) if asked[0] == "--man" else completion(asked[1], parsers)
+    sys.stdout.write(text)
+    return 0
 
 
 def quantize_main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +115,7 @@ def quantize_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line_per_command(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=32)
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
 
 
 class _Parser(argparse.ArgumentParser):

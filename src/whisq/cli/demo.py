@@ -16,6 +16,9 @@ from whisq.writing import scratch_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "model", nargs="?", type=Read, metavar="MODEL", help="f16 model to show (default: tiny.en, fetched if need be)"
+    )
     parser.add_argument("--recipe", type=Read, default="balanced", metavar="NAME|FILE", help="default: balanced")
     parser.add_argument("--output", metavar="FOLDER", help="keep both model files there (default: thrown away)")
     add_json(parser)
@@ -25,18 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def more_outputs(args: argparse.Namespace) -> list[Written]:
     """Return the model files, where they are kept."""
     names = ("f16", args.recipe) if args.output else ()
-    return [WrittenModel(_path(Path(args.output), name)) for name in names]
+    return [WrittenModel(_path(Path(args.output), args.model, name)) for name in names]
 
 
-def _path(folder: Path, recipe_name: str) -> Path:
-    return folder / f"tiny.en-{Path(recipe_name).stem}.bin"
+def _path(folder: Path, model: str | None, recipe_name: str) -> Path:
+    name = Path(model).name.removesuffix(".bin").removesuffix("-f16") if model else "tiny.en"
+    return folder / f"{name or 'model'}-{Path(recipe_name).stem}.bin"
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the demonstration; returns the exit code."""
-    from whisq.demo import weights_folder
+    from whisq.demo import weights
 
-    weights = weights_folder()
+    model = args.model
+    if model is None:
+        model, place = weights()
+        console.note(f"tiny.en from {place}")
     if args.output is not None:
         folder = Path(args.output)
         try:
@@ -45,12 +52,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
             raise OutputError(
                 f"{folder}: cannot be made a folder: {error.strerror}", hint="name a folder that is not there yet"
             ) from None
-        return _show(weights, folder, args.recipe, console)
+        return _show(model, args, folder, console)
     with scratch_folder() as folder:
-        return _show(weights, folder, args.recipe, console)
+        return _show(model, args, folder, console)
 
 
-def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> int:
+def _show(weights: str, args: argparse.Namespace, folder: Path, console: Console) -> int:
     from whisq.demo import SENTENCE, speech, transcribe
     from whisq.formats import open_model
     from whisq.quantization.plan import make_plan
@@ -58,11 +65,11 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
     from whisq.recipe import Recipe, load_recipe
     from whisq.types import F16
 
-    samples = speech()
+    samples, recipe_name = speech(), args.recipe
     rows = []
     with open_model(weights) as model:
         for name, recipe in (("f16", Recipe(F16)), (recipe_name, load_recipe(recipe_name))):
-            path = _path(folder, name)
+            path = _path(folder, args.model, name)
             plan = make_plan(model, recipe)
             written = quantize(plan, path)
             console.note(f"wrote {path.name}: {megabytes(written.size_bytes):.1f} MB in {written.duration_s:.2f} s")
@@ -85,7 +92,12 @@ def _show(weights: Path, folder: Path, recipe_name: str, console: Console) -> in
             "said": SENTENCE,
             "same_text": original[3].text == smaller[3].text,
             "files": [
-                {"file": _path(folder, name).name, "size_bytes": size_bytes, "bits_per_weight": bits, **asdict(found)}
+                {
+                    "file": _path(folder, args.model, name).name,
+                    "size_bytes": size_bytes,
+                    "bits_per_weight": bits,
+                    **asdict(found),
+                }
                 for name, size_bytes, bits, found in rows
             ],
         },

@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
 from whisq.errors import WhisqError
-from whisq.recipe.toml import preset_names
 from whisq.system import quoted
 from whisq.types import type_meant
 
@@ -66,6 +64,19 @@ _SAME_VALUE = {
 }  # fmt: skip
 
 
+def _near(word: str, known: Sequence[str], *, cutoff: float) -> str | None:
+    """Return the one of these that a word is most like, None where it is like none."""
+    from difflib import get_close_matches  # only for what is wrong
+
+    return next(iter(get_close_matches(word, known, n=1, cutoff=cutoff)), None)
+
+
+def _presets() -> Sequence[str]:
+    from whisq.recipe.toml import preset_names
+
+    return preset_names()
+
+
 def check_command(word: str, commands: Iterable[str], after: Sequence[str]) -> None:
     """Raise what to type where a word names no command."""
     known = list(commands)
@@ -74,9 +85,9 @@ def check_command(word: str, commands: Iterable[str], after: Sequence[str]) -> N
     asked = next((name for name in after if name in known), None)
     if word == "help":
         raise WhisqError("help is an option, not a command", hint=f"whisq {asked} --help" if asked else "whisq --help")
-    near = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    near = _near(word.lower(), known, cutoff=0.6)
     if near:
-        hint = f"did you mean: {_line('whisq', near[0], *after)}"
+        hint = f"did you mean: {_line('whisq', near, *after)}"
     elif Path(word).exists():
         hint = f"the command comes first: {_line('whisq', 'quantize', word, *after)}"
     else:
@@ -118,7 +129,7 @@ def _option_meant(parser: argparse.ArgumentParser, name: str, known: Sequence[st
             return f"{action.metavar} goes by its place, the {_ORDINALS[number]}: {shape_of(parser)}"
     ours = _SAME_OPTION.get(name)
     if ours not in known:
-        ours = next(iter(get_close_matches(name, known, n=1, cutoff=0.7)), None)
+        ours = _near(name, known, cutoff=0.7)
     if ours is None:
         return f"what there is: {help_line}"
     action = next(action for action in parser._actions if ours in action.option_strings)
@@ -161,7 +172,7 @@ def value_meant(action: argparse.Action, value: object) -> str:
     if meant is None and kind is not None and kind.name in choices:
         meant = kind.name
     if meant is None:
-        meant = next(iter(get_close_matches(text, choices, n=1, cutoff=0.6)), None)
+        meant = _near(text, choices, cutoff=0.6)
     said = f"{value!r} is not one of {', '.join(choices)}"
     if meant is not None:
         return f"{said} (did you mean {meant}?)"
@@ -196,7 +207,7 @@ def too_many(parser: argparse.ArgumentParser, args: argparse.Namespace, rest: Se
     options = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
     if word.isdecimal() and "threads" in options:
         return WhisqError(said, hint=f"threads are an option: --threads {word}")
-    if word in preset_names() and "recipe" in options:
+    if word in _presets() and "recipe" in options:
         return WhisqError(said, hint=f"a recipe is an option: --recipe {word}")
     if Path(word).exists() and "data" in options and not given.get("data"):
         return WhisqError(said, hint=f"audio is an option: --data {quoted(word)}")
@@ -247,7 +258,7 @@ def check_swapped(source: str, output: str, name: str, before: Sequence[str], af
     if not is_local or path.exists() or not Path(output).is_file():
         return
     beside = [entry.name for entry in path.parent.iterdir() if entry != Path(output)]
-    if get_close_matches(path.name, beside, n=1, cutoff=0.75):
+    if _near(path.name, beside, cutoff=0.75):
         return
     raise WhisqError(
         f"{source}: no such file, while OUTPUT, {output}, is there",
@@ -256,7 +267,7 @@ def check_swapped(source: str, output: str, name: str, before: Sequence[str], af
 
 
 def _is_recipe(text: str) -> bool:
-    return text.lower() in preset_names() or text.lower().endswith(".toml")
+    return text.lower() in _presets() or text.lower().endswith(".toml")
 
 
 def _line(*words: object) -> str:

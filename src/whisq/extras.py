@@ -14,7 +14,7 @@ from whisq.system import quoted
 
 SCORING = ("jiwer", "whisper_normalizer")
 """What counts the words that a transcript gets wrong."""
-REPORTING = ("jinja2", "plotly")
+REPORTING = ("jinja2",)
 """What draws a report."""
 ON_AN_INDEX = False
 """Whether a package index has whisq: until it does, extras are installed from where whisq itself was."""

@@ -10,7 +10,7 @@ import pytest
 from tests.support.containers import write_huggingface
 from tests.support.models import TINY, tiny_weights
 
-ABSENT = ("torch", "transformers", "jiwer", "whisper_normalizer", "plotly", "jinja2", "transcribe_cpp", "pywhispercpp")
+ABSENT = ("torch", "transformers", "jiwer", "whisper_normalizer", "jinja2", "transcribe_cpp", "pywhispercpp")
 
 _PROGRAM = f"""
 import sys

@@ -54,10 +54,10 @@ def test_drawn_without_errors_requests_or_sideways_scrolling(
     forget_logs(browser)
     opened(browser, report, width=width, theme=theme)
     assert browser.execute_script("return document.documentElement.dataset.theme") == theme
-    for chart in ("size", "difference", "inside", "curve", "speed", "map"):
-        drawn = "`#${arguments[0]}-chart .main-svg path, #${arguments[0]}-chart image`"
-        marks = browser.execute_script(f"return document.querySelectorAll({drawn}).length", chart)
-        assert marks > 2, chart
+    for chart in ("ladder", "size", "difference", "inside", "curve", "speed"):
+        marks = browser.execute_script("return document.querySelectorAll(`#${arguments[0]}-chart .mark`).length", chart)
+        assert marks > 1, chart
+    assert browser.execute_script("return document.querySelectorAll('#map-table td').length") == 6 * 10
     overflow = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
     assert overflow <= 0
     assert printed(browser) == []
@@ -80,19 +80,58 @@ def test_no_text_of_a_chart_is_cut_off(browser: Any, report: Path, width: int) -
     assert cut == []
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_no_text_of_a_chart_stands_on_another_or_on_a_mark(browser: Any, report: Path, width: int, theme: str) -> None:
+    opened(browser, report, width=width, theme=theme)
+    over = browser.execute_script(
+        """return [...document.querySelectorAll('.chart')].flatMap(chart => {
+            const box = one => one.getBoundingClientRect(), all = kind => [...chart.querySelectorAll(kind)];
+            const boxes = all('text').map(text => [text.textContent, box(text)]);
+            const over = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+                && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+            const texts = boxes.flatMap(([one, a], place) => boxes.slice(place + 1)
+                .filter(([, b]) => over(a, b)).map(([other]) => `${chart.id}: ${one} / ${other}`));
+            const names = all('.name').filter(name => all('.mark').some(mark => over(box(name), box(mark))));
+            return [...texts, ...names.map(name => `${chart.id}: ${name.textContent}`)];
+        })"""
+    )
+    assert over == []
+
+
+def test_no_column_of_a_table_is_cut_off_on_a_phone(browser: Any, report: Path) -> None:
+    opened(browser, report, width=390)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    cut = browser.execute_script(
+        """return [...document.querySelectorAll('th, td')].filter(cell => {
+            const box = cell.getBoundingClientRect();
+            return box.width && (box.right > innerWidth + 1 || cell.scrollWidth > cell.clientWidth + 2)
+                && getComputedStyle(cell).display !== 'inline';
+        }).map(cell => cell.textContent)"""
+    )
+    assert cut == []
+
+
+def test_hover_tells_the_numbers_of_a_file(browser: Any, report: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    opened(browser, report)
+    mark = browser.find_element("css selector", "#ladder-chart .point .mark")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
+    ActionChains(browser).move_to_element(mark).perform()
+    told = until(browser, "return !document.getElementById('tip').hidden && document.getElementById('tip').textContent")
+    assert "nats per token" in told
+    assert "MB" in told
+
+
 def test_hover_tells_the_numbers_of_a_tensor(browser: Any, report: Path) -> None:
     from selenium.webdriver import ActionChains
 
     opened(browser, report)
-    chart = browser.find_element("id", "map-chart")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
-    plot = chart.find_element("css selector", ".nsewdrag")
-    width, height = plot.size["width"], plot.size["height"]
-    # The cell of encoder block 0's first role: half a cell from the upper left corner.
-    ActionChains(browser).move_to_element_with_offset(
-        plot, int(-width / 2 + width / 20), int(-height / 2 + height / 12)
-    ).perform()
-    told = until(browser, "return document.querySelector('#map-chart .hovertext')?.textContent")
+    cell = browser.find_element("css selector", "#map-table td")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
+    ActionChains(browser).move_to_element(cell).perform()
+    told = until(browser, "return !document.getElementById('tip').hidden && document.getElementById('tip').textContent")
     assert "encoder.blocks.0.attn.query.weight" in told
     assert "q4_0" in told
     assert "dB signal to noise" in told
@@ -100,13 +139,14 @@ def test_hover_tells_the_numbers_of_a_tensor(browser: Any, report: Path) -> None
 
 def test_the_map_can_be_coloured_by_error(browser: Any, report: Path) -> None:
     opened(browser, report)
-    texts = "return [...document.querySelectorAll('#map-chart text')].map(t => t.textContent).join(' ')"
+    texts = "return document.getElementById('map-table').textContent"
     assert "q4_0" in browser.execute_script(texts)
     choice = browser.find_element("css selector", "input[value='error']")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", choice)
     choice.click()
-    until(browser, "return document.querySelector('#map-chart .colorbar') !== null")
     assert "q4_0" not in browser.execute_script(texts)
+    colours = "return new Set([...document.querySelectorAll('#map-table td')].map(c => c.style.background)).size"
+    assert browser.execute_script(colours) > 5
 
 
 def column(browser: Any, number: int) -> list[str]:
@@ -167,7 +207,7 @@ def test_transcripts_mark_differences_and_show_more(browser: Any, report: Path) 
 
 def test_theme_button_turns_everything_dark(browser: Any, report: Path) -> None:
     opened(browser, report)
-    ink = "return getComputedStyle(document.querySelector('#size-chart .xtick text')).fill"
+    ink = "return getComputedStyle(document.querySelector('#size-chart .tick')).fill"
     light = browser.execute_script(ink)
     browser.find_element("id", "theme").click()
     assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"

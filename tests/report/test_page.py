@@ -13,9 +13,11 @@ from markupsafe import escape
 from whisq.errors import DataError, OutputError
 from whisq.evaluation import from_json, to_json
 from whisq.evaluation.results import Evaluation
+from whisq.report.ladder_figure import ladder_figure
 from whisq.report.page import render_report, write_report
 from whisq.report.search_curve import curve_figure
 from whisq.report.tensor_map import map_figures
+from whisq.search import Mix
 from whisq.whisper import MATRIX_ROLES
 
 
@@ -89,6 +91,46 @@ def test_results_of_whisq_0_1_are_read(made: Evaluation) -> None:
         for tensor in model["tensors"]:
             assert tensor.pop("n_not_finite") == 0
     assert from_json(json.dumps(document)) == made
+
+
+def with_made(made: Evaluation) -> Evaluation:
+    return replace(made, settings={**made.settings, "made": "same"})
+
+
+def test_the_page_opens_on_the_file_that_was_made(made: Evaluation) -> None:
+    page = render_report(with_made(made))
+    assert "<h1>same</h1>" in page
+    assert re.search(r"<strong>same</strong> was made: [\d.]+ MB; perhaps within the loss", page)
+    content = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1)
+    assert json.loads(content)["chosen"] == 1
+    order = re.findall(r'<section id="(\w+)"', page)
+    assert order[:4] == ["ship", "map", "verdicts", "size"]
+    assert order.index("transcripts") < order.index("tensors")
+
+
+def test_a_report_of_25_clips_and_eight_models_is_small(made: Evaluation) -> None:
+    clips = replace(made.data, clips=made.data.clips[:25])
+    models = tuple(
+        replace(model, utterances=model.utterances[:25], inside=model.inside[:25])
+        for model in (made.models[0], *made.models[1:3] * 4)
+    )
+    assert len(render_report(replace(made, data=clips, models=models)).encode()) < 750_000
+
+
+def test_the_first_chart_has_every_file_by_what_loads_it(made: Evaluation, curve: tuple[Mix, ...]) -> None:
+    everywhere, mixes = ("whisper.cpp", "transcribe.cpp"), ("transcribe.cpp",)
+    models = (made.models[0], replace(made.models[1], loads_in=mixes), replace(made.models[2], loads_in=everywhere))
+    figure = ladder_figure(with_made(replace(made, models=models)), curve)
+    traces = {trace["name"]: trace for trace in figure["data"]}
+    assert set(traces) == {"the file made", "mixes", "what the search expected"}
+    assert traces["the file made"]["made"] == [True]
+    assert traces["the file made"]["marker"]["symbol"] == ["circle-open"]
+    assert traces["mixes"]["marker"]["symbol"] == ["circle"]
+    found = made.summaries[2].divergence
+    top = traces["mixes"]["y"][0] + traces["mixes"]["error_y"]["array"][0]
+    assert top == pytest.approx(found.high)
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert ladder_figure(replace(made, models=made.models[:1])) is None
 
 
 def test_labels_are_escaped(made: Evaluation) -> None:

@@ -157,29 +157,6 @@ def test_marks_spell_out_both_texts() -> None:
     assert " ".join(said for _, said, _ in marks if said) == "a b c d"
 
 
-def test_figures_are_plotlys(made: Evaluation) -> None:
-    graph_objects = pytest.importorskip("plotly.graph_objects")
-    maps = map_figures(made.models[2].tensors)
-    for figure in (
-        size_figure(made),
-        difference_figure(made),
-        speed_figure(made),
-        inside_figure(made),
-        *maps.values(),
-    ):
-        plain = {"data": _plain(figure["data"]), "layout": _plain(figure["layout"])}
-        graph_objects.Figure(plain)
-
-
-def _plain(value: object) -> object:
-    """Return the value with the page's colour variables as colours."""
-    if isinstance(value, str) and value.startswith("var("):
-        return "#123456"
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
 def test_size_figure_shows_intervals_of_the_rates(made: Evaluation) -> None:
     trace = size_figure(made)["data"][2]
     found = made.summaries[2].word_error_rate

@@ -39,6 +39,7 @@ def running() -> Iterator[Any]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(120)  # axe looks at every element, on a machine that may be busy
     try:
         yield driver
     finally:

@@ -1,4 +1,4 @@
-"""The report's charts as plotly figures: plain dictionaries, drawn by plotly.js in the page.
+"""The report's charts as plain dictionaries in plotly's words, drawn by the page's own charts.js.
 
 Colours are written as the page's CSS variables (``var(--ink)``); the page's script puts in what they are in
 the light or dark theme. Nothing here depends on a screen's width: the script sets that.
@@ -281,6 +281,6 @@ def inside_figure(evaluation: Evaluation) -> Figure | None:
 
 
 def _log_step(rows: list[tuple[int, ModelResult, Summary]]) -> float | str:
-    """Return plotly's step between ticks: decades, or 1, 2 and 5 in each where there are not two."""
+    """Return the step between ticks: decades, or 1, 2 and 5 in each where there are not two."""
     values = [value for _, _, s in rows if s.divergence for value in (s.divergence.low, s.divergence_p99) if value]
     return 1 if max(values, default=1.0) > 100 * min(values, default=1.0) else "D2"

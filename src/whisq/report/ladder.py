@@ -7,7 +7,7 @@ from whisq.report.tables import Table
 from whisq.report.wording import interval, megabytes_text, number, percent
 from whisq.runtimes.registry import RUNTIMES
 
-COLUMNS = ("file", "MB", "divergence", "95 %", "words changed %", "95 %", "against the reference", "loads in")
+COLUMNS = ("file", "MB", "divergence (95 %)", "words changed % (95 %)", "against the reference", "loads in")
 
 
 def answer_lines(which: WhichFile) -> list[str]:
@@ -104,23 +104,25 @@ def ladder_table(which: WhichFile) -> Table:
     kept = [
         place
         for place in range(len(COLUMNS))
-        if place in (0, 1, 6) or any(row[place] not in (nothing, "") for row in rows)
+        if place in (0, 1, 4) or any(row[place] not in (nothing, "") for row in rows)
     ]
     return Table(tuple(COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
 
 
 def _row(rung: Rung) -> tuple[str, ...]:
-    found, changed = rung.divergence, rung.file.changed
+    found, changed, nothing = rung.divergence, rung.file.changed, number(None)
     return (
         rung.file.name,
         megabytes_text(rung.file.size_bytes, 2),
-        number(None) if found is None else number(found.estimate, 5),
-        number(None) if found is None or not rung.file.has_interval else f"{found.low:.5f} to {found.high:.5f}",
-        percent(changed.estimate if changed else None),
-        interval(changed) if changed else number(None),
+        _with_interval(number(found.estimate, 5), f"{found.low:.5f} to {found.high:.5f}", rung) if found else nothing,
+        _with_interval(percent(changed.estimate), interval(changed), rung) if changed else nothing,
         rung.standing,
         loads_text(rung.file.loads_in),
     )
+
+
+def _with_interval(estimate: str, bounds: str, rung: Rung) -> str:
+    return f"{estimate} ({bounds})" if rung.file.has_interval or rung.divergence is None else estimate
 
 
 def loads_text(names: frozenset[str] | None) -> str:

@@ -11,6 +11,8 @@ from whisq.compare import finite_or_none
 from whisq.evaluation.results import Evaluation
 from whisq.extras import REPORTING, SCORING, require_packages
 from whisq.report.figures import difference_figure, inside_figure, size_figure, speed_figure
+from whisq.report.ladder import answer_lines, ladder_table, loads_text
+from whisq.report.ladder_figure import ladder_figure
 from whisq.report.search_curve import curve_figure, curve_table
 from whisq.report.tables import Table, accuracy_table, difference_table, inside_table, speed_table
 from whisq.report.tensor_map import map_figures
@@ -38,12 +40,11 @@ _ASSETS = Path(__file__).parent / "assets"
 def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
     """Return the report as an HTML text that needs nothing else when it is opened.
 
-    ``curve`` is a search's: mixes of all sizes. Raises ``MissingExtraError`` without jinja2, plotly and jiwer.
+    ``curve`` is a search's: mixes of all sizes. Raises ``MissingExtraError`` without jinja2 and jiwer.
     """
     require_packages(*REPORTING, *SCORING, purpose="making a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined, finalize=_shown
@@ -51,10 +52,11 @@ def render_report(evaluation: Evaluation, curve: Sequence[Mix] = ()) -> str:
     template = environment.get_template("template.html.j2")
     text: str = template.render(
         **_context(evaluation),
+        has_ladder=ladder_figure(evaluation) is not None,
         curve=curve_table(curve) if curve else None,
         style=Markup((_ASSETS / "style.css").read_text(encoding="utf-8")),
         script=Markup((_ASSETS / "page.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
+        charts=Markup((_ASSETS / "charts.js").read_text(encoding="utf-8")),
         payload=Markup(_embedded_json(_payload(evaluation, curve))),
     )
     return text
@@ -82,8 +84,9 @@ def _embedded_json(value: Any) -> str:
 def _payload(evaluation: Evaluation, curve: Sequence[Mix]) -> dict[str, Any]:
     return {
         "labels": [shown(model.label) for model in evaluation.models],
-        "chosen": _most_changed(evaluation),
+        "chosen": _opened_on(evaluation),
         "figures": {
+            "ladder": ladder_figure(evaluation, curve),
             "size": size_figure(evaluation),
             "difference": difference_figure(evaluation),
             "speed": speed_figure(evaluation),
@@ -112,14 +115,19 @@ def _payload(evaluation: Evaluation, curve: Sequence[Mix]) -> dict[str, Any]:
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
     candidates = [
-        {"index": index, "label": model.label, "chosen": index == _most_changed(evaluation)}
+        {"index": index, "label": model.label, "chosen": index == _opened_on(evaluation)}
         for index, model in enumerate(evaluation.models)
         if index and model.utterances
     ]
     inside = inside_table(evaluation)
     return {
         "reference": evaluation.reference.label,
+        "title": _title(evaluation),
         "lead": _lead(evaluation),
+        "made": _made(evaluation),
+        "answers": [_sentence_case(line) for line in answer_lines(evaluation.which_file)],
+        "ladder": ladder_table(evaluation.which_file),
+        "where": inside_sentence(evaluation),
         "verdicts": _verdicts(evaluation),
         "remarks": [_tied(remark) for remark in remarks(evaluation)],
         "candidates": candidates,
@@ -144,6 +152,33 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "provenance": evaluation.provenance,
     }
+
+
+def _title(evaluation: Evaluation) -> str:
+    return evaluation.made or f"What quantizing {evaluation.reference.label} cost"
+
+
+def _made(evaluation: Evaluation) -> dict[str, str] | None:
+    """Return the name of the file that was made and what is to be said of it; None where none was."""
+    rung = evaluation.which_file.named(evaluation.made or "")
+    if rung is None:
+        return None
+    said = f"{megabytes_text(rung.file.size_bytes, 2)} MB; {rung.standing}; loads in {loads_text(rung.file.loads_in)}"
+    return {"name": rung.file.name, "said": f"{said}."}
+
+
+def _sentence_case(line: str) -> str:
+    return _tied(f"{line[:1].upper()}{line[1:]}.")
+
+
+def _opened_on(evaluation: Evaluation) -> int:
+    """Return the file that was made, else the answer, else the candidate whose error rate moved most."""
+    answers = [answer.rung.file.name for answer in evaluation.which_file.not_worse if answer.rung is not None]
+    for name in (evaluation.made, *answers):
+        for index, model in enumerate(evaluation.models):
+            if index and model.label == name and model.utterances:
+                return index
+    return _most_changed(evaluation)
 
 
 def _most_changed(evaluation: Evaluation) -> int:

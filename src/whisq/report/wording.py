@@ -19,7 +19,7 @@ _READ_IN_MARKDOWN = re.compile(r"[\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\
 
 
 def in_chart(text: str) -> str:
-    """Return a text of others that a chart shows as it is: plotly reads tags and ``%{x}``, the page ``var(x)``."""
+    """Return a text of others that a chart shows as it is: charts read ``<br>`` and ``%{x}``, the page ``var(x)``."""
     return html.escape(shown(text), quote=False).replace("%{", "&#37;{").replace("var(", "var&#40;")
 
 

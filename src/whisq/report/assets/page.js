@@ -13,51 +13,69 @@
     return made;
   };
 
-  // Figures carry the names of CSS variables; put in what the theme says now.
-  const themed = (value) => {
-    if (typeof value === "string" && value.startsWith("var(")) {
-      return getComputedStyle(root).getPropertyValue(value.slice(4, -1)).trim();
-    }
-    if (Array.isArray(value)) return value.map(themed);
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item)]));
-    }
-    return value;
+  const plainLines = (text) => text.replaceAll(/<\/?b>/g, "").split("<br>").map((line) => line.replaceAll("&lt;", "<")
+    .replaceAll("&gt;", ">").replaceAll("&#37;", "%").replaceAll("&#40;", "(").replaceAll("&amp;", "&"));
+  // What a mark stands for, beside the pointer; the tables have it for those who have none.
+  const tip = byId("tip");
+  const hover = (target, lines) => {
+    const show = (event) => {
+      tip.replaceChildren(...lines.map((line, index) => element(index ? "span" : "strong", {}, line)));
+      tip.hidden = false;
+      const { width, height } = tip.getBoundingClientRect();
+      tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
+      tip.style.top = `${event.clientY + 18 + height > innerHeight ? event.clientY - height - 12 : event.clientY + 18}px`;
+    };
+    target.addEventListener("pointerenter", show);
+    target.addEventListener("pointermove", show);
+    target.addEventListener("pointerleave", () => { tip.hidden = true; });
   };
-  const options = { displayModeBar: false, responsive: true };
-  // On a phone, axis titles take several lines, and the entries of a legend a line each.
-  const narrow = matchMedia("(max-width: 46rem)");
-  const fitted = (layout, traces) => {
-    for (const axis of [layout.xaxis, layout.xaxis2]) {
-      if (axis?.title) axis.title.text = axis.title.text.match(/.{1,24}(?= |$)/g).map((line) => line.trim()).join("<br>");
-    }
-    if (layout.legend) layout.height += 18 * traces.length;
-    return layout;
+  const draw = (name) => {
+    const place = byId(`${name}-chart`);
+    if (place && data.figures[name] && place.clientWidth) drawChart(place, data.figures[name], hover);
   };
-  const draw = (id, figure) => {
-    const place = byId(id);
-    if (!place || !figure) return;
-    const { data: traces, layout } = themed(figure);
-    if (narrow.matches) fitted(layout, traces);
-    Plotly.react(place, traces, layout, options);
+  const drawAll = () => ["ladder", "size", "difference", "speed", "inside", "curve"].forEach(draw);
+
+  // The map: a row for each block, a cell for each matrix.
+  const colourOf = (map, value) => {
+    const scale = map.colorscale;
+    if (map.zmin !== undefined) return scale[2 * value][1];
+    const values = map.z.flat().filter((one) => one !== null), low = Math.min(...values), high = Math.max(...values);
+    const part = high > low ? (value - low) / (high - low) : 1;
+    const [from, to, share] = part < 0.5 ? [scale[0][1], scale[1][1], 2 * part] : [scale[1][1], scale[2][1], 2 * part - 1];
+    return `color-mix(in srgb, ${to} ${(100 * share).toFixed(0)}%, ${from})`;
   };
   const drawMap = () => {
-    const maps = data.figures.maps[state.candidate];
-    if (maps) draw("map-chart", maps[state.colour]);
-  };
-  const drawAll = () => {
-    for (const name of ["size", "difference", "speed", "inside", "curve"]) draw(`${name}-chart`, data.figures[name]);
-    drawMap();
+    const table = byId("map-table"), maps = data.figures.maps[state.candidate];
+    if (!table || !maps) return;
+    const map = maps[state.colour].data[0];
+    const head = element("tr", {}, element("th", { scope: "col" }, "block"),
+      ...map.x.map((role) => element("th", { scope: "col" }, element("span", {}, role))));
+    const body = element("tbody");
+    map.y.forEach((block, row) => {
+      const line = element("tr", {}, element("th", { scope: "row" }, block));
+      map.x.forEach((_, column) => {
+        const text = map.text[row][column], cell = element("td", {}, text);
+        if (text) {
+          cell.style.background = colourOf(map, map.z[row][column]);
+          hover(cell, plainLines(map.hovertext[row][column]));
+        }
+        line.append(cell);
+      });
+      body.append(line);
+    });
+    table.replaceChildren(element("caption", { class: "sr" }, `Every matrix by ${state.colour}`), element("thead", {}, head), body);
   };
 
   // Theme: the system's until the button says otherwise; print is always light.
   const setTheme = (theme) => {
     root.dataset.theme = theme;
     byId("theme").textContent = theme === "dark" ? "Light theme" : "Dark theme";
-    drawAll();
   };
   byId("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
-  narrow.addEventListener("change", () => drawAll());
+  let drawnAt = 0;
+  addEventListener("resize", () => {
+    if (drawnAt !== innerWidth) { drawnAt = innerWidth; drawAll(); }
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) =>
     setTheme(event.matches ? "dark" : "light"));
   let before = null;
@@ -97,21 +115,12 @@
     const body = element("tbody");
     for (const row of rows) {
       const [name, ...rest] = cells(row);
-      body.append(element("tr", {}, element("th", { scope: "row" }, name), ...rest.map((text) => element("td", {}, text))));
+      body.append(element("tr", {}, element("th", { scope: "row" }, name), ...rest.map((text, index) => element("td", { "data-label": columns[index + 1] }, text))));
     }
     table.replaceChildren(element("caption", { class: "sr" }, "Every tensor"), element("thead", {}, head), body);
   };
-  const drawMapTable = () => {
-    const table = byId("map-table");
-    const maps = data.figures.maps[state.candidate];
-    if (!table || !maps) return;
-    const { x, y, text } = maps.type.data[0];
-    const error = maps.error.data[0].text;
-    const head = element("tr", {}, element("th", { scope: "col" }, "block"), ...x.map((role) => element("th", { scope: "col" }, role)));
-    const body = element("tbody");
-    y.forEach((block, row) => body.append(element("tr", {}, element("th", { scope: "row" }, block), ...x.map((_, column) =>
-      element("td", {}, text[row][column] ? `${text[row][column]} · ${error[row][column] === "=" ? "equal" : `${error[row][column]} dB`}` : "")))));
-    table.replaceChildren(element("caption", { class: "sr" }, "The map as a table"), element("thead", {}, head), body);
+  const drawOutside = () => {
+    if (!byId("map-outside")) return;
     const outside = data.tensors[state.candidate].filter((row) => !row[0].includes(".blocks."));
     byId("map-outside").textContent = "Outside the blocks: " + outside.map((row) =>
       `${row[0]} is ${row[1]} (${equal(row) ? "as in the reference" : `${decibels(row)} dB`})`).join(", ") + ".";
@@ -164,7 +173,7 @@
     for (const place of document.querySelectorAll("[data-candidate]")) place.textContent = data.labels[state.candidate];
     const maps = Boolean(data.figures.maps[state.candidate]);
     for (const id of ["map", "tensors"]) if (byId(id)) byId(id).hidden = !maps;
-    if (maps) { drawMap(); drawMapTable(); drawTensors(); }
+    if (maps) { drawMap(); drawOutside(); drawTensors(); }
     drawTranscripts();
   };
   byId("candidate")?.addEventListener("change", (event) => {
@@ -176,6 +185,8 @@
   byId("more").addEventListener("click", () => { state.shown += 20; drawTranscripts(); });
 
   setTheme(root.dataset.theme);
+  drawnAt = innerWidth;
+  drawAll();
   drawCandidate();
   root.dataset.ready = "true";
 })();

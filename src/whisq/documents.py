@@ -12,6 +12,7 @@ import json
 import os
 import re
 import select
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _LARGEST_INTEGER = 1 << 64
 _PIPE_WAIT_S = 30.0
 _FREE_CONTAINERS, _BYTES_PER_CONTAINER = 1 << 16, 8
 """Lists and objects cost far more memory than their brackets: one in eight bytes is more than any real file has."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""Marks of byte order that Windows' programs begin such a text with."""
 _MOST_DOTS = 1_000
 _QUOTED = re.compile(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"")
 
@@ -79,8 +82,15 @@ class Document:
 
     def text(self, path: Path) -> str:
         """Return a text file, a mark of byte order at its start left out; raises ``error``."""
+        content = self.content(path)
+        if content[:2] in _UTF_16:
+            copy = path.with_name(f"{path.stem}-utf8{path.suffix}")
+            raise self.error(
+                f"{path}: is UTF-16 text, expected UTF-8",
+                hint=f"iconv -f UTF-16 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(copy))}",
+            )
         try:
-            return self.content(path).decode("utf-8-sig")
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             message = f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"
             raise self.error(message, hint=self.hint) from None

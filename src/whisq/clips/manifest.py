@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from whisq.clips.clip import Clip, Problem, Segment, data_error
 from whisq.clips.columns import (
@@ -23,6 +24,7 @@ from whisq.clips.columns import (
 from whisq.clips.places import audio_beside
 from whisq.clips.tables import Row, rows_of
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NEMO_AUDIO = "audio_filepath"
 """NeMo's column: beside it a duration says how much of the file belongs to the text, also where no offset is given."""
 
@@ -103,6 +105,8 @@ def _clip(folder: Path, row: Row, columns: Columns, name: str, shared: str, need
         if found is None or not str(found).strip():
             raise ValueError(f"no audio path in column {columns.audio}")
         raise ValueError(f"{columns.audio} is {ascii(found)[:60]}, expected text")
+    if _ADDRESS.match(name):
+        raise ValueError(f"{ascii(name)[:80]} is an address, expected a file: download it first")
     segment = _segment(cells, columns)
     label = name.removeprefix(shared)
     return Clip(
@@ -119,7 +123,8 @@ def _audio_name(cell: object) -> str:
     """Return the path that a cell gives: a text, or what Hugging Face's tools write, an object with a path."""
     if isinstance(cell, dict):
         cell = cell.get("path")
-    return cell.strip() if isinstance(cell, str) and "\0" not in cell else ""
+    name = cell.strip() if isinstance(cell, str) and "\0" not in cell else ""
+    return unquote(name.removeprefix("file://")) if name.startswith("file:///") else name
 
 
 def _segment(cells: dict[str, Any], columns: Columns) -> Segment | None:

@@ -129,6 +129,7 @@ def _checked(evaluation: Evaluation) -> Evaluation:
             raise RecordError(f"{where} was measured inside on no tokens")
         if any(count < 0 for one in model.utterances for count in astuple(one.edits)):
             raise RecordError(f"{where} counts fewer than no edits or words")
-    if not isinstance(evaluation.settings.get("seed", 0), int):
+    seed = evaluation.settings.get("seed", 0)
+    if not isinstance(seed, int) or seed < 0:
         raise RecordError("it.settings.seed is not a whole number")
     return evaluation

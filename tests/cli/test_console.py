@@ -64,6 +64,15 @@ def test_elsewhere_a_line_says_how_far_it_is(monkeypatch, capsys) -> None:
     ]
 
 
+def test_elsewhere_a_line_names_each_stage_of_longer_work(monkeypatch, capsys) -> None:
+    times = iter([0.0, 5.0, 25.0, 26.0, 50.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    with Console().stages() as progress:
+        for stage in ("reading", "listening", "rounding", "rounding", "measuring"):
+            progress(stage, 1, 8)
+    assert capsys.readouterr().err.splitlines() == ["rounding …", "measuring …"]
+
+
 def test_quiet_says_nothing(monkeypatch, capsys) -> None:
     monkeypatch.setattr(module, "NOTE_EVERY_S", 0)
     with Console(quiet=True).stages() as progress:

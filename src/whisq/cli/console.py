@@ -27,6 +27,8 @@ CONDITION_MET = 3
 """Exit code where what ``--fail-if`` names holds."""
 NOTE_EVERY_S = 60
 """How often a line says how far long work is, where no bar can."""
+GLANCE_S = 20
+"""What is done by then needs no line for each of its stages."""
 _UNBROKEN = 1 << 16
 _LAST_STREAM = 2
 _STEPS = 1000
@@ -198,16 +200,20 @@ class _Bars:
 
 
 class _Lines:
-    """A line per minute for logs, with the time left."""
+    """A line per minute for logs, with the time left, and one for each stage of what takes longer than a glance."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._lock = console, threading.Lock()
         self._stage, self._started, self._told = "", 0.0, 0.0
+        self._began: float | None = None
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         now = time.monotonic()
         with self._lock:
             if stage != self._stage:
+                self._began = now if self._began is None else self._began
+                if now - self._began >= GLANCE_S:
+                    self._console.note(f"{stage} …")
                 self._stage, self._started, self._told = stage, now, now
             if now - self._told < NOTE_EVERY_S or not done or done >= total:
                 return

@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from whisq.cli.arguments import (
+    add_cache,
     add_clips,
     add_goal,
     add_json,
     add_other_model,
     add_overwrite_and_quiet,
     add_space,
+    cache_folder,
     check_unit,
     count,
     device,
@@ -22,6 +24,7 @@ from whisq.cli.paths import Read, WrittenRecipe, WrittenSensitivity
 from whisq.errors import PlanError
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import parse_runtime
+from whisq.stopping import begin
 from whisq.types import parse_type
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
@@ -44,7 +47,7 @@ _EPILOG = """
 
 For a target that loads one type only it is the best type and method, judged on clips that calibrated nothing: CLIPS, or
 synthetic speech that comes with whisq. What is measured once serves every budget: --reuse takes it from a file and
-answers at once.
+answers at once. Measurements are kept as they come: the same command resumes an interrupted run.
 """
 
 
@@ -94,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
+    add_cache(how, "measurements")
     how.add_argument("--sensitivity", type=WrittenSensitivity, metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument(
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
@@ -213,7 +217,9 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
         sensitivity = _reused(args, console, model, calibration)
     else:
         method = parse_method(args.method) if args.method else best_method(calibration)
-        settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure))
+        kept = cache_folder(args)
+        settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure), kept)
+        begin(resumes=kept is not None)
         refuse_out_of_reach(goal, sizes_of_mixes(space), model)
         with console.stages() as progress:
             sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)

@@ -236,7 +236,9 @@ class _Work:
         path, measured, space = self._file("mix.toml"), self._file("sensitivity.json"), self.choices.space
         if space is None:
             raise ValueError("there are no mixes to search")
-        settings = SearchSettings(FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device)
+        settings = SearchSettings(
+            FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device, cache=self._file("cache")
+        )
 
         def measure() -> None:
             found, _ = measure_space(self.model, calibration, space, settings=settings, progress=self.progress)

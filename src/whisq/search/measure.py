@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
@@ -21,7 +23,12 @@ from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.search.meter import MixMeter
 from whisq.search.prediction import Harms, How, Types, combined, correlation, random_mixes, scale_of, to_measure
 from whisq.search.sensitivity import Sensitivity
+from whisq.types import TensorType
 from whisq.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LARGEST_MEASURED = 100_000_000
 """Weights of the largest model of which every matrix is measured: base has 74 million, small 244."""
@@ -34,7 +41,8 @@ class SearchSettings:
     """How to measure: the method of rounding, on how many of the calibration's probes, with which seed.
 
     ``how``: "all" measures every matrix in every type, "one" every matrix in its smallest type, "few" the most
-    harmful pairs only; None is "one" for models up to base and "few" beyond.
+    harmful pairs only; None is "one" for models up to base and "few" beyond. ``cache`` is where what was measured is
+    kept as it comes, None for nowhere.
     """
 
     method: Method | str = FEEDBACK
@@ -42,6 +50,7 @@ class SearchSettings:
     seed: int = 0
     device: str = "cpu"
     how: How | None = None
+    cache: Path | None = None
 
     def how_for(self, model: Model) -> How:
         """Return what None means for a model."""
@@ -74,7 +83,9 @@ def measure(
     chosen = settings or SearchSettings()
     how = chosen.how_for(model)
     started = time.perf_counter()
-    meter = MixMeter(model, calibration, chosen.method, chosen.probes, chosen.device, keep=how != "few")
+    meter = MixMeter(
+        model, calibration, chosen.method, chosen.probes, chosen.device, keep=how != "few", cache=chosen.cache
+    )
     blocks = {t.name: [kind for kind in types[t.name] if kind.is_quantized] for t in tensors}
     errors = _predicted(meter, blocks, chosen.seed, progress)
     wanted = to_measure(how, errors, blocks, chosen.seed)
@@ -109,11 +120,20 @@ def measure(
 
 def _predicted(meter: MixMeter, blocks: Types, seed: int, progress: Progress) -> Harms:
     """Return what the gradient and the output errors say of every matrix and type."""
-    progress("computing gradients", 0, 1)
-    fisher = meter.prober.fisher(list(blocks), seed=seed)
-    progress("computing gradients", 1, 1)
+
+    @cache
+    def fisher() -> dict[str, NDArray[np.float64]]:
+        progress("computing gradients", 0, 1)
+        found = meter.prober.fisher(list(blocks), seed=seed)
+        progress("computing gradients", 1, 1)
+        return found
+
+    def predict(name: str, kind: TensorType) -> float:
+        # Only for what an earlier run has not kept.
+        return meter.known(f"predicted {seed} {name}={kind.name}", lambda: meter.predicted(name, kind, fisher()[name]))
+
     harms: Harms = {}
     for number, (name, kinds) in enumerate(blocks.items()):
-        harms[name] = {kind.name: meter.predicted(name, kind, fisher[name]) for kind in kinds}
+        harms[name] = {kind.name: predict(name, kind) for kind in kinds}
         progress("rounding", number + 1, len(blocks))
     return harms

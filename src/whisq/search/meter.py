@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,8 @@ from whisq import kernels
 from whisq.calibration import Calibration, Probes, input_of
 from whisq.calibration.inputs import is_taken_about_its_mean
 from whisq.errors import CalibrationError
+from whisq.evaluation.cache import Cache
+from whisq.hashing import file_sha256
 from whisq.model import Model
 from whisq.network.devices import operations_for
 from whisq.quantization.layer_inputs import LayerInputs
@@ -18,6 +22,7 @@ from whisq.quantization.method import Method, Rounded, Weights
 from whisq.quantization.rounding import exchanged, parse_method, rounded
 from whisq.search.probing import PatchedWhisper
 from whisq.types import TensorType
+from whisq.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,10 +37,21 @@ MOST_KEPT = 300_000_000
 
 
 class MixMeter:
-    """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks, up to ``MOST_KEPT``."""
+    """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks, up to ``MOST_KEPT``.
+
+    What was measured is kept in the folder ``cache`` as it comes, so that an interrupted run resumes where it stopped.
+    """
 
     def __init__(
-        self, model: Model, calibration: Calibration, method: Method | str, probes: int, device: str, *, keep: bool
+        self,
+        model: Model,
+        calibration: Calibration,
+        method: Method | str,
+        probes: int,
+        device: str,
+        *,
+        keep: bool,
+        cache: Path | None = None,
     ) -> None:
         self._method = parse_method(method)
         # Said before minutes of measuring.
@@ -56,14 +72,39 @@ class MixMeter:
         self._keep = keep and model.n_weights <= MOST_KEPT
         self._inputs = LayerInputs(calibration, most_kept=4)
         self._kept: dict[tuple[str, str], Rounded] = {}
+        self._known = Cache(
+            cache,
+            "sensitivities",
+            whisq=__version__,
+            model=model.sha256 if cache else "",
+            calibration=file_sha256(calibration.path) if cache else "",
+            method=self._method.name,
+            probes=len(self.probes),
+            device=device,
+        )
+
+    def known(self, key: str, measure: Callable[[], float]) -> float:
+        """Return a figure that was kept under a key, or measure and keep it."""
+        found = self._known.get(key)
+        if found is None:
+            found = {"value": measure()}
+            self._known.put(key, found)
+        return float(found["value"])
 
     def divergence(self, mix: Mapping[str, TensorType]) -> float:
         """Return the divergence in nats per token with these matrices in these types, all others as they are."""
+        quantized = {name: kind for name, kind in mix.items() if kind.is_quantized}
+        if not quantized:
+            return 0.0
+        told = ",".join(f"{name}={kind.name}" for name, kind in sorted(quantized.items()))
+        key = told if len(quantized) == 1 else hashlib.sha256(told.encode()).hexdigest()
+        return self.known(key, lambda: self._divergence(quantized))
+
+    def _divergence(self, mix: Mapping[str, TensorType]) -> float:
         weights: Tensors = {}
         for name, kind in mix.items():
-            if kind.is_quantized:
-                weights |= self._exchanged(name, kind)
-        return self.prober.divergence(weights) if weights else 0.0
+            weights |= self._exchanged(name, kind)
+        return self.prober.divergence(weights)
 
     def predicted(self, name: str, kind: TensorType, fisher: NDArray[np.float64]) -> float:
         """Return half the output error of a matrix in a type, each row as ``fisher`` says that it matters.

@@ -145,6 +145,8 @@ MISTAKES = [
     ("quantize in.bin out.bin q5_0 --threads 0", "'0' is not a number of threads", "--help"),
     ("evaluate in.bin --data clips.csv --limit all", "'all' is not a whole number of at least 1", "--help"),
     ("evaluate in.bin --data clips.csv --seed x", "'x' is not a whole number", "--help"),
+    ("evaluate in.bin --data clips.csv --inside", "expected one argument", "it takes a value: --inside 20"),
+    ("quantize in.bin out.bin --recipe", "expected one argument", "it takes a value: --recipe "),
     ("evaluate in.bin --data clips.csv --inside 9 --device gpu", "(did you mean cuda?)", "--help"),
     (f"{SEARCH} --bits 4.5bits", "'4.5bits' is not a number greater than 0, such as 5.5", "--help"),
     (f"{SEARCH} --bits q4_0", "'q4_0' is not a number greater than 0", "--help"),

@@ -124,10 +124,14 @@ class _Parser(argparse.ArgumentParser):
     as_json = False
 
     def error(self, message: str) -> NoReturn:
-        is_missing = "required" in message and self.prog != "whisq"
-        Console(as_json=self.as_json).error(
-            WhisqError(message, hint=f"the form: {shape_of(self)}" if is_missing else f"{self.prog} --help")
-        )
+        hint = f"{self.prog} --help"
+        if "required" in message and self.prog != "whisq":
+            hint = f"the form: {shape_of(self)}"
+        for action in self._actions:
+            if action.option_strings and message.endswith(f"{action.option_strings[-1]}: expected one argument"):
+                value = action.default if isinstance(action.default, int) and action.default else action.metavar
+                hint = f"it takes a value: {action.option_strings[-1]} {value or action.dest.upper()}"
+        Console(as_json=self.as_json).error(WhisqError(message, hint=hint))
         sys.exit(1)
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -8,6 +8,7 @@
 
 #include "dispatch.h"
 #include "self_test.h"
+#include "triangle.h"
 
 namespace nb = nanobind;
 
@@ -122,50 +123,68 @@ void dequantize(const std::string& isa, nb::handle source, int type, nb::handle 
     require_kernel(unlocked(run), row);
 }
 
-void feedback(const std::string& isa, nb::handle weights, nb::handle factor, nb::handle gain, nb::handle moment,
-              int type, int64_t n_columns, int n_sweeps, nb::handle levels, nb::handle units, nb::handle minimum_units,
-              nb::handle scale_integers, nb::handle minimum_integers) {
+void feedback(const std::string& isa, nb::handle weights, nb::handle triangle, nb::handle inside, nb::handle gain,
+              nb::handle moment, int type, int64_t n_columns, int n_sweeps, nb::handle levels, nb::handle units,
+              nb::handle minimum_units, nb::handle scale_integers, nb::handle minimum_integers) {
     const whisq::Kernels& kernels = kernels_named(isa);
-    Buffer w(weights, false), f(factor, false), g(gain, false), h(moment, false);
+    Buffer w(weights, false), f(triangle, false), i(inside, false), g(gain, false), h(moment, false);
     Buffer l(levels, true), u(units, true), m(minimum_units, true), s(scale_integers, true), t(minimum_integers, true);
     const whisq::TypeRow& row = type_of(type);
     require(n_columns > 0 && n_columns % row.block_size == 0, kRowLength);
     const int64_t n_rows = w.size() / (4 * n_columns);
     require(w.size() == 4 * n_rows * n_columns, "the weights are not a whole number of rows");
-    require(f.size() == 4 * n_columns * n_columns && h.size() == f.size(), "factor or moment has another size");
-    require(g.size() == 4 * n_columns, "gain has another size");
+    require(f.size() == 4 * whisq::tiled_size(n_columns) && h.size() == f.size(), "factor or moment has another size");
+    require(i.size() == 4 * whisq::inside_size(n_columns) && g.size() == 4 * n_columns, "a factor has another size");
     const int64_t n_units = n_rows * (n_columns / row.block_size) * 4, n_subs = n_units * row.subs.n;
     require(l.size() == n_rows * n_columns && u.size() == n_units && m.size() == n_units, "an output has another size");
     require(s.size() >= n_subs && t.size() >= n_subs, "an output has another size");
-    const whisq::FeedbackJob job{(const float*)w.data(),
-                                 (const float*)f.data(),
-                                 (const float*)g.data(),
-                                 (const float*)h.data(),
-                                 row.type,
-                                 n_rows,
-                                 n_columns,
-                                 n_sweeps,
-                                 (int8_t*)l.data(),
-                                 (float*)u.data(),
-                                 (float*)m.data(),
-                                 (float*)s.data(),
-                                 (float*)t.data()};
+    const whisq::FeedbackJob job{
+        (const float*)w.data(),
+        {(const float*)f.data(), (const float*)i.data(), (const float*)g.data(), (const float*)h.data()},
+        row.type,
+        n_rows,
+        n_columns,
+        n_sweeps,
+        (int8_t*)l.data(),
+        (float*)u.data(),
+        (float*)m.data(),
+        (float*)s.data(),
+        (float*)t.data()};
     require_kernel(unlocked([&] { return kernels.feedback(job); }), row);
 }
 
-// Returns whether the moment is positive definite; None for upper and gain: only that.
-bool factor(const std::string& isa, nb::handle moment, int64_t n_columns, nb::handle upper, nb::handle gain) {
+// Returns whether the moment is positive definite; None for the outputs: only that.
+bool factor(const std::string& isa, nb::handle undamped, int64_t n_columns, float damping, nb::handle triangle,
+            nb::handle inside, nb::handle gain, nb::handle moment) {
     const whisq::Kernels& kernels = kernels_named(isa);
-    Buffer h(moment, false);
-    require(n_columns > 0 && h.size() == 4 * n_columns * n_columns, "the moment has another size");
-    const auto run = [&](float* u, float* g) {
+    Buffer d(undamped, false);
+    require(n_columns > 0 && d.size() == 4 * n_columns * n_columns, "the moment has another size");
+    const auto run = [&](float* t, float* i, float* g, float* m) {
         nb::gil_scoped_release released;
-        return kernels.factor({(const float*)h.data(), n_columns, u, g});
+        return kernels.factor({(const float*)d.data(), n_columns, damping, t, i, g, m});
     };
-    if (upper.is_none()) return run(nullptr, nullptr);
-    Buffer u(upper, true), g(gain, true);
-    require(u.size() == h.size() && g.size() == 4 * n_columns, "an output has another size");
-    return run((float*)u.data(), (float*)g.data());
+    if (triangle.is_none()) return run(nullptr, nullptr, nullptr, nullptr);
+    Buffer t(triangle, true), i(inside, true), g(gain, true), m(moment, true);
+    require(t.size() == 4 * whisq::tiled_size(n_columns) && m.size() == t.size(), "an output has another size");
+    require(i.size() == 4 * whisq::inside_size(n_columns) && g.size() == 4 * n_columns, "an output has another size");
+    return run((float*)t.data(), (float*)i.data(), (float*)g.data(), (float*)m.data());
+}
+
+void invert(const std::string& isa, nb::handle triangle, int64_t n_columns, nb::handle upper) {
+    const whisq::Kernels& kernels = kernels_named(isa);
+    Buffer t(triangle, false), u(upper, true);
+    require(n_columns > 0 && t.size() == 4 * whisq::tiled_size(n_columns), "the triangle has another size");
+    require(u.size() == 4 * n_columns * n_columns, "an output has another size");
+    nb::gil_scoped_release released;
+    kernels.invert((const float*)t.data(), n_columns, (float*)u.data());
+}
+
+void unpack_triangle(nb::handle packed, int64_t n, nb::handle matrix) {
+    Buffer from(packed, false), to(matrix, true);
+    require(n >= 0 && from.size() == 4 * (n * (n + 1) / 2), "the triangle has another size");
+    require(to.size() == 4 * n * n, "the matrix has another size");
+    nb::gil_scoped_release released;
+    whisq::unpack_triangle(from.data(), n, (float*)to.data());
 }
 
 }  // namespace
@@ -176,10 +195,13 @@ NB_MODULE(_core, m) {
     m.def("self_test", &self_test, nb::arg("isa"));
     m.def("quantize", &quantize, nb::arg("isa"), nb::arg("source"), nb::arg("source_type"), nb::arg("destination"),
           nb::arg("type"), nb::arg("n_columns"), nb::arg("importance").none());
-    m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("factor"), nb::arg("gain"),
-          nb::arg("moment"), nb::arg("type"), nb::arg("n_columns"), nb::arg("n_sweeps"), nb::arg("levels"),
-          nb::arg("units"), nb::arg("minimum_units"), nb::arg("scale_integers"), nb::arg("minimum_integers"));
-    m.def("factor", &factor, nb::arg("isa"), nb::arg("moment"), nb::arg("n_columns"), nb::arg("upper").none(),
-          nb::arg("gain").none());
+    m.def("feedback", &feedback, nb::arg("isa"), nb::arg("weights"), nb::arg("triangle"), nb::arg("inside"),
+          nb::arg("gain"), nb::arg("moment"), nb::arg("type"), nb::arg("n_columns"), nb::arg("n_sweeps"),
+          nb::arg("levels"), nb::arg("units"), nb::arg("minimum_units"), nb::arg("scale_integers"),
+          nb::arg("minimum_integers"));
+    m.def("factor", &factor, nb::arg("isa"), nb::arg("undamped"), nb::arg("n_columns"), nb::arg("damping"),
+          nb::arg("triangle").none(), nb::arg("inside").none(), nb::arg("gain").none(), nb::arg("moment").none());
     m.def("dequantize", &dequantize, nb::arg("isa"), nb::arg("source"), nb::arg("type"), nb::arg("destination"));
+    m.def("invert", &invert, nb::arg("isa"), nb::arg("triangle"), nb::arg("n_columns"), nb::arg("upper"));
+    m.def("unpack_triangle", &unpack_triangle, nb::arg("packed"), nb::arg("n"), nb::arg("matrix"));
 }

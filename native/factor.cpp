@@ -1,9 +1,14 @@
-// The factor that feedback rounds with, from a layer's damped second moment H: U upper, H^-1 = U^T U.
+// The factor that feedback rounds with, from a layer's damped second moment H = V diag(gain) V^T, V unit upper
+// triangular.
 //
-// With rows and columns reversed H is S^T S, S upper (Cholesky), and U is the inverse of S reversed along its other
-// diagonal. Both steps go by panels of rows, right-looking. Every element's sum is that of the plain loops, in float32,
-// so that a factor, and with it the bytes of a file, are the same on every machine, as no BLAS library's would be.
+// With rows and columns reversed H is S^T S, S upper (Cholesky): column k of V is S's row k from the end, reversed and
+// divided by its diagonal, whose square is the gain. It goes by panels of rows, each made when all above it are there.
+// Every element's sum is that of the plain loops, in float32, so that a factor, and with it the bytes of a file, are
+// the same on every machine, as no BLAS library's would be.
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <new>
 #include <vector>
 
 #include "families.h"
@@ -12,120 +17,203 @@
 namespace whisq::WHISQ_ISA {
 namespace {
 
-constexpr int64_t kRows = 64;  // of a panel
-constexpr int64_t kWide = 2 * kLanes;
+constexpr int64_t kRows = 64;          // of a panel
+constexpr int64_t kWide = 2 * kLanes;  // columns of a tile
+constexpr int64_t kAtOnce = 256;       // rows whose products are taken while a tile is near
 
+// S: its columns in tiles, of each row two vectors. Below the diagonal is what happens to be there, and much of it no
+// memory yet.
 class Square {
    public:
-    explicit Square(int64_t n) : n_(n), vectors_(new F[n * n / kLanes]{}) {}
-    ~Square() { delete[] vectors_; }
+    explicit Square(int64_t n) : n_(n) {
+        memory_ = std::calloc(n * n * sizeof(float) + sizeof(F), 1);
+        if (memory_ == nullptr) throw std::bad_alloc();
+        const uintptr_t place = (uintptr_t)memory_;
+        vectors_ = (F*)(place + (sizeof(F) - place % sizeof(F)) % sizeof(F));
+    }
+    ~Square() { std::free(memory_); }
     Square(const Square&) = delete;
     Square& operator=(const Square&) = delete;
 
     int64_t size() const { return n_; }
-    float* row(int64_t r) { return (float*)vectors_ + r * n_; }
-    F* vectors(int64_t r, int64_t column) { return vectors_ + (r * n_ + column) / kLanes; }
+    F* vectors(int64_t row, int64_t column) const { return vectors_ + (column / kWide * n_ + row) * 2; }
+    float& at(int64_t row, int64_t column) const { return ((float*)vectors(row, column))[column % kWide]; }
 
    private:
     int64_t n_;
+    void* memory_;
     F* vectors_;
 };
 
-// Take `times` another row off a row, from a column on (or a little before it, where nothing is read).
-void take_row(F* row, const F* other, float times, int64_t n_vectors) {
-    for (int64_t v = 0; v < n_vectors; ++v) row[v] -= times * other[v];
-}
-
-// A panel's rows as the products read them: element j of each column's vectors, and of the rows' own factors, side by
-// side.
-struct Packed {
-    std::vector<float> factors;  // [rows / kSide][kRows][kSide]
-    F* vectors;                  // [columns / kWide][kRows][2]
-    explicit Packed(int64_t n) : factors(n * kRows), vectors(new F[n * kRows / kLanes]) {}
-    ~Packed() { delete[] vectors; }
-    Packed(const Packed&) = delete;
-    Packed& operator=(const Packed&) = delete;
-
-    void set_factor(int64_t row, int64_t j, float value) {
-        factors[(row / kSide * kRows + j) * kSide + row % kSide] = value;
+// A panel's own columns of all rows above it, as the products read them: those of kSide columns side by side.
+class Factors {
+   public:
+    explicit Factors(int64_t n) : n_(n), values_(n * kRows) {}
+    void take(const Square& square, int64_t panel) {
+        for (int64_t r = 0; r < kRows; ++r)
+            for (int64_t k = 0; k < panel; ++k)
+                values_[(r / kSide * n_ + k) * kSide + r % kSide] = square.at(k, panel + r);
     }
-    void take_vectors(Square& from, int64_t panel, int64_t column) {
-        for (int64_t c = column; c < from.size(); c += kWide)
-            for (int64_t j = 0; j < kRows; ++j)
-                for (int half : {0, 1}) vectors[(c / kWide * kRows + j) * 2 + half] = from.vectors(panel + j, c)[half];
-    }
+    const float* of(int64_t r, int64_t k) const { return values_.data() + (r / kSide * n_ + k) * kSide; }
+
+   private:
+    int64_t n_;
+    std::vector<float> values_;
 };
 
-// Take the products of a panel's factors and vectors off a block of the square.
-void take_products(Square& square, const Packed& packed, Columns rows, Columns columns, bool only_upper) {
-    for (int64_t c = columns.begin; c < columns.end; c += kWide) {
-        const F* vectors = packed.vectors + c / kWide * kRows * 2;
-        const int64_t end = only_upper && c + kWide < rows.end ? c + kWide : rows.end;
-        for (int64_t r = rows.begin; r < end; r += kSide) {
+// Take the products of the rows above a panel off a tile of it.
+void take_products(const Square& square, const Factors& factors, int64_t panel, int64_t column) {
+    for (int64_t first = 0; first < panel; first += kAtOnce) {
+        const int64_t end = first + kAtOnce < panel ? first + kAtOnce : panel;
+        for (int64_t r = 0; r < kRows && panel + r < column + kWide; r += kSide) {
             F a[kSide], b[kSide];
-            for (int k = 0; k < kSide; ++k) a[k] = square.vectors(r + k, c)[0], b[k] = square.vectors(r + k, c)[1];
-            const float* factors = packed.factors.data() + r * kRows;
-            for (int64_t j = 0; j < kRows; ++j, factors += kSide) {
-                const F u = vectors[2 * j], v = vectors[2 * j + 1];
+            F* to = square.vectors(panel + r, column);
+            for (int k = 0; k < kSide; ++k) a[k] = to[2 * k], b[k] = to[2 * k + 1];
+            const F* vectors = square.vectors(first, column);
+            const float* factor = factors.of(r, first);
+            for (int64_t j = first; j < end; ++j, factor += kSide, vectors += 2) {
+                const F u = vectors[0], v = vectors[1];
                 for (int k = 0; k < kSide; ++k) {
-                    a[k] -= u * factors[k];
-                    b[k] -= v * factors[k];
+                    a[k] -= u * factor[k];
+                    b[k] -= v * factor[k];
                 }
             }
-            for (int k = 0; k < kSide; ++k) square.vectors(r + k, c)[0] = a[k], square.vectors(r + k, c)[1] = b[k];
+            for (int k = 0; k < kSide; ++k) to[2 * k] = a[k], to[2 * k + 1] = b[k];
         }
     }
 }
 
-int64_t whole_vectors(int64_t column) { return column / kLanes * kLanes; }
-
-// Turn a matrix, of which the upper triangle is read, into S. False where it is not positive definite.
-bool cholesky(Square& square) {
-    const int64_t n = square.size();
-    Packed packed(n);
-    for (int64_t panel = 0; panel < n; panel += kRows) {
-        const int64_t beyond = panel + kRows;
-        for (int64_t k = panel; k < beyond; ++k) {
-            float* row = square.row(k);
-            if (!(row[k] > 0.f) || !(row[k] < 3e38f)) return false;
-            const float root = std::sqrt(row[k]);
-            for (int64_t c = k; c < n; ++c) row[c] /= root;
-            for (int64_t r = k + 1; r < beyond; ++r) {
-                const int64_t from = whole_vectors(r);
-                take_row(square.vectors(r, from), square.vectors(k, from), row[r], (n - from) / kLanes);
-            }
+// Make a tile of a panel rows of S, from the first to the last. False where the matrix is not positive definite.
+bool finish(const Square& square, int64_t panel, int64_t column, float* diagonal) {
+    for (int64_t k = panel; k < panel + kRows && k < column + kWide; ++k) {
+        F* row = square.vectors(k, column);
+        if (k >= column) {
+            const float value = square.at(k, k);
+            if (!(value > 0.f) || !(value < 3e38f)) return false;
+            diagonal[k] = std::sqrt(value);
         }
-        packed.take_vectors(square, panel, beyond);
-        for (int64_t j = 0; j < kRows; ++j)
-            for (int64_t r = beyond; r < n; ++r) packed.set_factor(r, j, square.row(panel + j)[r]);
-        take_products(square, packed, {beyond, n}, {beyond, n}, true);
+        const F a = row[0] / diagonal[k], b = row[1] / diagonal[k];
+        row[0] = a, row[1] = b;
+        for (int64_t r = k + 1; r < panel + kRows && r < column + kWide; ++r) {
+            const float factor = square.at(k, r);
+            row += 2;
+            row[0] -= a * factor, row[1] -= b * factor;
+        }
     }
     return true;
 }
 
-// Turn S into its inverse, from the last panel to the first.
-void invert(Square& square) {
+// The moment's rows of a panel that are in a tile, reversed; beyond the moment it is the unit matrix.
+void load_tile(const FactorJob& job, const Square& square, int64_t panel, int64_t column) {
+    const int64_t n = job.n_columns;
+    for (int64_t r = panel; r < panel + kRows; ++r) {
+        float* to = (float*)square.vectors(r, column);
+        const float* from = job.undamped + (n - 1 - r) * n + (n - 1 - column);
+        for (int64_t c = 0; c < kWide; ++c) to[c] = r < n && column + c < n ? from[-c] : r == column + c ? 1.f : 0.f;
+        if (r < n && r >= column && r < column + kWide) to[r - column] += job.damping;
+    }
+}
+
+// Find S; its diagonal apart, too. False where the moment is not positive definite.
+bool cholesky(const FactorJob& job, const Square& square, float* diagonal) {
     const int64_t n = square.size();
-    Packed packed(n);
-    std::vector<float> own(kRows * kRows);
-    for (int64_t panel = n - kRows; panel >= 0; panel -= kRows) {
-        for (int64_t k = 0; k < kRows; ++k) {
-            float* row = square.row(panel + k) + panel;
-            for (int64_t j = 0; j < kRows; ++j) own[k * kRows + j] = row[j], row[j] = j == k ? 1.f : 0.f;
+    Factors factors(n);
+    for (int64_t panel = 0; panel < n; panel += kRows) {
+        factors.take(square, panel);
+        for (int64_t column = panel; column < n; column += kWide) {
+            load_tile(job, square, panel, column);
+            take_products(square, factors, panel, column);
+            if (!finish(square, panel, column, diagonal)) return false;
         }
-        for (int64_t k = kRows - 1; k >= 0; --k) {
-            F* row = square.vectors(panel + k, panel);
-            for (int64_t j = k + 1; j < kRows; ++j)
-                take_row(row, square.vectors(panel + j, panel), own[k * kRows + j], (n - panel) / kLanes);
-            const float diagonal = own[k * kRows + k];
-            for (int64_t v = 0; v < (n - panel) / kLanes; ++v) row[v] = row[v] / diagonal;
+    }
+    return true;
+}
+
+// V, an element of its upper triangle or the diagonal, from S: see above.
+class Triangle {
+   public:
+    Triangle(const Square& square, const float* diagonal, int64_t n) : square_(square), n_(n), inverse_(n) {
+        for (int64_t k = 0; k < n; ++k) inverse_[k] = 1.f / diagonal[n - 1 - k];
+    }
+    float operator()(int64_t j, int64_t k) const { return square_.at(n_ - 1 - k, n_ - 1 - j) * inverse_[k]; }
+
+   private:
+    const Square& square_;
+    int64_t n_;
+    std::vector<float> inverse_;
+};
+
+// Both triangles of V, in tiles: a square of eight by eight above the diagonal gives its mirror image too.
+void put_triangle(const Triangle& triangle, int64_t n, float* tiles) {
+    const auto place = [&](int64_t row, int64_t column) { return tiles + (column / kTile * n + row) * kTile; };
+    for (int64_t row = 0; row < n; row += kTile) {
+        for (int64_t column = row; column < n; column += kTile) {
+            for (int64_t j = row; j < row + kTile && j < n; ++j) {
+                for (int64_t k = column; k < column + kTile; ++k) {
+                    const float value = k == j ? 1.f : k < j || k >= n ? 0.f : triangle(j, k);
+                    if (row != column || k >= j || k >= n) place(j, column)[k - column] = value;
+                    if (k < n && k >= j) place(k, row)[j - row] = value;
+                }
+            }
         }
-        packed.take_vectors(square, panel, panel);
-        for (int64_t r = 0; r < panel; ++r) {
-            float* row = square.row(r) + panel;
-            for (int64_t j = 0; j < kRows; ++j) packed.set_factor(r, j, row[j]), row[j] = 0.f;
+    }
+    // The last tile of rows that are not a whole number of tiles.
+    for (int64_t j = 0; n % kTile != 0 && j < n; ++j)
+        for (int64_t k = n; k < (n + kTile - 1) / kTile * kTile; ++k) place(j, k)[k % kTile] = 0.f;
+}
+
+// Inverses of V's diagonal blocks, a panel each, in tiles; only what is strictly above the diagonal is not zero.
+void put_inside(const Triangle& triangle, int64_t n, float* inside) {
+    std::vector<float> rows(kPanel * kPanel);
+    for (int64_t begin = 0; begin < n; begin += kPanel, inside += kPanel * kPanel) {
+        const int64_t size = begin + kPanel < n ? kPanel : n - begin;
+        std::fill(rows.begin(), rows.end(), 0.f);
+        for (int64_t j = size - 1; j >= 0; --j) {
+            float* row = rows.data() + j * kPanel;
+            row[j] = 1.f;
+            for (int64_t k = j + 1; k < size; ++k) {
+                const float value = triangle(begin + j, begin + k);
+                const float* other = rows.data() + k * kPanel;
+                for (int64_t c = k / kTile * kTile; c < kPanel; ++c) row[c] -= value * other[c];
+            }
         }
-        take_products(square, packed, {0, panel}, {panel, n}, false);
+        for (int64_t j = 0; j < kPanel; ++j) {
+            rows[j * kPanel + j] = 0.f;
+            for (int64_t c = 0; c < kPanel; c += kTile)
+                std::memcpy(inside + c * kPanel + j * kTile, rows.data() + j * kPanel + c, kTile * sizeof(float));
+        }
+    }
+}
+
+void put_moment(const FactorJob& job) {
+    const int64_t n = job.n_columns;
+    for (int64_t row = 0; row < n; ++row) {
+        for (int64_t c = 0; c < n; c += kTile) {
+            const int64_t size = n - c < kTile ? n - c : kTile;
+            float* tile = job.moment + (c / kTile * n + row) * kTile;
+            std::memcpy(tile, job.undamped + row * n + c, size * sizeof(float));
+            if (row >= c && row < c + kTile) tile[row - c] += job.damping;
+            for (int64_t k = size; k < kTile; ++k) tile[k] = 0.f;
+        }
+    }
+}
+
+// Solve V x = y in place for two groups of right-hand sides side by side, of which nothing from `end` on is not zero.
+void solve(const Tiled& triangle, int64_t end, F* one, F* two) {
+    for (int64_t begin = (end - 1) / kPanel * kPanel; begin >= 0; begin -= kPanel) {
+        const int64_t panel_end = begin + kPanel < end ? begin + kPanel : end;
+        for (int64_t tile = (panel_end - 1) / kTile * kTile; tile >= begin; tile -= kTile) {
+            const int64_t tile_end = tile + kTile < panel_end ? tile + kTile : panel_end;
+            for (int64_t k = tile_end - 1; k > tile; --k) {
+                for (int64_t j = tile; j < k; ++j) {
+                    const float value = *triangle.at(k, j);
+                    one[j] -= one[k] * value;
+                    two[j] -= two[k] * value;
+                }
+            }
+            take_off(triangle, {tile, tile_end}, one + tile, two + tile, {begin, tile}, one, two);
+        }
+        take_off(triangle, {begin, panel_end}, one + begin, two + begin, {0, begin}, one, two);
     }
 }
 
@@ -133,28 +221,33 @@ void invert(Square& square) {
 
 bool factor(const FactorJob& job) {
     const int64_t n = job.n_columns, padded = (n + kRows - 1) / kRows * kRows;
-    Square square(padded);
-    for (int64_t r = 0; r < padded; ++r) {
-        float* row = square.row(r);
-        for (int64_t c = r; c < n; ++c) row[c] = job.moment[(n - 1 - r) * n + (n - 1 - c)];
-        if (r >= n) row[r] = 1.f;
-    }
-    if (!cholesky(square)) return false;
-    if (job.upper == nullptr) return true;
-    std::vector<float> diagonal(n);
-    for (int64_t k = 0; k < n; ++k) diagonal[k] = square.row(k)[k];
-    invert(square);
-    constexpr int64_t kNear = 16;  // rows and columns turned at a time
+    const Square square(padded);
+    std::vector<float> diagonal(padded);
+    if (!cholesky(job, square, diagonal.data())) return false;
+    if (job.triangle == nullptr) return true;
     for (int64_t i = 0; i < n; ++i) job.gain[i] = diagonal[n - 1 - i] * diagonal[n - 1 - i];
-    for (int64_t row = 0; row < n; row += kNear) {
-        for (int64_t column = 0; column < n; column += kNear) {
-            for (int64_t i = row; i < row + kNear && i < n; ++i)
-                for (int64_t k = column; k < column + kNear && k < n; ++k)
-                    job.upper[i * n + k] =
-                        k > i ? square.row(n - 1 - k)[n - 1 - i] * diagonal[n - 1 - i] : (float)(k == i);
-        }
-    }
+    const Triangle triangle(square, diagonal.data(), n);
+    put_triangle(triangle, n, job.triangle);
+    put_inside(triangle, n, job.inside);
+    put_moment(job);
     return true;
+}
+
+void invert(const float* triangle, int64_t n_columns, float* upper) {
+    const Tiled tiles(triangle, n_columns);
+    const int64_t rows = (n_columns + kTile - 1) / kTile * kTile;
+    F* one = new F[2 * rows];
+    F* two = one + rows;
+    for (int64_t column = 0; column < n_columns; column += 2 * kLanes) {
+        const int64_t end = column + 2 * kLanes < n_columns ? column + 2 * kLanes : n_columns;
+        for (int64_t row = 0; row < 2 * rows; ++row) one[row] = F{};
+        for (int64_t k = column; k < end; ++k) (k < column + kLanes ? one : two)[k][(k - column) % kLanes] = 1.f;
+        solve(tiles, end, one, two);
+        for (int64_t row = 0; row < n_columns; ++row)
+            for (int64_t k = column; k < end; ++k)
+                upper[row * n_columns + k] = (k < column + kLanes ? one : two)[row][(k - column) % kLanes];
+    }
+    delete[] one;
 }
 
 }  // namespace whisq::WHISQ_ISA

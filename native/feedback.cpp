@@ -1,14 +1,15 @@
-// Rounding with error feedback: columns in order, each column's rounding error pushed onto the columns that are not
-// yet rounded (GPTQ, Frantar et al. 2022, arXiv 2210.17323, in the form with one triangular factor). What that chose is
-// then improved (improve.cpp).
+// Rounding with error feedback: columns in order, what each column's rounding took from it made good by the columns
+// that are not yet rounded (GPTQ, Frantar et al. 2022, arXiv 2210.17323). What that chose is then improved
+// (improve.cpp).
 //
-// A lane is a row of the matrix: rows do not depend on each other. `factor` is the upper Cholesky factor U of the
-// damped inverse second moment, H^-1 = U^T U, with every row divided by its diagonal; `gain` is 1 / diagonal^2, so that
-// an error e of column j costs gain[j] * e^2 after the best correction by later columns. The scale of a block is
-// chosen when the feedback reaches it, by running the feedback through the block for every candidate.
+// A lane is a row of the matrix: rows do not depend on each other. With H = V diag(gain) V^T (factor.cpp) the loss of a
+// row from whose weights rounding took d is the sum of gain[j] * e[j]^2, e = d V: column j is best rounded from its
+// weight with all that earlier columns lost, each times its row of V, added. Inside a panel the errors e go to later
+// columns instead, by the inverse of V's part there: then every column is what it will be where those between lose
+// nothing, which is what a scale is chosen for. It is chosen when the feedback reaches its block, by running the
+// feedback through the block for every candidate.
 #include "feedback.h"
 
-#include <optional>
 #include <utility>
 
 #include "families.h"
@@ -26,6 +27,9 @@ constexpr float kStep = 0.03f;
 // ggml's search for a scale and a minimum with importance (make_qkx3_quants).
 MinSearch min_search(const Levels& levels) { return {(int)levels.high, -0.9f, 0.05f, 36}; }
 
+// Columns of a panel of a type without super-blocks. Narrow: every column of a panel costs half its width in products.
+constexpr int64_t kNarrow = 64;
+
 struct Range {
     F low, high;
 };
@@ -39,6 +43,38 @@ Range range_of(const F* x, int n) {
     return r;
 }
 
+// Fit scale and offset by least squares to the integers that the best so far gives, as the feedback weighs errors.
+void refit(const Block& b, const Levels& levels, Best& best) {
+    Rounded now, trial;
+    round_block(b, levels, best.scale, best.offset, now);
+    // The errors of a block are linear in what is written: of the integers, and of ones, alone.
+    F by_scale[32], by_offset[32];
+    for (int j = 0; j < b.n; ++j) by_scale[j] = value_of(levels, now.level[j]), by_offset[j] = splat(1.f);
+    F ss = F{}, so = F{}, oo = F{}, se = F{}, oe = F{};
+    for (int j = 0; j < b.n; ++j) {
+        const float* row = b.factor + 32 * j;
+        for (int k = j + 1; k < b.n; ++k) {
+            by_scale[k] -= by_scale[j] * row[k];
+            if (levels.has_minimum) by_offset[k] -= by_offset[j] * row[k];
+        }
+        ss += b.gain[j] * (by_scale[j] * by_scale[j]);
+        se += b.gain[j] * (by_scale[j] * now.error[j]);
+        so += b.gain[j] * (by_scale[j] * by_offset[j]);
+        oo += b.gain[j] * (by_offset[j] * by_offset[j]);
+        oe += b.gain[j] * (by_offset[j] * now.error[j]);
+    }
+    F scale = best.scale + select(ss > 0.f, se / ss, F{}), offset = best.offset;
+    if (levels.has_minimum) {
+        const F determinant = ss * oo - so * so;
+        const I sound = determinant > 1e-6f * (ss * oo);
+        scale = best.scale + select(sound, (oo * se - so * oe) / determinant, F{});
+        offset = as_half(best.offset + select(sound, (ss * oe - so * se) / determinant, F{}));
+    }
+    scale = as_half(scale);
+    round_block(b, levels, scale, offset, trial);
+    best.add(trial.loss, scale, offset);
+}
+
 // Scales of a symmetric type with an f16 scale: the largest weight near either end of the levels, and clipped.
 Best symmetric_scale(const Block& b, const Levels& levels) {
     Trials trials(b, levels);
@@ -48,7 +84,9 @@ Best symmetric_scale(const Block& b, const Levels& levels) {
     const float high = book != nullptr ? book->value[book->n - 1] : levels.high;
     for (const float end : {low, high})
         for (int step = -4; step <= 11; ++step) trials.add(as_half(largest / (end * (1.f + kStep * (float)step))), F{});
-    return trials.best();
+    Best best = trials.best();
+    refit(b, levels, best);
+    return best;
 }
 
 // Scales of a symmetric type whose scale is a power of two: five around the one that reaches the largest weight.
@@ -57,34 +95,6 @@ Best power_of_two_scale(const Block& b, const Levels& levels) {
     const F reaching = extreme_of(b.x, b.n).magnitude / levels.book->value[levels.book->n - 1];
     for (const float factor : {0.25f, 0.5f, 1.f, 2.f, 4.f}) trials.add(as_power_of_two(factor * reaching), F{});
     return trials.best();
-}
-
-// Fit scale and offset by least squares to the integers that the best so far gives, as the feedback weighs errors.
-void refit(const Block& b, const Levels& levels, Best& best) {
-    Rounded now, trial;
-    round_block(b, levels, best.scale, best.offset, now);
-    // The errors of a block are linear in what is written: of the integers, and of ones, alone.
-    F by_scale[32], by_offset[32];
-    for (int j = 0; j < b.n; ++j) by_scale[j] = now.level[j], by_offset[j] = splat(1.f);
-    F ss = F{}, so = F{}, oo = F{}, se = F{}, oe = F{};
-    for (int j = 0; j < b.n; ++j) {
-        const float* row = b.factor + j * b.stride;
-        for (int k = j + 1; k < b.n; ++k) {
-            by_scale[k] -= by_scale[j] * row[k];
-            by_offset[k] -= by_offset[j] * row[k];
-        }
-        ss += b.gain[j] * (by_scale[j] * by_scale[j]);
-        so += b.gain[j] * (by_scale[j] * by_offset[j]);
-        oo += b.gain[j] * (by_offset[j] * by_offset[j]);
-        se += b.gain[j] * (by_scale[j] * now.error[j]);
-        oe += b.gain[j] * (by_offset[j] * now.error[j]);
-    }
-    const F determinant = ss * oo - so * so;
-    const I sound = determinant > 1e-6f * (ss * oo);
-    const F scale = as_half(best.scale + select(sound, (oo * se - so * oe) / determinant, F{}));
-    const F offset = as_half(best.offset + select(sound, (ss * oe - so * se) / determinant, F{}));
-    round_block(b, levels, scale, offset, trial);
-    best.add(trial.loss, scale, offset);
 }
 
 // Scales and offsets of a type with both in f16: the range, shrunk at either end, then fitted.
@@ -115,13 +125,24 @@ Best block_scale(const Block& b, const Levels& levels) {
     return levels.scale_as == ScaleAs::kPowerOfTwo ? power_of_two_scale(b, levels) : symmetric_scale(b, levels);
 }
 
+// A block of a group, the factor's part inside it copied: candidates read that many times.
+Block block_of(const Rows& rows, int64_t begin, int n, float* factor) {
+    const int64_t panel = begin / kPanel * kPanel;
+    const Tiled inside(rows.job.prepared.inside + panel * kPanel, kPanel);
+    for (int j = 0; j < n; ++j)
+        for (int k = 0; k < n; k += kTile)
+            std::memcpy(factor + 32 * j + k, inside.at(begin - panel + j, begin - panel + k), kTile * sizeof(float));
+    return {rows.x + begin, factor, rows.job.prepared.gain + begin, n};
+}
+
 // Choose a super-block's units from its weights as they are when the feedback reaches it.
 Units units_of(const Rows& rows, int64_t begin, const TypeRow& type) {
     const Levels& levels = type.levels;
     const int n_subs = type.subs.n, size = sub_size(type);
     F scales[16], minimums[16], sums[16], w[32];
+    float factor[32 * 32];
     for (int j = 0; j < n_subs; ++j) {
-        const Block b = rows.block(begin + j * size, size);
+        const Block b = block_of(rows, begin + j * size, size, factor);
         for (int i = 0; i < size; ++i) w[i] = splat(b.gain[i]);
         sums[j] = F{};
         for (int i = 0; i < size; ++i) sums[j] += w[i];
@@ -180,8 +201,9 @@ Best sub_scale(const Block& b, const TypeRow& type, Units units, F* integers) {
     return best;
 }
 
-// Choose a block's scale and offset and round it; its errors are what moves.
-void round_columns(const Rows& rows, const TypeRow& type, int64_t begin, F* errors) {
+// Choose a block's scale and offset and round it: its errors, what that added to its weights, and -gain times the
+// errors.
+void round_columns(const Rows& rows, const TypeRow& type, int64_t begin, F* errors, F* added) {
     const int size = sub_size(type);
     const int64_t block = begin / size, unit = begin / type.block_size;
     const bool is_super = type.subs.n != 0;
@@ -190,11 +212,8 @@ void round_columns(const Rows& rows, const TypeRow& type, int64_t begin, F* erro
         rows.unit[unit] = units.scale;
         rows.minimum_unit[unit] = units.minimum;
     }
-    // Near each other, all of them once: candidates read the part of the factor that is inside the block many times.
-    const Block there = rows.block(begin, size);
     float factor[32 * 32];
-    for (int j = 0; j < size; ++j) std::memcpy(factor + 32 * j, there.factor + j * there.stride, size * sizeof(float));
-    const Block b{there.x, factor, 32, there.gain, size};
+    const Block b = block_of(rows, begin, size, factor);
     Best best;
     if (is_super) {
         F integers[2];
@@ -210,22 +229,46 @@ void round_columns(const Rows& rows, const TypeRow& type, int64_t begin, F* erro
     rows.offset[block] = best.offset;
     Rounded rounded;
     round_block(b, type.levels, best.scale, best.offset, rounded);
-    for (int j = 0; j < size; ++j) rows.level[begin + j] = rounded.level[j], errors[j] = rounded.error[j];
+    for (int j = 0; j < size; ++j) {
+        rows.level[begin + j] = rounded.level[j];
+        errors[j] = rounded.error[j];
+        added[j] = best.scale * value_of(type.levels, rounded.level[j]) + best.offset - rows.weights[begin + j];
+        rows.x[begin + j] = -(b.gain[j] * rounded.error[j]);
+    }
 }
 
-// The first pass over all columns of some rows: errors go to the rest of a panel at once, beyond it when it is done.
-void pass(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& factor, int64_t n_columns) {
+// What a panel's columns will be where those between lose nothing, from what they are after those before the panel.
+void expect(const Pair& pair, const Tiled& inside, int64_t start, Columns near) {
+    for (const int side : {0, 1}) {
+        const Rows& rows = pair[side];
+        for (int64_t j = 0; j < near.size(); ++j) rows.moved[j] = rows.weights[start + j] - rows.x[start + j];
+    }
+    const int64_t base = start - near.begin;
+    for (int64_t c = near.begin; c < near.end; c += kSide)
+        take_off(inside, {near.begin, c + kSide}, pair.one.moved, pair.two.moved, {c, c + kSide}, pair.one.x + base,
+                 pair.two.x + base);
+}
+
+// The first pass over all columns of some rows.
+void pass(const std::vector<Pair>& pairs, const TypeRow& type, const Prepared& prepared, int64_t n_columns) {
     const int size = sub_size(type);
-    for (int64_t start = 0; start < n_columns; start += kPanel) {
-        const Columns panel{start, start + kPanel < n_columns ? start + kPanel : n_columns};
+    const int64_t width = type.block_size > kNarrow ? kPanel : kNarrow;
+    const Tiled triangle(prepared.triangle, n_columns);
+    for (int64_t start = 0; start < n_columns; start += width) {
+        const Columns panel{start, start + width < n_columns ? start + width : n_columns};
+        const int64_t base = start / kPanel * kPanel;
+        const Tiled inside(prepared.inside + base * kPanel, kPanel);
         for (const Pair& pair : pairs) {
+            if (start != 0) expect(pair, inside, start, {start - base, panel.end - base});
             for (int64_t begin = start; begin < panel.end; begin += size) {
-                round_columns(pair.one, type, begin, pair.one.moved + (begin - start));
-                round_columns(pair.two, type, begin, pair.two.moved + (begin - start));
-                pair.push(&Rows::x, factor, start, {begin, begin + size}, {begin + size, panel.end});
+                F one[32], two[32];
+                round_columns(pair.one, type, begin, one, pair.one.moved + (begin - start));
+                round_columns(pair.two, type, begin, two, pair.two.moved + (begin - start));
+                const Columns here{begin - base, begin - base + size};
+                take_off(inside, here, one, two, {here.end, panel.end - base}, pair.one.x + base, pair.two.x + base);
             }
         }
-        push_all(pairs, &Rows::x, factor, panel, {panel.end, n_columns});
+        push_all(pairs, triangle, panel, {panel.end, n_columns});
     }
 }
 
@@ -245,6 +288,20 @@ void put(float* to, int64_t row, int64_t width, const F* values, int n_lanes) {
 
 int8_t stored_integer(const Levels& levels, float level) {
     return levels.book != nullptr ? levels.book->stored[(int)level] : (int8_t)(int)(level - levels.low);
+}
+
+// Take the weights of a group, a row a lane.
+void load_weights(const Rows& rows) {
+    const FeedbackJob& job = rows.job;
+    for (int64_t c = 0; c < job.n_columns; c += kLanes) {
+        F* to = rows.weights + c;
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const int64_t row = rows.row + lane < job.n_rows ? rows.row + lane : job.n_rows - 1;
+            to[lane] = load_floats(job.weights + row * job.n_columns + c);
+        }
+        transpose(to);
+        for (int k = 0; k < kLanes; ++k) rows.x[c + k] = to[k];
+    }
 }
 
 // The memory of as many rows as share a panel of the matrices: few enough to stay near, and then so many that the
@@ -277,9 +334,6 @@ Outcome feedback(const FeedbackJob& job) {
     const int64_t n_vectors = 3 * n + kPanel + 4 * n_blocks + 2 * n_units;
     const int64_t n_pairs = (job.n_rows + 2 * kLanes - 1) / (2 * kLanes);
     const Vectors vectors(2 * (n_pairs < kPairs ? n_pairs : kPairs) * n_vectors);
-    const Tiled factor(job.factor, n);
-    const std::optional<Tiled> moment =
-        job.n_sweeps > 0 ? std::optional<Tiled>(std::in_place, job.moment, n) : std::nullopt;
     for (int64_t first = 0; first < n_pairs; first += kPairs) {
         F* next = vectors.data;
         const auto take = [&](int64_t size) { return std::exchange(next, next + size); };
@@ -291,11 +345,9 @@ Outcome feedback(const FeedbackJob& job) {
         std::vector<Pair> pairs;
         for (int64_t pair = first; pair < n_pairs && pair < first + kPairs; ++pair)
             pairs.push_back({group(2 * pair), group(2 * pair + 1)});
-        for (const Pair& pair : pairs)
-            for (int64_t c = 0; c < n; ++c)
-                pair.one.x[c] = pair.one.weights_of(c), pair.two.x[c] = pair.two.weights_of(c);
-        pass(pairs, type, factor, n);
-        if (moment) improve(pairs, type, *moment, job.n_sweeps);
+        for (const Pair& pair : pairs) load_weights(pair.one), load_weights(pair.two);
+        pass(pairs, type, job.prepared, n);
+        if (job.n_sweeps > 0) improve(pairs, type, job.n_sweeps);
         for (const Pair& pair : pairs) write(pair.one, type), write(pair.two, type);
     }
     return Outcome::kDone;

@@ -31,42 +31,25 @@ inline F as_written(const Levels& levels, F scale) {
 // One sub-block under feedback: its columns' weights, and the part of the factor inside it.
 struct Block {
     const F* x;           // [n] weights, already corrected by earlier columns
-    const float* factor;  // row j, column k at factor[j * stride + k]
-    int64_t stride;
+    const float* factor;  // row j, column k at factor[32 * j + k]
     const float* gain;
     int n;
 };
-
-// Columns that are finished before their errors go to the columns beyond: a multiple of every type's block.
-constexpr int64_t kPanel = 256;
 
 // A group of rows on its way. Blocks are sub-blocks where there are such; units belong to super-blocks.
 struct Rows {
     const FeedbackJob& job;
     int64_t row;  // the group's first; lanes beyond the last row repeat it
-    F* x;         // [n_columns] weights, corrected by the errors of earlier columns; then what rounding added to them
+    F* weights;   // [n_columns]
+    F* x;         // [n_columns] weights, corrected for earlier columns; then -gain * error; then the loss's gradient
     F* level;     // [n_columns] l of Levels
-    F* gradient;  // [n_columns]
-    F* moved;     // [kPanel] what goes from a panel's columns to the others: errors, or changes
+    F* moved;     // [kPanel] what goes from a panel's columns to the others: what rounding added to them
     F* scale;     // [blocks] as they decode
     F* offset;    // [blocks]
     F* integer;   // [blocks] of the scale, in super-blocks
     F* minimum;   // [blocks] integer of the minimum
     F* unit;      // [units]
     F* minimum_unit;
-
-    Block block(int64_t begin, int n) const {
-        return {x + begin, job.factor + begin * job.n_columns + begin, job.n_columns, job.gain + begin, n};
-    }
-
-    F weights_of(int64_t column) const {
-        F w;
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const int64_t last = job.n_rows - 1, r = row + lane < last ? row + lane : last;
-            w[lane] = job.weights[r * job.n_columns + column];
-        }
-        return w;
-    }
 };
 
 // Two groups, whose products are taken together.
@@ -74,22 +57,17 @@ struct Pair {
     Rows one, two;
 
     const Rows& operator[](int i) const { return i == 0 ? one : two; }
-
-    // Take what is moved in `from`, columns of the panel that begins at `panel`, off other columns of a vector.
-    void push(F* Rows::* vector, const Tiled& matrix, int64_t panel, Columns from, Columns to) const {
-        const int64_t at = from.begin - panel;
-        take_off(matrix, from, one.moved + at, two.moved + at, to, one.*vector, two.*vector);
-    }
 };
 
-// The same for some pairs: a tile of the matrix serves all of them while it is near.
-inline void push_all(const std::vector<Pair>& pairs, F* Rows::* vector, const Tiled& matrix, Columns panel,
-                     Columns to) {
+// Take what is moved in columns `from` of all pairs off their columns `to`: a tile of the matrix serves all of them
+// while it is near.
+inline void push_all(const std::vector<Pair>& pairs, const Tiled& matrix, Columns from, Columns to) {
     for (int64_t c = to.begin; c < to.end; c += kSide)
-        for (const Pair& pair : pairs) pair.push(vector, matrix, panel.begin, panel, {c, c + kSide});
+        for (const Pair& pair : pairs)
+            take_off(matrix, from, pair.one.moved, pair.two.moved, {c, c + kSide}, pair.one.x, pair.two.x);
 }
 
 // Better integers and scales than the first pass found, in so many sweeps. See improve.cpp.
-void improve(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int n_sweeps);
+void improve(const std::vector<Pair>& pairs, const TypeRow& type, int n_sweeps);
 
 }  // namespace whisq::WHISQ_ISA

@@ -1,8 +1,9 @@
 // The second pass of rounding with feedback: coordinate descent on what the first pass chose.
 //
 // The first pass corrects later columns for the errors of earlier ones and never looks back. Here every integer, and
-// then the scale (and offset) of every block, is set to the best with all others as they are, block by block, a few
-// times over (the loss and its coordinates: Behdin et al. 2023, "QuantEase", arXiv 2309.01885). The loss never rises.
+// then the scale (and offset) of every block, is set to the best with all others as they are, block by block (the loss
+// and its coordinates: Behdin et al. 2023, "QuantEase", arXiv 2309.01885). The loss never rises. Scales are for the
+// last sweep: few integers move in one, which costs little, where a scale moves all weights of its block.
 #include "feedback.h"
 
 namespace whisq::WHISQ_ISA {
@@ -18,26 +19,25 @@ struct Improver {
 
     F g[32], change[32];
 
-    const float* moment(int64_t begin, int j) const {
-        return rows.job.moment + (begin + j) * rows.job.n_columns + begin;
-    }
+    Tiled moment() const { return {rows.job.prepared.moment, rows.job.n_columns}; }
 
     // Every integer in turn: the nearest to where the loss is least.
     void integers(int64_t block) {
         const int64_t begin = block * n;
         const F scale = rows.scale[block];
+        const Tiled near = moment();
         for (int j = 0; j < n; ++j) {
-            const float* h = moment(begin, j);
+            const float h = *near.at(begin + j, begin + j);
             F* level = rows.level + begin + j;
             F next;
             if (levels.book != nullptr) {
                 const F up = minimum(*level + 1.f, splat(levels.high)), down = maximum(*level - 1.f, F{});
                 const F now = value_of(levels, *level);
                 const F a = scale * (value_of(levels, up) - now), b = scale * (value_of(levels, down) - now);
-                const F a_loss = a * (h[j] * a - 2.f * g[j]), b_loss = b * (h[j] * b - 2.f * g[j]);
+                const F a_loss = a * (h * a - 2.f * g[j]), b_loss = b * (h * b - 2.f * g[j]);
                 next = select(a_loss < b_loss, select(a_loss < 0.f, up, *level), select(b_loss < 0.f, down, *level));
             } else {
-                const F step = scale * h[j];
+                const F step = scale * h;
                 const F wish = select(step != 0.f, g[j] / step, F{});
                 next = nearest_float(*level + nearest_float(wish, -64.f, 64.f), levels.low, levels.high);
             }
@@ -45,7 +45,10 @@ struct Improver {
             if (!any(delta != 0.f)) continue;
             *level = next;
             change[j] += delta;
-            for (int k = 0; k < n; ++k) g[k] -= h[k] * delta;
+            for (int tile = 0; tile < n; tile += kTile) {
+                const float* others = near.at(begin + j, begin + tile);
+                for (int k = 0; k < kTile; ++k) g[tile + k] -= others[k] * delta;
+            }
         }
     }
 
@@ -59,15 +62,15 @@ struct Improver {
     };
 
     void fit(int64_t begin, Fit& f) const {
-        for (int j = 0; j < n; ++j) {
-            f.l[j] = value_of(levels, rows.level[begin + j]);
-            f.hl[j] = F{};
-            f.ho[j] = 0;
-        }
-        for (int j = 0; j < n; ++j) {
-            const float* h = moment(begin, j);
-            for (int k = 0; k < n; ++k) f.hl[k] += h[k] * f.l[j];
-            for (int k = 0; k < n; ++k) f.ho[k] += h[k];
+        const Tiled near = moment();
+        for (int j = 0; j < n; ++j) f.l[j] = value_of(levels, rows.level[begin + j]);
+        for (int tile = 0; tile < n; tile += kTile) {
+            F hl[kTile]{};
+            float ho[kTile]{};
+            const float* h = near.at(begin, begin + tile);
+            for (int j = 0; j < n; ++j, h += kTile)
+                for (int k = 0; k < kTile; ++k) hl[k] += h[k] * f.l[j], ho[k] += h[k];
+            for (int k = 0; k < kTile; ++k) f.hl[tile + k] = hl[k], f.ho[tile + k] = ho[k];
         }
         f.ll = f.lo = f.lg = f.og = F{};
         f.oo = 0;
@@ -133,9 +136,13 @@ struct Improver {
         }
     }
 
-    void sweep(int64_t block, F* moved) {
-        const int64_t begin = block * n;
-        for (int j = 0; j < n; ++j) g[j] = rows.gradient[begin + j], change[j] = F{};
+    void begin(int64_t block) {
+        for (int j = 0; j < n; ++j) g[j] = rows.x[block * n + j], change[j] = F{};
+    }
+
+    // All of a block: its integers, its scale, and its integers again. What is moved is what that added to its weights.
+    void all(int64_t block, F* moved) {
+        begin(block);
         integers(block);
         scales(block);
         integers(block);
@@ -143,49 +150,103 @@ struct Improver {
     }
 };
 
-// The gradient of what the first pass chose: its change from the weights, which takes the place of x, times the moment.
-void start(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int64_t n_columns) {
-    for (const Pair& pair : pairs) {
-        for (const int side : {0, 1}) {
-            const Rows& rows = pair[side];
-            for (int64_t c = 0; c < n_columns; ++c) {
-                const int64_t block = c / sub_size(type);
-                const F decoded = rows.scale[block] * value_of(type.levels, rows.level[c]) + rows.offset[block];
-                rows.x[c] = decoded - rows.weights_of(c);
-                rows.gradient[c] = F{};
+// Replace in every row -gain * error by the gradient g = H d = V (gain * error), d being what rounding took.
+void start(const std::vector<Pair>& pairs, const Tiled& triangle, int64_t n_columns) {
+    for (int64_t begin = 0; begin < n_columns; begin += kPanel) {
+        const Columns panel{begin, begin + kPanel < n_columns ? begin + kPanel : n_columns};
+        for (int64_t c = 0; c < begin; c += kSide)
+            for (const Pair& pair : pairs)
+                take_off(triangle, panel, pair.one.x + begin, pair.two.x + begin, {c, c + kSide}, pair.one.x,
+                         pair.two.x);
+        for (const Pair& pair : pairs) {
+            for (int64_t c = begin; c < panel.end; c += kSide) {
+                for (const int side : {0, 1}) {
+                    F* x = pair[side].x + c;
+                    for (int k = 0; k < kSide; ++k) {
+                        F sum = -x[k];
+                        for (int j = k + 1; j < kSide; ++j) sum -= x[j] * *triangle.at(c + j, c + k);
+                        x[k] = sum;
+                    }
+                }
+                const Columns later{c + kSide, panel.end};
+                take_off(triangle, later, pair.one.x + later.begin, pair.two.x + later.begin, {c, c + kSide},
+                         pair.one.x, pair.two.x);
             }
         }
     }
-    const Columns all{0, n_columns};
-    for (int64_t c = 0; c < n_columns; c += kSide)
-        for (const Pair& pair : pairs)
-            take_off(moment, all, pair.one.x, pair.two.x, {c, c + kSide}, pair.one.gradient, pair.two.gradient);
+}
+
+using Changed = LaneChanges<kPanel>;
+
+// One sweep over the integers of a panel: what changes goes to the panel's columns at once. Gradients are turned.
+void sweep_integers(const Rows& rows, const TypeRow& type, const Tiled& moment, Columns panel, Changed& changed) {
+    const int n = sub_size(type);
+    Improver improver{rows, type, type.levels, n, {}, {}};
+    changed.clear();
+    turn(panel, rows.x);
+    for (int64_t at = panel.begin; at < panel.end; at += n) {
+        improver.begin(at / n);
+        improver.integers(at / n);
+        int64_t column[32];
+        Changes here{0, column, rows.moved};
+        for (int j = 0; j < n; ++j) {
+            const F change = improver.change[j];
+            if (!any(change != 0.f)) continue;
+            changed.add(at + j, change);
+            column[here.n] = at + j;
+            rows.moved[here.n++] = change;
+        }
+        if (here.n != 0) take_off(moment, here, panel, rows.x);
+    }
+    turn(panel, rows.x);
+}
+
+// The same for all columns; a panel's changes go to the other columns when it is done.
+void sweep_integers(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int64_t n_columns) {
+    std::vector<Changed> changed(2 * pairs.size());
+    for (int64_t begin = 0; begin < n_columns; begin += kPanel) {
+        const Columns panel{begin, begin + kPanel < n_columns ? begin + kPanel : n_columns};
+        for (size_t i = 0; i < changed.size(); ++i)
+            sweep_integers(pairs[i / 2][i % 2], type, moment, panel, changed[i]);
+        for (int64_t c = 0; c < n_columns; c += kStrip) {
+            if (c >= panel.begin && c < panel.end) continue;
+            for (size_t i = 0; i < changed.size(); ++i) take_off(moment, changed[i], c, pairs[i / 2][i % 2].x);
+        }
+    }
+}
+
+// The last sweep, over integers and scales: nothing looks at a column again that it has passed.
+void sweep_all(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int64_t n_columns) {
+    const int n = sub_size(type);
+    for (int64_t begin = 0; begin < n_columns; begin += kPanel) {
+        const Columns panel{begin, begin + kPanel < n_columns ? begin + kPanel : n_columns};
+        for (const Pair& pair : pairs) {
+            Improver one{pair.one, type, type.levels, n, {}, {}}, two{pair.two, type, type.levels, n, {}, {}};
+            for (int64_t at = begin; at < panel.end; at += n) {
+                F *moved_one = pair.one.moved + (at - begin), *moved_two = pair.two.moved + (at - begin);
+                one.all(at / n, moved_one);
+                two.all(at / n, moved_two);
+                take_off(moment, {at, at + n}, moved_one, moved_two, {at + n, panel.end}, pair.one.x, pair.two.x);
+            }
+        }
+        push_all(pairs, moment, panel, {panel.end, n_columns});
+    }
 }
 
 }  // namespace
 
-void improve(const std::vector<Pair>& pairs, const TypeRow& type, const Tiled& moment, int n_sweeps) {
-    const int64_t n_columns = pairs[0].one.job.n_columns;
-    start(pairs, type, moment, n_columns);
-    const int n = sub_size(type);
-    for (int sweep = 0; sweep < n_sweeps; ++sweep) {
-        // Nothing looks at a column again that the last sweep has passed.
-        const bool is_last = sweep + 1 == n_sweeps;
-        for (int64_t begin = 0; begin < n_columns; begin += kPanel) {
-            const Columns panel{begin, begin + kPanel < n_columns ? begin + kPanel : n_columns};
-            for (const Pair& pair : pairs) {
-                Improver one{pair.one, type, type.levels, n, {}, {}}, two{pair.two, type, type.levels, n, {}, {}};
-                for (int64_t at = begin; at < panel.end; at += n) {
-                    one.sweep(at / n, pair.one.moved + (at - begin));
-                    two.sweep(at / n, pair.two.moved + (at - begin));
-                    const Columns near{is_last ? at + n : begin, panel.end};
-                    pair.push(&Rows::gradient, moment, begin, {at, at + n}, near);
-                }
-            }
-            if (!is_last) push_all(pairs, &Rows::gradient, moment, panel, {0, begin});
-            push_all(pairs, &Rows::gradient, moment, panel, {panel.end, n_columns});
-        }
-    }
+void improve(const std::vector<Pair>& pairs, const TypeRow& type, int n_sweeps) {
+    const FeedbackJob& job = pairs[0].one.job;
+    const Tiled triangle(job.prepared.triangle, job.n_columns), moment(job.prepared.moment, job.n_columns);
+    start(pairs, triangle, job.n_columns);
+    const auto turn_all = [&] {
+        for (const Pair& pair : pairs)
+            for (const int side : {0, 1}) turn({0, job.n_columns}, pair[side].x);
+    };
+    turn_all();
+    for (int sweep = 1; sweep < n_sweeps; ++sweep) sweep_integers(pairs, type, moment, job.n_columns);
+    turn_all();
+    sweep_all(pairs, type, moment, job.n_columns);
 }
 
 }  // namespace whisq::WHISQ_ISA

@@ -205,13 +205,27 @@ struct Job {
     const float* importance;  // n_columns values, or null
 };
 
+// The columns of a panel, inside which rounding looks at every block: a multiple of every type's block.
+constexpr int64_t kPanel = 256;
+
+// What feedback needs of a layer's inputs, see factor.cpp. Square matrices lie in tiles of eight columns: column c of
+// row r at [c / 8][r][c % 8]. Their sizes are in the functions below.
+struct Prepared {
+    const float* triangle;  // V of H = V diag(gain) V^T, unit upper triangular; below the diagonal its mirror image
+    const float* inside;    // of every panel's diagonal block of V the inverse, strictly above the diagonal
+    const float* gain;      // [n_columns]
+    const float* moment;    // H, the damped second moment
+};
+
+static inline constexpr int64_t panels(int64_t n_columns) { return (n_columns + kPanel - 1) / kPanel; }
+static inline constexpr int64_t tiled_size(int64_t n_columns) { return (n_columns + 7) / 8 * 8 * n_columns; }
+static inline constexpr int64_t inside_size(int64_t n_columns) { return panels(n_columns) * kPanel * kPanel; }
+
 // Rounding with error feedback; sizes of the outputs are in the comments. Types with blocks of 32 have one unit per
 // block and no integers; types with super-blocks have one unit per super-block, and integers for each sub-block.
 struct FeedbackJob {
     const float* weights;  // [n_rows, n_columns]
-    const float* factor;   // [n_columns, n_columns] upper triangular, unit diagonal
-    const float* gain;     // [n_columns]
-    const float* moment;   // [n_columns, n_columns] damped second moment
+    Prepared prepared;
     Type type;
     int64_t n_rows, n_columns;
     int n_sweeps;             // of the second pass
@@ -222,12 +236,12 @@ struct FeedbackJob {
     float* minimum_integers;  // [n_rows, sub-blocks]
 };
 
-// The factor of feedback, see factor.cpp; without `upper` it is only found out whether there is one.
+// What is prepared for feedback, as in Prepared; without `triangle` it is only found out whether that can be.
 struct FactorJob {
-    const float* moment;  // [n_columns, n_columns] damped second moment
+    const float* undamped;  // [n_columns, n_columns] second moment, row by row
     int64_t n_columns;
-    float* upper;  // [n_columns, n_columns], unit diagonal
-    float* gain;   // [n_columns]
+    float damping;  // what is added to its diagonal
+    float *triangle, *inside, *gain, *moment;
 };
 
 // Where there is no kernel nothing has been written.
@@ -241,6 +255,8 @@ struct Kernels {
     Outcome (*dequantize)(const uint8_t* source, Type type, float* destination, int64_t n_weights);
     Outcome (*feedback)(const FeedbackJob&);
     bool (*factor)(const FactorJob&);  // false where the moment is not positive definite
+    // The inverse of V, row by row, from Prepared's triangle.
+    void (*invert)(const float* triangle, int64_t n_columns, float* upper);
 };
 
 }  // namespace whisq

@@ -163,11 +163,14 @@ class Run {
 
     void feedback() {
         const std::vector<float> moment = some_moment(), rows = some_weights(2);
-        std::vector<float> upper(moment.size()), gain(kColumns);
+        std::vector<float> triangle(tiled_size(kColumns)), inside(inside_size(kColumns)), gain(kColumns);
+        std::vector<float> damped(tiled_size(kColumns));
         Hash factors;
-        if (kernels_.factor({moment.data(), kColumns, upper.data(), gain.data()})) {
-            factors.add(upper);
-            factors.add(gain);
+        if (kernels_.factor(
+                {moment.data(), kColumns, 0.f, triangle.data(), inside.data(), gain.data(), damped.data()})) {
+            std::vector<float> upper(kColumns * kColumns);
+            kernels_.invert(triangle.data(), kColumns, upper.data());
+            for (const auto* output : {&triangle, &inside, &gain, &damped, &upper}) factors.add(*output);
         }
         found_.push_back({row_of(kF32).name, "factor", factors.digits()});
         for (const TypeRow& type : kTypes) {
@@ -175,9 +178,17 @@ class Run {
             const int64_t units = kRows * kColumns / type.block_size, parts = units * type.subs.n;
             std::vector<int8_t> levels(kRows * kColumns);
             std::vector<float> unit(units), minimum_unit(units), scale(parts), minimum(parts);
-            const FeedbackJob job{
-                rows.data(), upper.data(),  gain.data(), moment.data(),       type.type,    kRows,         kColumns,
-                2,           levels.data(), unit.data(), minimum_unit.data(), scale.data(), minimum.data()};
+            const FeedbackJob job{rows.data(),
+                                  {triangle.data(), inside.data(), gain.data(), damped.data()},
+                                  type.type,
+                                  kRows,
+                                  kColumns,
+                                  2,
+                                  levels.data(),
+                                  unit.data(),
+                                  minimum_unit.data(),
+                                  scale.data(),
+                                  minimum.data()};
             Hash hash;
             if (kernels_.feedback(job) == Outcome::kDone) {
                 hash.add(levels);

@@ -10,7 +10,7 @@ import pytest
 from whisq import kernels
 from whisq.errors import CalibrationError, KernelError
 from whisq.kernels.blocks import format_of
-from whisq.kernels.feedback import Factor, factor_of, feedback_parts, quantize_with_feedback
+from whisq.kernels.feedback import PANEL, Factor, factor_of, feedback_parts, quantize_with_feedback
 from whisq.types import TYPES, parse_type
 
 KINDS = [kind for kind in TYPES.values() if kernels.has_feedback(kind)]
@@ -106,8 +106,8 @@ def half(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float32)
 
 
-def plain_sweep(weights, moment, levels, scale, offset, low: int, high: int, ranged: bool) -> None:
-    """One sweep of the second pass in float32, a column and a block at a time, in place."""
+def plain_sweep(weights, moment, levels, scale, offset, low: int, high: int, ranged: bool | None) -> None:
+    """One sweep of the second pass in float32, a column and a block at a time, in place; with None integers only."""
     gradient = np.zeros_like(weights)
     for column in range(weights.shape[1]):
         block = column // 32
@@ -118,8 +118,9 @@ def plain_sweep(weights, moment, levels, scale, offset, low: int, high: int, ran
         here = slice(32 * block, 32 * block + 32)
         h, g, change = moment[here, here], gradient[:, here].copy(), np.zeros((len(weights), 32), np.float32)
         plain_integers(h, g, change, levels[:, here], scale[:, block], low, high)
-        plain_scales(h, g, change, levels[:, here], scale, offset, block, ranged)
-        plain_integers(h, g, change, levels[:, here], scale[:, block], low, high)
+        if ranged is not None:
+            plain_scales(h, g, change, levels[:, here], scale, offset, block, ranged)
+            plain_integers(h, g, change, levels[:, here], scale[:, block], low, high)
         for j in range(32):
             gradient -= change[:, j : j + 1] * moment[32 * block + j]
 
@@ -171,7 +172,7 @@ def test_a_sweep_gives_the_integers_and_scales_of_a_plain_one(name):
     low, high = LEVELS[name]
     levels, scale, offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
     levels = (levels + low).astype(np.float32)
-    plain_sweep(weights, factor.moment, levels, scale, offset, low, high, name.endswith("_1"))
+    plain_sweep(weights, factor.second_moment, levels, scale, offset, low, high, name.endswith("_1"))
     found, found_scale, found_offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=1), 40)
     assert np.array_equal(found + low, levels)
     assert np.array_equal(found_scale, scale)
@@ -180,8 +181,23 @@ def test_a_sweep_gives_the_integers_and_scales_of_a_plain_one(name):
     assert not np.array_equal(found, first.levels.reshape(40, -1))
 
 
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_sweep_before_the_last_sets_the_integers_of_a_plain_one(name):
+    weights, factor = some_weights(40, 512), correlated_factor(512, 0.03)
+    low, high = LEVELS[name]
+    levels, scale, offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=0), 40)
+    levels = (levels + low).astype(np.float32)
+    plain_sweep(weights, factor.second_moment, levels, scale, offset, low, high, None)
+    plain_sweep(weights, factor.second_moment, levels, scale, offset, low, high, name.endswith("_1"))
+    found, found_scale, found_offset = stored(feedback_parts(weights, parse_type(name), factor, sweeps=2), 40)
+    assert (found + low != levels).mean() < 1e-3
+    assert (found_scale != scale).mean() < 2e-2
+    assert (found_offset != offset).mean() < 2e-2
+    assert not np.array_equal(found, feedback_parts(weights, parse_type(name), factor, sweeps=1).levels.reshape(40, -1))
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_no_row_is_worse_after_another_sweep(kind):
+def test_sweeps_make_no_row_worse_and_more_of_them_make_all_rows_better(kind):
     second, weights = correlated(512, 3), some_weights(24, 512, 4)
     factor = factor_of(second, 0.03)
     errors = []
@@ -189,10 +205,13 @@ def test_no_row_is_worse_after_another_sweep(kind):
         blocks = quantize_with_feedback(weights, kind, factor, sweeps=sweeps)
         decoded = kernels.dequantize(blocks.data, kind, weights.shape)
         difference = weights.astype(np.float64) - decoded
-        errors.append(np.einsum("ri,ij,rj->r", difference, factor.moment, difference))
+        errors.append(np.einsum("ri,ij,rj->r", difference, factor.second_moment, difference))
+    for after in errors[1:]:
+        assert (after <= errors[0] * (1 + 1e-5)).all()
     for before, after in pairwise(errors):
-        assert (after <= before * (1 + 1e-5)).all()
+        assert after.sum() <= before.sum() * (1 + 1e-3)
     assert errors[1].sum() < 0.97 * errors[0].sum()
+    assert errors[4].sum() < errors[1].sum()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -261,8 +280,8 @@ def test_the_factor_is_the_same_on_every_instruction_set_and_that_of_float64(col
     factor = factor_of(second, 0.01)
     for isa in ISAS:
         other = factor_of(second, 0.01, isa=isa)
-        assert np.array_equal(other.upper, factor.upper)
-        assert np.array_equal(other.gain, factor.gain)
+        for part in ("triangle", "inside", "gain", "moment"):
+            assert np.array_equal(getattr(other, part), getattr(factor, part)), part
     damped = second + 0.01 * np.mean(np.diag(second)) * np.eye(len(second))
     inverse = np.linalg.inv(np.linalg.cholesky(damped[::-1, ::-1]))[::-1, ::-1]
     diagonal = np.diag(inverse)
@@ -275,6 +294,25 @@ def test_fewer_vectors_than_columns_are_enough():
     inputs = np.random.default_rng(0).normal(size=(20, 128))
     factor = factor_of(inputs.T @ inputs / 20)
     assert np.isfinite(factor.upper).all()
+
+
+@pytest.mark.parametrize("columns", [8, 20, 256, 384, 520])
+def test_a_factor_holds_the_moment_and_what_it_is_made_of(columns):
+    second = correlated(columns)
+    factor = factor_of(second, 0.01)
+    damped = second + 0.01 * np.mean(np.diag(second)) * np.eye(columns)
+    scale = np.diag(damped).max()
+    assert np.abs(factor.second_moment - damped).max() < 1e-6 * scale
+    assert np.abs((factor.lost * factor.gain) @ factor.lost.T - damped).max() < 1e-5 * scale
+    mirrored = factor.triangle.transpose(1, 0, 2).reshape(columns, -1)
+    assert np.array_equal(mirrored[:, :columns], mirrored[:, :columns].T)
+    assert (mirrored[:, columns:] == 0).all()
+    for panel, tiles in enumerate(factor.inside):
+        here = slice(PANEL * panel, min(PANEL * (panel + 1), columns))
+        inside, size = tiles.transpose(1, 0, 2).reshape(PANEL, PANEL), here.stop - here.start
+        expected = np.linalg.inv(factor.lost[here, here].astype(np.float64)) - np.eye(size)
+        assert np.abs(inside[:size, :size] - expected).max() < 1e-4
+        assert (np.tril(inside) == 0).all()
 
 
 @pytest.mark.parametrize(

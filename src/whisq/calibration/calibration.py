@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisq import kernels
 from whisq.calibration.inputs import inputs_of
 from whisq.calibration.outputs import OutputMoment
 from whisq.calibration.probes import Probes
@@ -196,14 +197,6 @@ def unpack_triangle(packed: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     """Return the symmetric matrix of an upper triangle."""
     import numpy as np
 
-    matrix = np.zeros((n, n), np.float32)
-    start = 0
-    for row in range(n):
-        matrix[row, row:] = packed[start : start + n - row]
-        start += n - row
-    # Below the diagonal panel by panel: a transposed sum of the whole would pass by a large matrix's memory thrice.
-    for start in range(0, n, 64):
-        stop = min(start + 64, n)
-        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
-        matrix[start:stop, start:stop] += np.triu(matrix[start:stop, start:stop], 1).T
+    matrix = np.empty((n, n), np.float32)
+    kernels.unpack_triangle(np.ascontiguousarray(packed, np.float32), matrix)
     return matrix

@@ -101,12 +101,19 @@ def _moment_about(source: str, moments: Moments, mean: NDArray[np.float32] | Non
         raise CalibrationError(f"{source}: the calibration has no second moments", hint="use --method importance")
     if not is_taken_about_its_mean(source):
         return moments.second_moment
-    second = moments.second_moment - np.outer(moments.mean, mean)
-    second -= np.outer(mean, moments.mean - mean)
+    second, difference = np.empty_like(moments.second_moment), moments.mean - mean
+    # Some rows at a time: a whole matrix of each product would be fetched from memory again and again.
+    for start in range(0, len(second), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        np.subtract(moments.second_moment[rows], moments.mean[rows, None] * mean, out=second[rows])
+        second[rows] -= mean[rows, None] * difference
     # A column that never varied leaves rounding noise, of either sign, on the diagonal.
     diagonal = np.diag_indices_from(second)
     second[diagonal] = np.maximum(second[diagonal], 0)
     return second
+
+
+_ROWS_AT_ONCE = 64
 
 
 def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float32], float]:

@@ -204,6 +204,15 @@ def dequantize_into(
         _core.dequantize(use, data, kind.ggml_type, destination)
 
 
+def unpack_triangle(packed: Buffer, matrix: NDArray[np.float32]) -> None:
+    """Fill a symmetric matrix ``[n, n]`` from its upper triangle, n (n + 1) / 2 values in f32, row after row.
+
+    Raises ``KernelError`` when sizes do not fit.
+    """
+    with refused_as(f"a triangle of {len(matrix)} rows"):
+        _core.unpack_triangle(packed, len(matrix), matrix)
+
+
 def _source_type(source: NDArray[Any], named: str | TensorType | None) -> TensorType:
     found = {"float32": F32, "float16": F16}.get(source.dtype.name)
     if named is not None and parse_type(named) is BF16 and source.dtype.name == "uint16":

@@ -18,11 +18,21 @@ def quantize(
     importance: Buffer | None,
 ) -> tuple[int, int, int]: ...
 def dequantize(isa: str, source: Buffer, type: int, destination: Buffer) -> None: ...
-def factor(isa: str, moment: Buffer, n_columns: int, upper: Buffer | None, gain: Buffer | None) -> bool: ...
+def factor(
+    isa: str,
+    undamped: Buffer,
+    n_columns: int,
+    damping: float,
+    triangle: Buffer | None,
+    inside: Buffer | None,
+    gain: Buffer | None,
+    moment: Buffer | None,
+) -> bool: ...
 def feedback(
     isa: str,
     weights: Buffer,
-    factor: Buffer,
+    triangle: Buffer,
+    inside: Buffer,
     gain: Buffer,
     moment: Buffer,
     type: int,
@@ -34,3 +44,5 @@ def feedback(
     scale_integers: Buffer,
     minimum_integers: Buffer,
 ) -> None: ...
+def invert(isa: str, triangle: Buffer, n_columns: int, upper: Buffer) -> None: ...
+def unpack_triangle(packed: Buffer, n: int, matrix: Buffer) -> None: ...

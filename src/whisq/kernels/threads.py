@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from whisq.errors import KernelError
@@ -14,6 +16,20 @@ if TYPE_CHECKING:
 def available_cpus() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Return a context in which numpy's products stay on the thread that asks for them, for work that is shared out.
+
+    BLAS's own threads would spin beside those.
+    """
+    # Looks for libraries that are loaded: numpy must be among them by then.
+    import numpy  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        yield
 
 
 def over_rows(work: Callable[[int, int], None], rows: int, threads: int) -> None:

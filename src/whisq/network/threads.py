@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from threadpoolctl import ThreadpoolController
-
-from whisq.kernels.threads import available_cpus
+from whisq.kernels.threads import available_cpus, blas_on_one_thread
 
 
 class Threads:
@@ -27,7 +25,7 @@ class Threads:
         # It has a BLAS of its own, which is limited only if it is there by then.
         import scipy.linalg  # noqa: F401
 
-        with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(self.count) as pool:
+        with blas_on_one_thread(), ThreadPoolExecutor(self.count) as pool:
             self._pool = pool
             try:
                 yield

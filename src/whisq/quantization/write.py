@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from whisq import kernels
 from whisq.calibration.inputs import input_of
 from whisq.errors import OutputError, WeightError
-from whisq.kernels.threads import available_cpus
+from whisq.kernels.threads import available_cpus, blas_on_one_thread
 from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
@@ -76,7 +77,9 @@ def quantize(
             part.write(piece, offset)
         with BackgroundSync(part.descriptor) as syncing:
             n_threads = threads or available_cpus()
-            _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights)
+            # numpy is for calibrated plans only: its import costs a plain one more than all else.
+            with nullcontext() if plan.calibration is None else blas_on_one_thread():
+                _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights)
         part.truncate(plan.size_bytes)
         duration_s = time.perf_counter() - started
         if check is not None:

@@ -7,7 +7,7 @@ SECONDS_LONG ?= 300
 export PIP_CONSTRAINT ?= $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install install-torch check check-systems format test test-all test-torch bench docs site warnings sanitize sanitize-threads campaign
+.PHONY: help install install-torch check check-systems check-workflows format test test-all test-torch bench docs site warnings sanitize sanitize-threads campaign
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: ## lint, format, types, import contract, C++ format
 check-systems: ## types as they are on Windows and macOS
 	mypy --platform win32 --cache-dir .mypy_cache/win32
 	mypy --platform darwin --cache-dir .mypy_cache/darwin
+
+check-workflows: ## the workflows of GitHub against their schema
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: ## what `check` would complain of, mended where a tool can
 	ruff check --fix .

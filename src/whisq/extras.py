@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+import re
 
 from whisq.errors import MissingExtraError
 from whisq.system import quoted
@@ -17,29 +15,29 @@ SCORING = ("jiwer", "whisper_normalizer")
 REPORTING = ("jinja2",)
 """What draws a report."""
 ON_AN_INDEX = False
-"""Whether a package index has whisq: until it does, extras are installed from where whisq itself was."""
+"""Whether a package index has whisq: until it does, the packages of an extra are named one by one."""
 
 
 def install_hint(extra: str) -> str:
-    """Return what installs an extra, as it can be pasted."""
+    """Return what installs an extra, as it can be pasted; whisq itself is there, and is not made again."""
     if ON_AN_INDEX:
-        return f"pip install 'whisq[{extra}]'"
-    folder = _installed_from()
-    if folder is not None:
-        return f"pip install {folder[0]}{quoted(f'{folder[1]}[{extra}]')}"
+        return f"pip install {quoted(f'whisq[{extra}]')}"
+    packages = _packages_of(extra)
+    if packages:
+        return f"pip install {' '.join(map(quoted, packages))}"
     return f"in a checkout of whisq: pip install '.[{extra}]'"
 
 
-def _installed_from() -> tuple[str, str] | None:
-    """Return the option and the folder that pip was given to install whisq, while the folder is there."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
-        stated = importlib.metadata.distribution("whisq").read_text("direct_url.json")
-        known = json.loads(stated or "{}")
-        url = urlsplit(known.get("url", ""))
-        folder = unquote(url.path)
-        if url.scheme == "file" and Path(folder).is_dir():
-            return ("-e " if known.get("dir_info", {}).get("editable") else "", folder)
-    return None
+def _packages_of(extra: str) -> list[str]:
+    """Return what an extra asks for, as whisq's own metadata has it; empty where whisq was never installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        stated = [line.partition(";") for line in importlib.metadata.requires("whisq") or ()]
+        return [
+            package.replace(" ", "")
+            for package, _, marker in stated
+            if re.fullmatch(rf"""\s*extra\s*==\s*["']{re.escape(extra)}["']\s*""", marker)
+        ]
+    return []
 
 
 def is_installed(package: str) -> bool:

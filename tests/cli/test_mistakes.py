@@ -265,26 +265,18 @@ def test_a_file_with_the_name_of_a_type_is_a_file(capsys, place: Path, tmp_path:
     assert run(capsys, "quantize", "q8_0", "out.bin", "q5_0")[0] == 0
 
 
-def test_an_extra_is_installed_from_where_whisq_was(tmp_path: Path, monkeypatch) -> None:
-    class Installed:
-        def __init__(self, **known: object) -> None:
-            self.known = known
-
-        def read_text(self, name: str) -> str | None:
-            return json.dumps(self.known) if self.known else None
-
-    def installed(**known: object) -> None:
-        monkeypatch.setattr(extras.importlib.metadata, "distribution", lambda name: Installed(**known))
-
-    folder = tmp_path / "my whisq"
-    folder.mkdir()
-    installed(url=folder.as_uri())
-    assert install_hint("evaluate") == f"pip install '{folder}[evaluate]'"
-    installed(url=folder.as_uri(), dir_info={"editable": True})
-    assert install_hint("evaluate") == f"pip install -e '{folder}[evaluate]'"
-    installed(url=(tmp_path / "gone").as_uri())
-    assert install_hint("demo") == "in a checkout of whisq: pip install '.[demo]'"
-    installed()
+def test_what_an_extra_needs_is_named_until_an_index_has_whisq(monkeypatch) -> None:
+    stated = [
+        "numpy>=1.26",
+        "plotly>=6.0; extra == 'evaluate'",
+        'transcribe-cpp<0.5,>=0.4 ; extra == "demo"',
+        "atheris>=3.0; (sys_platform == 'linux') and extra == 'dev'",
+        "tiny==0.1.0 ; extra == 'demo'",
+    ]
+    monkeypatch.setattr(extras.importlib.metadata, "requires", lambda name: stated)
+    assert install_hint("demo") == "pip install 'transcribe-cpp<0.5,>=0.4' tiny==0.1.0"
+    assert install_hint("evaluate") == "pip install 'plotly>=6.0'"
+    monkeypatch.setattr(extras.importlib.metadata, "requires", lambda name: None)
     assert install_hint("demo") == "in a checkout of whisq: pip install '.[demo]'"
     monkeypatch.setattr(extras, "ON_AN_INDEX", True)
     assert install_hint("demo") == "pip install 'whisq[demo]'"

@@ -1,6 +1,7 @@
 """What presets are written from, and whether each is worth its bytes.
 
     python benchmarks/presets.py roles SENSITIVITY.json ...
+    python benchmarks/presets.py types MODEL SENSITIVITY.json
     python benchmarks/presets.py judge MODEL CLIPS [--clips N] [--method feedback --calibration FILE]
 
 `roles` prints, of what `whisq search --sensitivity` wrote, the harm of every role and third of the depth in every type,
@@ -8,6 +9,9 @@ in nats per token. It was measured with
 
     whisq search MODEL --calibration FILE --method ggml --measure all --target whisper.cpp-pr3605 \
           --unprotect decoder.token_embedding.weight --size 45MB -o mix.toml --sensitivity SENSITIVITY.json
+
+`types` prints from the same file what one type throughout makes of a model: size, divergence, what the embedding in it
+costs alone (≈ where that follows from another type's measurement), and which runtimes load it.
 
 `judge` measures every preset and every file of one type that transcribe.cpp takes, embedding included, on clips, and
 exits with 1 where a preset is dominated: where a file that is no larger diverges no more.
@@ -30,13 +34,15 @@ from whisq.evaluation.statistics import paired_difference
 from whisq.network.devices import operations_for
 from whisq.optimization.choices import evenly
 from whisq.quantization.rounding import parse_method
+from whisq.recipe import load_recipe
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.search import read_sensitivity
 from whisq.search.judging import Judge
 from whisq.search.presets import dominating, preset_candidates
-from whisq.search.uniform import Judged
+from whisq.search.uniform import Judged, uniform_recipe
 from whisq.types import TYPES
 from whisq.units import megabytes
+from whisq.whisper import TOKEN_EMBEDDING
 
 MATRIX = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.weight")
 THIRDS = ("first", "second", "last")
@@ -62,6 +68,30 @@ def roles(paths: list[Path]) -> int:
         for (stack, role, third), harms in sorted(sums.items()):
             cells = " | ".join(f"{harms[kind]:.5f}" if kind in harms else "–" for kind in kinds)
             print(f"| {stack} {role} | {third} | {cells} |")
+    return 0
+
+
+def types(path: Path, sensitivity: Path) -> int:
+    """Print the table of all types of a model, and of presets."""
+    found = read_sensitivity(sensitivity)
+    print(f"{found.provenance.get('tokens')} tokens, rounded with {found.provenance.get('method')}")
+    print("| file | MB | nats per token | embedding alone | loads in |\n| --- | --: | --: | --: | --- |")
+    with whisq.open_model(path) as model:
+        for mix in sorted(found.curve, key=lambda mix: mix.size_bytes):
+            if mix.kind == "searched":
+                continue
+            recipe = load_recipe(mix.name) if mix.kind == "preset" else uniform_recipe(TYPES[mix.name])
+            plan = whisq.make_plan(model, recipe)
+            if plan.size_bytes != mix.size_bytes:
+                continue  # a preset that is another by now
+            embedding = plan[TOKEN_EMBEDDING].type.name
+            alone = found.harms[TOKEN_EMBEDDING].get(embedding)
+            loads = ", ".join(verdict.runtime for verdict in plan.verdicts if verdict.loads)
+            mixed = " (falls back)" if any(a.is_fallback for a in plan.assignments) else ""
+            loss = f"{mix.measured:.4f}" if mix.measured is not None else f"{mix.predicted:.4f} (expected)"
+            follows = embedding not in found.measured.get(TOKEN_EMBEDDING, ())
+            cost = "–" if alone is None else f"{'≈ ' * follows}{(found.scale if follows else 1) * alone:.4f}"
+            print(f"| {mix.name}{mixed} | {megabytes(plan.size_bytes):.1f} | {loss} | {cost} | {loads} |")
     return 0
 
 
@@ -99,6 +129,9 @@ def main() -> int:
     what = parser.add_subparsers(dest="what", required=True)
     of_roles = what.add_parser("roles")
     of_roles.add_argument("sensitivity", nargs="+", type=Path)
+    of_types = what.add_parser("types")
+    of_types.add_argument("model", type=Path)
+    of_types.add_argument("sensitivity", type=Path)
     of_clips = what.add_parser("judge")
     of_clips.add_argument("model", type=Path)
     of_clips.add_argument("clips", help="what `whisq evaluate` takes")
@@ -107,6 +140,8 @@ def main() -> int:
     of_clips.add_argument("--method", default="ggml", help="ggml, importance or feedback")
     of_clips.add_argument("--calibration", type=Path, help="what `whisq calibrate` wrote")
     args = parser.parse_args()
+    if args.what == "types":
+        return types(args.model, args.sensitivity)
     return roles(args.sensitivity) if args.what == "roles" else judge(args)
 
 

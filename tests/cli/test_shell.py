@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -25,6 +26,17 @@ def test_bare_whisq_shows_help_and_what_people_come_for(capsys):
     purposes = bare.out.partition("what people come for:\n")[2].split("\n\n")[0]
     shown = [line.split()[1] for line in purposes.splitlines() if "whisq " in line]
     assert shown == ["quantize", "optimize", "evaluate"]
+
+
+def test_help_loads_little():
+    """What it takes is imports; recipes alone took a third of it."""
+    code = (
+        "import sys; from whisq.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    loaded = set(done.stderr.split())
+    assert "whisq.cli" in loaded
+    assert not {"numpy", "whisq.recipe", "whisq.formats", "whisq.model", "difflib", "importlib.metadata"} & loaded
 
 
 def complete(script, *words):

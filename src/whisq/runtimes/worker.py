@@ -35,7 +35,7 @@ def peak_memory_bytes() -> int:
 def busy_s() -> float | None:
     """Return the seconds that the CPUs which this process may use have worked so far, None where nobody tells."""
     statistics = Path("/proc/stat")
-    if not (statistics.exists() and hasattr(os, "sched_getaffinity")):
+    if sys.platform != "linux" or not statistics.exists():
         return None
     names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     ticks = 0

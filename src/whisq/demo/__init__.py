@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from whisq.errors import MissingExtraError, WhisqError
 from whisq.extras import install_hint
+from whisq.formats.hub import Source, fetch
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 
 SENTENCE = "Please remember to water the plants in the kitchen while we are away this weekend."
@@ -58,8 +59,6 @@ def weights() -> tuple[str, str]:
     if isinstance(cached, str):
         return cached, "the hub's cache"
     if hub_answers():
-        from whisq.formats.hub import Source, fetch
-
         try:
             return str(fetch(Source(HUB_FILE[0]), HUB_FILE[1])), "the hub"
         except WhisqError:

@@ -12,6 +12,7 @@ import whisq
 from whisq.errors import BrokenFileError
 from whisq.evaluation import gate
 from whisq.evaluation.gate import Checked, Hearing, check_file, edit_distance, runtime_for, why_unheard
+from whisq.extras import install_hint
 from whisq.formats import open_model
 from whisq.quantization.plan import Plan
 from whisq.quantization.readback import lost_rows
@@ -131,7 +132,7 @@ def test_without_a_runtime_it_says_so_and_names_the_extra(plan: Plan, tmp_path: 
     assert runtime_for(plan) is None
     checked = check_file(plan, tmp_path / "x.bin")
     assert str(checked) == "checked: no row is lost; it was not heard: transcribe.cpp is not installed"
-    assert "[evaluate]" in checked.hint
+    assert checked.hint == install_hint("evaluate")
 
 
 def test_a_file_for_what_python_cannot_run_says_that(tiny_en_bin: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from whisq.errors import CalibrationError
 from whisq.whisper import Dimensions, expected_tensors
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def moment_of_halves(halves: Sequence[NDArray[np.float32]]) -> OutputMoment | No
     """
     import numpy as np
 
-    from whisq.errors import CalibrationError
     from whisq.kernels.feedback import factor_of
 
     traces = [float(np.trace(half, dtype=np.float64)) for half in halves]

@@ -241,11 +241,13 @@ void invert(const float* triangle, int64_t n_columns, float* upper) {
     for (int64_t column = 0; column < n_columns; column += 2 * kLanes) {
         const int64_t end = column + 2 * kLanes < n_columns ? column + 2 * kLanes : n_columns;
         for (int64_t row = 0; row < 2 * rows; ++row) one[row] = F{};
-        for (int64_t k = column; k < end; ++k) (k < column + kLanes ? one : two)[k][(k - column) % kLanes] = 1.f;
+        const auto at = [&](int64_t row, int64_t k) -> float& {
+            return ((float*)(k < column + kLanes ? one : two))[row * kLanes + (k - column) % kLanes];
+        };
+        for (int64_t k = column; k < end; ++k) at(k, k) = 1.f;
         solve(tiles, end, one, two);
         for (int64_t row = 0; row < n_columns; ++row)
-            for (int64_t k = column; k < end; ++k)
-                upper[row * n_columns + k] = (k < column + kLanes ? one : two)[row][(k - column) % kLanes];
+            for (int64_t k = column; k < end; ++k) upper[row * n_columns + k] = at(row, k);
     }
     delete[] one;
 }

@@ -32,7 +32,15 @@ def marks_of(body):
 
 
 def measures(body):
-    words = ("evaluate", "whisq calibrate", "whisq optimize", "whisq search", "whisq publish", "--method feedback")
+    words = (
+        "evaluate",
+        "--check",
+        "whisq calibrate",
+        "whisq optimize",
+        "whisq search",
+        "whisq publish",
+        "--method feedback",
+    )
     return any(word in body for word in words)
 
 

@@ -99,7 +99,7 @@ MISTAKES = [
         "no recipe or file is called 'q5_0'",
         "'q5_0' is a type: whisq quantize takes it after OUTPUT",
     ),
-    ("demo balanced", "balanced: more than whisq demo takes", "--recipe balanced"),
+    ("demo balanced", "balanced: is a recipe, not a model", "whisq demo --recipe balanced"),
     ("demo --output in.bin", "in.bin: cannot be made a folder", "name a folder that is not there yet"),
     ("quantize in.bin out.bin q5_0 --target whispercpp", "unknown runtime", "(did you mean whisper.cpp?)"),
     ("quantize in.bin out.bin q5_0 --target transcribe_cpp", "unknown runtime", "(did you mean transcribe.cpp?)"),

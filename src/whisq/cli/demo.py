@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisq.cli.arguments import add_json, add_overwrite_and_quiet
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, Written, WrittenModel
-from whisq.errors import OutputError
+from whisq.errors import OutputError, RecipeError
 from whisq.units import megabytes
 from whisq.writing import scratch_folder
+
+if TYPE_CHECKING:
+    from whisq.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +42,11 @@ def _path(folder: Path, model: str | None, recipe_name: str) -> Path:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the demonstration; returns the exit code."""
-    from whisq.demo import weights
+    from whisq.recipe import load_recipe, preset_names
 
-    model = args.model
-    if model is None:
-        model, place = weights()
-        console.note(f"tiny.en from {place}")
+    if args.model in preset_names() and not Path(args.model).exists():
+        raise RecipeError(f"{args.model}: is a recipe, not a model", hint=f"whisq demo --recipe {args.model}")
+    recipe = load_recipe(args.recipe)
     if args.output is not None:
         folder = Path(args.output)
         try:
@@ -52,23 +55,33 @@ def run(args: argparse.Namespace, console: Console) -> int:
             raise OutputError(
                 f"{folder}: cannot be made a folder: {error.strerror}", hint="name a folder that is not there yet"
             ) from None
-        return _show(model, args, folder, console)
+        return _show(recipe, args, folder, console)
     with scratch_folder() as folder:
-        return _show(model, args, folder, console)
+        return _show(recipe, args, folder, console)
 
 
-def _show(weights: str, args: argparse.Namespace, folder: Path, console: Console) -> int:
+def _weights(args: argparse.Namespace, console: Console) -> str:
+    from whisq.demo import weights
+
+    if args.model is not None:
+        return str(args.model)
+    model, place = weights()
+    console.note(f"tiny.en from {place}")
+    return model
+
+
+def _show(smaller_recipe: Recipe, args: argparse.Namespace, folder: Path, console: Console) -> int:
     from whisq.demo import SENTENCE, speech, transcribe
     from whisq.formats import open_model
     from whisq.quantization.plan import make_plan
     from whisq.quantization.write import quantize
-    from whisq.recipe import Recipe, load_recipe
+    from whisq.recipe import Recipe
     from whisq.types import F16
 
     samples, recipe_name = speech(), args.recipe
     rows = []
-    with open_model(weights) as model:
-        for name, recipe in (("f16", Recipe(F16)), (recipe_name, load_recipe(recipe_name))):
+    with open_model(_weights(args, console)) as model:
+        for name, recipe in (("f16", Recipe(F16)), (recipe_name, smaller_recipe)):
             path = _path(folder, args.model, name)
             plan = make_plan(model, recipe)
             written = quantize(plan, path)

@@ -255,7 +255,7 @@ def test_tensor_errors_are_those_of_the_arrays(tiny_en_bin: Path, q4_bin: Path) 
     with whisq.open_model(tiny_en_bin) as theirs, whisq.open_model(q4_bin) as ours:
         true, stored = theirs.array(name).astype(np.float64), ours.array(name).astype(np.float64)
     expected = 10 * np.log10((true**2).sum() / ((true - stored) ** 2).sum())
-    assert errors[name].snr_db == pytest.approx(expected, abs=1e-6)
+    assert errors[name].snr_db == pytest.approx(expected, abs=1e-4)  # its sums are in float32
     assert all(error.noise == 0 for error in errors.values() if error.type in ("f16", "f32"))
 
 

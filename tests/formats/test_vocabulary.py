@@ -126,7 +126,7 @@ def test_a_page_instead_of_a_file(name: str, tmp_path: Path) -> None:
         (folder / "vocab.json").write_text(json.dumps(document["model"]["vocab"]))
         open_model(folder).close()
     (folder / name).write_text("<!DOCTYPE html>\n<html><head><title>404 not found</title></head></html>\n")
-    with pytest.raises(FormatError, match=r"not valid JSON|is not of two tokens|makes no token"):
+    with pytest.raises(FormatError, match=r"is a web page|not valid JSON|is not of two tokens|makes no token"):
         open_model(folder)
 
 

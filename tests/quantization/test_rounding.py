@@ -162,7 +162,7 @@ def test_moments_are_about_the_mean_only_where_a_shift_of_the_output_is_taken_up
         ("decoder.blocks.0.cross_attn.key", moments.second_moment),
         ("decoder.token_embedding", moments.second_moment),
     ):
-        np.testing.assert_allclose(factor_for(source, moments).moment[off], expected[off], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(factor_for(source, moments).second_moment[off], expected[off], rtol=1e-5, atol=1e-7)
 
 
 def test_moments_of_little_audio_are_damped_more() -> None:
@@ -170,7 +170,7 @@ def test_moments_of_little_audio_are_damped_more() -> None:
     source = "decoder.token_embedding"
     for moments in (few, many):
         damping = damping_for(64, moments.n_rows)
-        added = np.diag(factor_for(source, moments).moment) - moments.squares
+        added = np.diag(factor_for(source, moments).second_moment) - moments.squares
         np.testing.assert_allclose(added, damping * moments.squares.mean(), rtol=1e-4)
     assert damping_for(64, 64) > damping_for(64, 6400)
 

@@ -40,7 +40,8 @@ def check_agreement(
     """Raise ``FormatError`` where a tokenizer has other ids than configurations state, or than there are rows.
 
     ``stated`` are configurations by the name of their file; an id that one of them does not state is not asked about.
-    Where none states any, the ids must be those of Whisper's own vocabulary with so many rows, if there is one.
+    Where none states any, the ids must be those of Whisper's own vocabulary with so many rows, if there is one and the
+    tokenizer does not name a token for the last row: then it is that of a fine-tune with tokens of its own.
     """
     ids = ids_of(tokenizer)
     found = [
@@ -63,7 +64,8 @@ def check_agreement(
     ]
     unlike = [*found, *beyond]
     hint = "copy tokenizer.json from where the weights came from, or from the model that they were trained from"
-    if not any(True for section in stated.values() for _ in _stated_ids(section)):
+    fills_the_rows = max((len(tokenizer.tokens) - 1, *ids.values())) == dims.n_vocab - 1
+    if not fills_the_rows and not any(True for section in stated.values() for _ in _stated_ids(section)):
         counted = [
             f"{text} is {ids[text]} in the tokenizer and {number} in a Whisper of {dims.n_vocab} rows"
             for text, number in _COUNTED.get(dims.n_vocab, {}).items()

@@ -11,6 +11,7 @@ from whisq.errors import DataError, OutputError, PlanError
 from whisq.evaluation.results_json import read_results
 from whisq.optimization.run import OptimizationSettings, optimize
 from whisq.recipe import load_recipe, save_recipe
+from whisq.search.uniform import AS_GOOD
 
 SIZE = 77_000_000
 """Within what tiny.en can be when but two matrices take part."""
@@ -135,11 +136,13 @@ def test_for_stock_whisper_cpp_it_is_the_closest_file_of_one_type_and_needs_neit
     chosen = OptimizationSettings(types=("q4_0", "q5_0"), target="whisper.cpp")
     found = optimize(tiny_en_bin, tmp_path / "best.bin", speakers, size_bytes=30_000_000, settings=chosen)
     assert found.output.stat().st_size == found.plan.size_bytes <= 30_000_000
-    assert {a.type.name for a in found.plan.assignments if a.tensor.spec.is_matrix} == {"q5_0"}
+    (chosen_type,) = {a.type.name for a in found.plan.assignments if a.tensor.spec.is_matrix}
+    assert found.ladder.chosen.name == f"{chosen_type} {found.plan.method}"
     assert found.recipe.embedding is found.recipe.default
     means = {judged.name: judged.divergences.mean for judged in found.ladder.judged}
     assert {"q4_0 ggml", "q5_0 ggml", "q5_0 feedback"} <= means.keys()
-    assert means[found.ladder.chosen.name] == min(means.values()) < means["q4_0 ggml"]
+    # All say the same sentence, so that with feedback even four bits may be as good here.
+    assert means[found.ladder.chosen.name] <= AS_GOOD * min(means.values()) < means["q4_0 ggml"]
     assert found.evaluation is None
     assert "jiwer" in found.left_out
     assert not (found.folder / "report.html").exists()

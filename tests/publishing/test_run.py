@@ -122,6 +122,8 @@ def test_a_folder_with_something_else_in_it_keeps_it(tiny_en_bin: Path, tmp_path
     with pytest.raises(OutputError, match=r"ggml-tiny\.en-q8_0\.bin, README\.md"):
         publish(tiny_en_bin, folder, ["q8_0"], settings=settings())
     assert (folder / "README.md").read_text() == "# my project\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "ggml-tiny.en-q8_0.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_name_is_refused_before_anything_is_made(tiny_en_bin: Path, tmp_path: Path) -> None:

@@ -189,7 +189,9 @@ def lines_of(found: Publication) -> Iterator[str]:
     """Yield a line for every file, the smallest first, and where they are."""
     from whisq.publishing.card import loads_in
 
-    rows = sorted(zip(found.editions, found.plans, found.evaluation.summaries[1:], strict=True), key=_size)
+    rows = sorted(
+        zip(found.editions, found.plans, found.evaluation.summaries[1:], strict=True), key=lambda row: row[1].size_bytes
+    )
     width = max(len(edition.file_name) for edition in found.editions)
     yield f"{'':{width}} {'MB':>8} {'divergence':>11}  {'95 %':20}  loads in"
     for edition, plan, summary in rows:
@@ -199,10 +201,6 @@ def lines_of(found: Publication) -> Iterator[str]:
             measured = f"{inside.estimate:11.5f}  {f'{inside.low:.5f} to {inside.high:.5f}':20}"
         yield f"{edition.file_name:{width}} {megabytes(plan.size_bytes):8.2f} {measured}  {loads_in(plan)}"
     yield f"wrote {found.folder}: {len(found.files)} files; read README.md before anyone else does"
-
-
-def _size(row: tuple[object, ...]) -> int:
-    return int(row[1].size_bytes)  # type: ignore[attr-defined]  # a plan
 
 
 def upload_lines(sent: Upload, *, dry_run: bool) -> Iterator[str]:

@@ -86,12 +86,15 @@ def _piece(file: Any, channels: int, left: int) -> npt.NDArray[np.float32]:
     """Return the next samples ``[n, channels]``, none at the end; ``left`` are those that the file counts."""
     most = max(1, _PIECE_SAMPLES // channels)
     try:
-        return file.read(min(most, left) if left > 0 else most, dtype="float32", always_2d=True)  # type: ignore[no-any-return]
+        found: npt.NDArray[np.float32] = file.read(
+            min(most, left) if left > 0 else most, dtype="float32", always_2d=True
+        )
     except soundfile.LibsndfileError:
         if left != 0:
             raise
         # All are read; an ID3 tag, say, is behind them.
         return np.zeros((0, channels), np.float32)
+    return found
 
 
 def _mono_pieces(file: Any) -> Iterator[Samples]:

@@ -23,6 +23,7 @@ from whisq.calibration.run import CalibrationSettings
 from whisq.clips.builtin import builtin_clips
 from whisq.clips.datasets import load_clips
 from whisq.errors import OutputError, RuntimeUnavailableError
+from whisq.evaluation.gate import check_file
 from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import EvaluationSettings, evaluate
 from whisq.extras import REPORTING, SCORING, require_packages
@@ -183,12 +184,14 @@ def _check_outputs(
     Raises ``OutputError`` where they or the files cannot be, where the disk has not room for all, and for files there
     that an earlier run has not made, or that were changed since.
     """
+    way = chosen.folder or folder.with_name(f"{folder.name}.publish")
+    if not chosen.overwrite:
+        _refuse_what_is_not_ours(folder, editions, Steps(way) if way.is_dir() else None)
     try:
         folder.mkdir(exist_ok=True)
         (folder / RECIPES).mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used: {error.strerror}", hint="name another folder") from None
-    steps = Steps(chosen.folder or folder.with_name(f"{folder.name}.publish"))
     for edition, plan in zip(editions, plans, strict=True):
         check_output(plan, folder / edition.file_name)
     models = [folder / edition.file_name for edition in editions]
@@ -199,17 +202,21 @@ def _check_outputs(
             f"{folder}: the disk has {megabytes(free):.0f} MB free, the files need {megabytes(sum(missing)):.0f} MB",
             hint="free some space, or publish fewer types",
         )
+    return Steps(way)
+
+
+def _refuse_what_is_not_ours(folder: Path, editions: Sequence[Edition], steps: Steps | None) -> None:
+    models = [folder / edition.file_name for edition in editions]
     beside = [folder / RECIPES / edition.recipe_name for edition in editions]
     beside += [folder / name for name in (CARD, SUMS, RESULTS, REPORT)]
     lost = [path for path in models if path.exists() and not _is_a_model(path)]
-    lost += [path for path in beside if path.exists() and not steps.made(path)]
-    if lost and not chosen.overwrite:
+    lost += [path for path in beside if path.exists() and not (steps and steps.made(path))]
+    if lost:
         names = ", ".join(path.relative_to(folder).as_posix() for path in lost)
         raise OutputError(
             f"{folder}: {names}: not made by `whisq publish`, or changed since, and would be replaced",
             hint="name another folder, or add --overwrite",
         )
-    return steps
 
 
 def _is_a_model(path: Path) -> bool:
@@ -243,7 +250,7 @@ class _Work:
     progress: Progress
 
     def write(self, edition: Edition, plan: Plan) -> None:
-        """Write a file and its recipe, unless they are there as they would be."""
+        """Write a file and its recipe, unless they are there as they would be; raises ``BrokenFileError``."""
         recipe = save_recipe(plan.recipe)
         made_from = {
             "model": self.model.sha256,
@@ -251,19 +258,21 @@ class _Work:
             "method": plan.method.provenance(plan.calibration),
             "container": edition.container,
         }
-        self.steps.make(self.folder / edition.file_name, made_from, partial(self._write, edition.file_name, plan))
+        target = self.folder / edition.file_name
+        check = partial(check_file, plan, progress=self.progress)
+        self.steps.make(target, made_from, lambda: self._write(target, plan, check))
         path = self.folder / RECIPES / edition.recipe_name
         self.steps.make(path, {"recipe": recipe}, lambda: write_text(path, recipe))
 
-    def _write(self, name: str, plan: Plan, folder: Path | None = None) -> None:
+    def _write(self, path: Path, plan: Plan, check: Callable[[Path], object] | None = None) -> None:
         done = 0
 
         def advance(weights: int) -> None:
             nonlocal done
             done += weights
-            self.progress(f"writing {name}", done, self.model.n_weights)
+            self.progress(f"writing {path.name}", done, self.model.n_weights)
 
-        quantize(plan, (folder or self.folder) / name, progress=advance)
+        quantize(plan, path, progress=advance, check=check)
 
     def evaluate(self, editions: Sequence[Edition], clips: ClipSet, chosen: PublicationSettings) -> Evaluation:
         """Return what every file transcribes; raises ``RuntimeUnavailableError`` for one that does not load."""
@@ -288,8 +297,7 @@ class _Work:
             return self.model
         path = self.steps.folder / "reference-f16.bin"
         plan = make_plan(self.model, Recipe(F16))
-        write = partial(self._write, path.name, plan, path.parent)
-        self.steps.make(path, {"model": self.model.sha256}, write)
+        self.steps.make(path, {"model": self.model.sha256}, partial(self._write, path, plan))
         return path
 
     def describe(self, found: Publication) -> None:

@@ -77,14 +77,14 @@ def joined(clips: Sequence[Clip]) -> Iterator[tuple[str, np.ndarray]]:
     language = ""
     for clip in clips:
         samples = clip.samples()[:WINDOW_SAMPLES]
-        size = sum(len(part) for part in held) + len(samples)
+        size = sum(len(part) for part in held) + len(SILENCE) + len(samples)
         if held and (size > WINDOW_SAMPLES or (clip.language or "en") != language):
             yield language, np.concatenate(held)
             held = []
         language = clip.language or "en"
         held += [*([SILENCE] if held else []), samples]
     if held:
-        yield language, np.concatenate(held)[:WINDOW_SAMPLES]
+        yield language, np.concatenate(held)
 
 
 def listen(reference: InRuntime, clips: Sequence[Clip], most: int | None, folder: Path) -> list[Window]:

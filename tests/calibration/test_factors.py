@@ -1,13 +1,19 @@
 """The damping that held-out windows choose, and the halves that they are kept in."""
 
+import dataclasses
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from whisq import kernels
-from whisq.calibration import Moments
-from whisq.calibration.factors import MOST_COLUMNS, MULTIPLES, damping_of_halves, factor_for
+from whisq.calibration import Moments, read_calibration
+from whisq.calibration.factors import MOST_COLUMNS, MULTIPLES, damping_of_halves, factor_for, reason_against
+from whisq.calibration.file import write_calibration
 from whisq.calibration.inputs import EMBEDDING_INPUT
 from whisq.calibration.sums import Sums
+from whisq.errors import CalibrationError
 from whisq.kernels.feedback import damping_for, factor_of, quantize_with_feedback
 from whisq.network.numpy_operations import NumpyOperations
 from whisq.types import parse_type
@@ -77,6 +83,27 @@ def test_of_a_wide_input_the_last_columns_stand_for_all() -> None:
     assert share == pytest.approx(1, abs=0.05)
     assert np.abs(whole.upper[64:, 64:] - last.upper).max() < 0.01
     assert damping_of_halves(SOURCE, [moments(x[::2]), moments(x[1::2])]) is not None
+
+
+def white(seed: int) -> Moments:
+    return moments(np.random.default_rng(seed).normal(size=(70, 64)).astype(np.float32))
+
+
+def test_where_no_half_helps_the_other_rounding_is_plain_and_says_why() -> None:
+    assert damping_of_halves(SOURCE, [white(1), white(2)]) == math.inf
+    useless = dataclasses.replace(white(1), damping=math.inf)
+    assert "helps nothing on the other half" in reason_against(SOURCE, useless)
+    with pytest.raises(CalibrationError, match=SOURCE):
+        factor_for(SOURCE, useless)
+
+
+def test_a_calibration_keeps_which_inputs_are_rounded_plainly(tmp_path: Path) -> None:
+    found = {SOURCE: dataclasses.replace(white(1), damping=math.inf), "other": white(2)}
+    path = tmp_path / "a.calib"
+    write_calibration(path, {"dims": [1]}, [(name, 64, 70) for name in found], found.__getitem__, None)
+    read = read_calibration(path)
+    assert list(read.singular) == [SOURCE]
+    assert read.moments(SOURCE).damping is None
 
 
 def test_a_half_that_was_never_active_chooses_nothing() -> None:

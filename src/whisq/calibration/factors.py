@@ -5,6 +5,7 @@ numpy is needed for all of it: this is imported where a factor is, not where a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ def factor_for(source: str, moments: Moments, times: int = 1) -> Factor:
 
 
 def reason_against(source: str, moments: Moments) -> str:
-    """Return why ``factor_for`` would raise for an input's moments, empty where it would not.
+    """Return why ``factor_for`` would raise for an input's moments, empty where it would not: it is rounded plainly.
 
     Costs a Cholesky factor of the damped moment, which is the one that feedback takes.
     """
@@ -70,7 +71,7 @@ def damping_of_halves(source: str, halves: Sequence[Moments]) -> float | None:
     Rounding errors e of equal size on all columns leave e U of a row's weights, U the factor of a half; on the other
     half, of second moment H, that errs by tr(U H Uᵀ), where plain rounding errs by tr(H). What is chosen is a multiple
     of the damping that each half's number of vectors asks for; returned is that of the number in both. Damping without
-    end is plain rounding: the best is no worse than that here. None where a half was never active.
+    end is plain rounding: infinity where none of the multiples errs less. None where a half was never active.
     """
     n_rows, width = sum(half.n_rows for half in halves), len(halves[0].squares)
     first = max(0, width - MOST_COLUMNS)
@@ -78,7 +79,9 @@ def damping_of_halves(source: str, halves: Sequence[Moments]) -> float | None:
         tried = [_errors_held_out(source, fitted, held, first) for fitted, held in (halves, halves[::-1])]
     except CalibrationError:
         return None
-    errors = np.sum(tried, axis=0)
+    errors = np.mean(tried, axis=0)
+    if errors.min() >= 1:
+        return math.inf
     return float(MULTIPLES[int(np.argmin(errors))] * damping_for(width, n_rows))
 
 
@@ -117,7 +120,12 @@ _ROWS_AT_ONCE = 64
 
 
 def _moment_and_damping(source: str, moments: Moments) -> tuple[NDArray[np.float32], float]:
-    """Return an input's second moment as feedback takes it, and its damping."""
+    """Return an input's second moment as feedback takes it, and its damping.
+
+    Raises ``CalibrationError`` where it has none, or halves of the windows have found no use in it.
+    """
+    if moments.damping == math.inf:
+        raise CalibrationError(f"{source}: what feedback makes of half of the windows helps nothing on the other half")
     second = _moment_about(source, moments, moments.mean)
     if (largest := np.diag(second).max()) > LARGEST_SQUARE:
         second = second / largest

@@ -12,6 +12,7 @@ vectors, and no output is weighed.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def _findings(moments: Sequence[tuple[str, int, int]], load: Callable[[str], Mom
     inactive, idle, singular, damping = {}, [], {}, {}
     for name, width, count in moments:
         found = replace(load(name), n_rows=count)
-        if found.damping is not None:
+        if found.damping is not None and math.isfinite(found.damping):
             damping[name] = found.damping
         if found.n_inactive:
             inactive[name] = found.n_inactive

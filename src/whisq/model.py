@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from whisq import kernels
 from whisq.source_file import FileState, SourceFile
 from whisq.types import TensorType
 from whisq.whisper import Dimensions, Role, Stack, TensorSpec
 
-ContainerName = Literal["bin", "gguf"]
-"""The containers that ggml runtimes read: the only ones that are written."""
+ContainerName = Literal["bin", "gguf", "candle"]
+"""The containers that runtimes of ggml's types read: the only ones that are written; each a row of ``CONTAINERS``."""
 
-FormatName = Literal["bin", "gguf", "huggingface", "openai", "ctranslate2"]
+FormatName = Literal["bin", "gguf", "candle", "huggingface", "openai", "ctranslate2"]
 """The containers that are read."""
 
 _HASHED_BYTES = 1 << 22
@@ -188,8 +188,8 @@ class Model:
 
     @property
     def container(self) -> ContainerName | None:
-        """The container that ggml runtimes know this file as; None for one that none of them reads."""
-        return self.format if self.format == "bin" or self.format == "gguf" else None
+        """The container that runtimes of ggml's types know this file as; None for one that none of them reads."""
+        return next((name for name in get_args(ContainerName) if name == self.format), None)
 
     @property
     def sha256(self) -> str:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,31 @@ def text_with(path: str | Path, text: str, *, hint: str = "choose another place"
     with whole(path, hint=hint) as part:
         part.write(text.encode(), 0)
         yield
+
+
+@contextlib.contextmanager
+def files_with(files: Sequence[tuple[Path, bytes]]) -> Iterator[None]:
+    """Write new files that go with what the block writes, and remove them where it fails, or a signal ends the program.
+
+    They have their names before the block begins: it may need them. Raises ``OutputError``.
+    """
+    made: list[Path] = []
+
+    def remove() -> None:
+        for path in made:
+            path.unlink(missing_ok=True)
+
+    undoing = undo_at_end(remove)
+    try:
+        for path, content in files:
+            made.append(path)
+            write_bytes(path, content)
+        yield
+    except BaseException:
+        remove()
+        raise
+    finally:
+        undone(undoing)
 
 
 def write_bytes(path: str | Path, content: bytes, *, hint: str = "choose another place") -> None:

@@ -5,7 +5,6 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -17,7 +16,6 @@ from tests.support.containers import model_bytes
 from tests.support.models import NARROW, WIDE
 from whisq.calibration import input_of, inputs_of, merge, read_calibration, write_calibration
 from whisq.calibration.calibration import pack_triangle, unpack_triangle
-from whisq.calibration.imatrix import write_imatrix
 from whisq.calibration.outputs import OutputMoment, weighed_outputs
 from whisq.calibration.probes import MOST_PROBES, Probes
 from whisq.errors import CalibrationError
@@ -207,88 +205,6 @@ def test_a_calibration_of_another_shape_is_refused(tmp_path: Path) -> None:
     (tmp_path / "wide.bin").write_bytes(model_bytes(WIDE))
     with whisq.open_model(tmp_path / "wide.bin") as model, pytest.raises(CalibrationError, match="another model"):
         read_calibration(tmp_path / "a.calib").check_fits(model)
-
-
-@pytest.mark.parametrize("dialect", ["canonical", "transcribe.cpp", "huggingface"])
-def test_imatrix_round_trip_in_every_dialect(tmp_path: Path, dialect) -> None:
-    made = write(tmp_path / "a.calib")
-    write_imatrix(tmp_path / "a.gguf", read_calibration(tmp_path / "a.calib"), WIDE, dialect)
-    back = read_calibration(tmp_path / "a.gguf")
-    assert not back.has_second_moments
-    assert set(back.counts) == set(made)
-    for name, moments in made.items():
-        np.testing.assert_allclose(back.moments(name).squares, moments.squares, rtol=1e-6)
-
-
-def test_imatrix_has_llama_cpps_layout(tmp_path: Path) -> None:
-    made = write(tmp_path / "a.calib")
-    write_imatrix(tmp_path / "a.gguf", read_calibration(tmp_path / "a.calib"), WIDE)
-    reader = gguf.GGUFReader(tmp_path / "a.gguf")
-    assert reader.get_field("general.type").contents() == "imatrix"
-    assert reader.get_field("imatrix.datasets").contents() == ["clips"]
-    assert reader.get_field("imatrix.chunk_count") is not None
-    assert reader.get_field("imatrix.chunk_size") is not None
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    name = "encoder.blocks.0.mlp.2.weight"
-    assert list(tensors[f"{name}.in_sum2"].shape) == [1024, 1]
-    assert list(tensors[f"{name}.counts"].shape) == [1, 1]
-    assert tensors[f"{name}.counts"].data.reshape(-1)[0] == 500
-    sums = tensors[f"{name}.in_sum2"].data.reshape(-1)
-    np.testing.assert_allclose(sums, 500 * made["encoder.blocks.0.mlp.2"].squares, rtol=1e-6)
-
-
-def test_an_older_imatrix_is_named_with_what_turns_it_into_a_gguf(tmp_path: Path) -> None:
-    path = tmp_path / "mine.dat"
-    path.write_bytes(struct.pack("<ii", 1, 4) + b"name" + struct.pack("<2i", 1, 64) + bytes(256))
-    with pytest.raises(CalibrationError, match=r"is an imatrix as llama\.cpp wrote until July 2025") as caught:
-        read_calibration(path)
-    assert f"llama-imatrix --in-file {path} -o {tmp_path / 'mine.gguf'}" in str(caught.value.hint)
-
-
-def test_an_imatrix_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
-    writer.add_string("general.type", "imatrix")
-    writer.add_tensor("blk.0.ffn_up.weight.in_sum2", np.ones((1, 8), np.float32))
-    writer.add_tensor("blk.0.ffn_up.weight.counts", np.ones((1, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(CalibrationError, match="does not name a matrix of a Whisper"):
-        read_calibration(tmp_path / "a.gguf")
-
-
-def imatrix(path: Path, width: int = 256, value: float = 1.0, count: float = 4.0, name: str = "") -> Path:
-    writer = gguf.GGUFWriter(path, "imatrix")
-    writer.add_string("general.type", "imatrix")
-    name = name or "encoder.blocks.0.attn.query.weight"
-    writer.add_tensor(f"{name}.in_sum2", np.full((1, width), value, np.float32))
-    writer.add_tensor(f"{name}.counts", np.full((1, 1), count, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-@pytest.mark.parametrize("count", [0, -1, np.nan, np.inf])
-def test_an_imatrix_whose_count_cannot_be(tmp_path: Path, count: float) -> None:
-    with pytest.raises(CalibrationError, match="has no count of what was summed"):
-        read_calibration(imatrix(tmp_path / "a.gguf", count=count))
-
-
-@pytest.mark.parametrize(("value", "count"), [(-1, 4), (np.nan, 4), (np.inf, 4), (3e38, 1e-3)])
-def test_an_imatrix_whose_sums_cannot_be(tmp_path: Path, value: float, count: float) -> None:
-    with pytest.raises(CalibrationError, match="is negative or not finite"):
-        read_calibration(imatrix(tmp_path / "a.gguf", value=value, count=count))
-
-
-def test_an_imatrix_of_a_wider_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "wide.bin").write_bytes(model_bytes(WIDE))
-    with whisq.open_model(tmp_path / "wide.bin") as model:
-        read_calibration(imatrix(tmp_path / "a.gguf")).check_fits(model)
-        with pytest.raises(CalibrationError, match=r"has 384 columns, in .* it has 256"):
-            read_calibration(imatrix(tmp_path / "b.gguf", width=384)).check_fits(model)
 
 
 @pytest.mark.parametrize(

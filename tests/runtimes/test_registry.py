@@ -63,13 +63,13 @@ def _no_odd_rows(container: str, tensors: Tensors) -> Iterator[Objection]:
 
 
 # A runtime with everything: this value and its line in RUNTIMES are all that a new one takes.
-CANDLE = Runtime(
-    name="Candle",
-    title="Candle (made up, 1.0)",
+MURMUR = Runtime(
+    name="Murmur",
+    title="Murmur (made up, 1.0)",
     types=types_named("f32 f16 q2_K q4_K q8_0 iq4_xs"),
     loads_mixes=True,
     containers=("gguf",),
-    aliases=("candle-whisper",),
+    aliases=("murmur-whisper",),
     package="numpy",  # some package that is installed
     load=Parrot,
     more_objections=_no_odd_rows,
@@ -77,12 +77,12 @@ CANDLE = Runtime(
 
 
 @pytest.fixture
-def candle(monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    monkeypatch.setattr(registry, "RUNTIMES", (*registry.RUNTIMES, CANDLE))
-    return CANDLE
+def murmur(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    monkeypatch.setattr(registry, "RUNTIMES", (*registry.RUNTIMES, MURMUR))
+    return MURMUR
 
 
-def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
+def test_no_two_runtimes_have_one_name(murmur: Runtime) -> None:
     names = [name for runtime in registry.RUNTIMES for name in runtime.names]
     assert len(set(names)) == len(names)
     for runtime in registry.RUNTIMES:
@@ -95,9 +95,9 @@ def test_no_two_runtimes_have_one_name(candle: Runtime) -> None:
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    [("PyWhisperCp", "whisper.cpp"), ("transcribe.ccp", "transcribe.cpp"), ("candle-wisper", "Candle")],
+    [("PyWhisperCp", "whisper.cpp"), ("transcribe.ccp", "transcribe.cpp"), ("murmur-wisper", "Murmur")],
 )
-def test_a_name_that_is_nearly_one_is_asked_about(candle: Runtime, text: str, meant: str) -> None:
+def test_a_name_that_is_nearly_one_is_asked_about(murmur: Runtime, text: str, meant: str) -> None:
     with pytest.raises(PlanError, match="unknown runtime") as caught:
         registry.parse_runtime(text)
     assert str(caught.value.hint).endswith(f" (did you mean {meant}?)")
@@ -127,81 +127,81 @@ def test_types_that_the_real_ones_were_not_seen_to_take(runtime: Runtime, not_ta
     assert {name for name, kind in TYPES.items() if kind not in runtime.types} == not_taken
 
 
-def test_a_plan_for_a_made_up_runtime(candle: Runtime, f16: Model) -> None:
+def test_a_plan_for_a_made_up_runtime(murmur: Runtime, f16: Model) -> None:
     mixed = Recipe(TYPES["q4_K"], (parse_rule(r".*attn.*\.weight=q2_K"),))
-    plan = make_plan(f16, mixed, container="gguf", target="CANDLE-whisper")
+    plan = make_plan(f16, mixed, container="gguf", target="MURMUR-whisper")
     assert {v.runtime: v.loads for v in plan.verdicts} == {
-        "whisper.cpp": False, "whisper.cpp-pr3605": False, "transcribe.cpp": False, "Candle": True,
+        "whisper.cpp": False, "whisper.cpp-pr3605": False, "transcribe.cpp": False, "candle": False, "Murmur": True,
     }  # fmt: skip
     with pytest.raises(PlanError) as caught:
-        make_plan(f16, replace(mixed, default=TYPES["q5_K"]), target="Candle")
+        make_plan(f16, replace(mixed, default=TYPES["q5_K"]), target="Murmur")
     assert str(caught.value) == (
-        "Candle (made up, 1.0) would not load this file: it reads .gguf files, not bin; it does not take q5_K"
+        "Murmur (made up, 1.0) would not load this file: it reads .gguf files, not bin; it does not take q5_K"
     )
     assert caught.value.hint == "write a .gguf file and use types among f32 f16 q8_0 q2_K q4_K iq4_xs"
     with pytest.raises(PlanError, match=r"\(rules: '.*=q5_1\)"):
-        make_plan(f16, Recipe(TYPES["q4_K"], (parse_rule(r".*mlp.*\.weight=q5_1"),)), container="gguf", target="Candle")
+        make_plan(f16, Recipe(TYPES["q4_K"], (parse_rule(r".*mlp.*\.weight=q5_1"),)), container="gguf", target="Murmur")
 
 
-def test_what_a_runtime_alone_objects_to_comes_with_its_hint(candle: Runtime, f32: Model) -> None:
+def test_what_a_runtime_alone_objects_to_comes_with_its_hint(murmur: Runtime, f32: Model) -> None:
     with pytest.raises(PlanError, match="it has no f32 convolution") as caught:
-        make_plan(f32, Recipe(TYPES["q4_K"]), container="gguf", keep_f32=True, target="Candle")
+        make_plan(f32, Recipe(TYPES["q4_K"]), container="gguf", keep_f32=True, target="Murmur")
     assert caught.value.hint == "leave out --keep-f32"
 
 
 def test_inspect_tells_of_a_made_up_runtime(
-    candle: Runtime, f16: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    murmur: Runtime, f16: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "q2.gguf"
     quantize(make_plan(f16, Recipe(TYPES["q2_K"]), container="gguf"), path)
     assert main(["inspect", str(path)]) == 0
-    assert "  yes  Candle (made up, 1.0)" in capsys.readouterr().out.splitlines()
+    assert "  yes  Murmur (made up, 1.0)" in capsys.readouterr().out.splitlines()
     assert main(["inspect", str(path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["runtimes"]
-    assert told[-1] == {"runtime": "Candle", "loads": True, "reasons": []}
+    assert told[-1] == {"runtime": "Murmur", "loads": True, "reasons": []}
     assert main(["inspect", str(f16.path)]) == 0
-    assert " no  Candle (made up, 1.0): it reads .gguf files, not bin" in capsys.readouterr().out
+    assert " no  Murmur (made up, 1.0): it reads .gguf files, not bin" in capsys.readouterr().out
 
 
 def test_evaluate_chooses_a_made_up_runtime_and_runs_it(
-    candle: Runtime, f16: Model, tmp_path: Path, speech_wav: Path
+    murmur: Runtime, f16: Model, tmp_path: Path, speech_wav: Path
 ) -> None:
     path = tmp_path / "q2.gguf"
     quantize(make_plan(f16, Recipe(TYPES["q2_K"]), container="gguf"), path)
     file = describe(path, "q2")
-    assert [choice.runtime for choice in choose_runtimes([file])] == ["Candle"]
-    assert [choice.runtime for choice in choose_runtimes([file], "candle-whisper")] == ["Candle"]
-    assert registry.installed_runtimes()["Candle"] == np.__version__
+    assert [choice.runtime for choice in choose_runtimes([file])] == ["Murmur"]
+    assert [choice.runtime for choice in choose_runtimes([file], "murmur-whisper")] == ["Murmur"]
+    assert registry.installed_runtimes()["Murmur"] == np.__version__
     assert environment()["packages"]["numpy"] == np.__version__
     pytest.importorskip("soundfile")
     pytest.importorskip("soxr")
     worker = Worker()
-    worker.load(runtime="Candle", path=str(path), threads=1, fallback=False)
+    worker.load(runtime="Murmur", path=str(path), threads=1, fallback=False)
     reply = worker.run(path=str(speech_wav), row=None, segment=None, language="en")
     assert (reply["text"], reply["remark"]) == ("q2.gguf: 4.5 s of en", "repeats")
 
 
-def test_the_command_line_takes_a_made_up_runtime(candle: Runtime) -> None:
+def test_the_command_line_takes_a_made_up_runtime(murmur: Runtime) -> None:
     from whisq.cli.evaluate import add_arguments
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    assert "Candle" in parser.format_help()
+    assert "Murmur" in parser.format_help()
     arguments = ["reference.bin", "--data", "clips", "--runtime"]
-    assert parser.parse_args([*arguments, "candle-Whisper"]).runtime == "Candle"
+    assert parser.parse_args([*arguments, "murmur-Whisper"]).runtime == "Murmur"
     with pytest.raises(SystemExit):
         parser.parse_args([*arguments, "whisper.cpp-pr3605"])
 
 
-def test_the_search_space_of_a_made_up_runtime(candle: Runtime, f16: Model) -> None:
-    space = Space.of(f16, (), "candle", (), ())
+def test_the_search_space_of_a_made_up_runtime(murmur: Runtime, f16: Model) -> None:
+    space = Space.of(f16, (), "murmur", (), ())
     kinds = {kind.name for types in space.types.values() for kind in types}
     assert kinds == {"q2_K", "q4_K", "q8_0", "iq4_xs", "f16"}
     with pytest.raises(PlanError, match="does not load q5_0"):
-        Space.of(f16, ("q5_0",), "candle", (), ())
+        Space.of(f16, ("q5_0",), "murmur", (), ())
     with pytest.raises(PlanError) as caught:
         Space.of(f16, (), "whisper.cpp", (), ())
-    assert caught.value.hint == "use transcribe.cpp or Candle or whisper.cpp-pr3605"
+    assert caught.value.hint == "use transcribe.cpp or Murmur or whisper.cpp-pr3605"
 
 
 # --- What the real ones advise
@@ -287,12 +287,12 @@ def test_what_cannot_be_run_says_why(tmp_path: Path, f16: Model) -> None:
 
 def test_a_package_goes_with_what_loads_a_model_in_it() -> None:
     with pytest.raises(ValueError, match="a package needs a function"):
-        replace(CANDLE, load=None)
+        replace(MURMUR, load=None)
     with pytest.raises(ValueError, match="a package needs a function"):
-        replace(CANDLE, package=None)
+        replace(MURMUR, package=None)
 
 
-def test_a_container_is_read_if_some_runtime_reads_it(candle: Runtime) -> None:
+def test_a_container_is_read_if_some_runtime_reads_it(murmur: Runtime) -> None:
     assert registry.is_readable("bin")
     assert registry.is_readable("gguf")
     assert not registry.is_readable("huggingface")
@@ -301,12 +301,12 @@ def test_a_container_is_read_if_some_runtime_reads_it(candle: Runtime) -> None:
 def test_the_worked_example_of_the_docs_is_a_runtime(f32: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "adding-a-runtime.md").read_text(encoding="utf-8")
     code = page.split("```python\n")[1].split("```")[0]
-    names: dict[str, object] = {"__name__": "candle"}
+    names: dict[str, object] = {"__name__": "murmur"}
     exec(code, names)
-    example = names["CANDLE"]
+    example = names["MURMUR"]
     assert isinstance(example, Runtime)
     monkeypatch.setattr(registry, "RUNTIMES", (*registry.RUNTIMES, example))
-    assert registry.parse_runtime("candle-whisper") is example
-    assert refused(f32, Recipe(TYPES["q4_K"]), "candle", container="gguf", keep_f32=True) == "leave out --keep-f32"
-    make_plan(f32, Recipe(TYPES["q4_K"]), container="gguf", target="candle")
+    assert registry.parse_runtime("murmur-whisper") is example
+    assert refused(f32, Recipe(TYPES["q4_K"]), "murmur", container="gguf", keep_f32=True) == "leave out --keep-f32"
+    make_plan(f32, Recipe(TYPES["q4_K"]), container="gguf", target="murmur")
     assert len(page.splitlines()) <= 60

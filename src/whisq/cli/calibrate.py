@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.calibration.imatrix import IMATRIX_FORMS
 from whisq.cli.arguments import add_cache, add_clips, add_json, add_overwrite_and_quiet, cache_folder, count, device
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenCalibration, WrittenImatrix
@@ -71,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="canonical",
         help="how tensors are named in it (default: canonical)",
     )
+    out.add_argument(
+        "--imatrix-format",
+        choices=tuple(IMATRIX_FORMS),
+        default="llama.cpp",
+        help="how the file is laid out, by the tool that reads it (default: llama.cpp)",
+    )
     add_json(out)
     add_overwrite_and_quiet(out)
 
@@ -101,7 +108,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if args.imatrix_out:
             from whisq.calibration.imatrix import write_imatrix
 
-            write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names)
+            form = IMATRIX_FORMS[args.imatrix_format]
+            write_imatrix(Path(args.imatrix_out), calibration, model.dims, args.imatrix_names, form)
     for message, hint in calibration.warnings:
         console.warn(message, hint)
     for line in audio_lines(calibration):

@@ -12,6 +12,7 @@ from whisq.cli.arguments import add_json, add_overwrite_and_quiet, thread_count
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_swapped
 from whisq.cli.paths import Read, Written, WrittenModel, WrittenSidecar
+from whisq.formats.layout import CONTAINERS
 from whisq.units import megabytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--type", choices=("f16", "f32", "bf16"), help="store all matrices in this type (default: as they are)"
     )
-    parser.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
+    parser.add_argument(
+        "--format", choices=tuple(CONTAINERS), help="write this container (default: by OUTPUT's suffix)"
+    )
     parser.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     parser.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
     add_json(parser)
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for warning in model.warnings:
             console.warn(warning)
         kind = parse_type(args.type) if args.type else None
-        stated = provenance_of(model) if container == "gguf" or args.sidecar else None
+        stated = provenance_of(model) if CONTAINERS[container].has_provenance or args.sidecar else None
         plan = make_conversion(model, container, kind, stated)
         check_output(plan, args.output)
         for message, hint in miscounted_tokens(plan):
@@ -86,9 +89,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def warn_of_no_runtime(plan: Plan, console: Console) -> None:
     """Say so when no runtime loads the file."""
     if not any(verdict.loads for verdict in plan.verdicts):
-        reasons = "; ".join(f"{verdict.runtime}: {' and '.join(verdict.reasons)}" for verdict in plan.verdicts)
-        hint = "write a .bin file" if plan.container == "gguf" else None
-        console.warn(f"no runtime that whisq knows loads this file ({reasons})", hint)
+        from whisq.runtimes.registry import refusals
+
+        hint = None if plan.container == "bin" else CONTAINERS["bin"].to_write
+        console.warn(f"no runtime that whisq knows loads this file ({refusals(plan.verdicts)})", hint)
 
 
 def _report(plan: Plan, output: str, duration_s: float) -> list[str]:

@@ -20,6 +20,8 @@ PAGE = "an HTML page"
 TABLES = "tables in Markdown"
 
 _GGML, _GGUF = b"lmgg", b"GGUF"
+_OF_AN_IMATRIX = (b"general.type\x08\0\0\0\x07\0\0\0\0\0\0\0imatrix", b"crispasr-imatrix")
+"""The key with its value, a string of seven bytes, as llama.cpp writes it, and CrispASR's architecture."""
 _TABLE_OF_TOML = re.compile(r"\[\[?[A-Za-z_][\w.-]*\]\]?[ \t]*(#.*)?$", re.MULTILINE)
 """The first line of a settings file, which JSON never has."""
 _BINARY = {
@@ -39,7 +41,7 @@ def kind_of(head: bytes) -> str:
     if not head:
         return ""
     if head.startswith((_GGML, _GGUF)):
-        return IMATRIX if b"general.type" in head and b"imatrix" in head else MODEL
+        return IMATRIX if any(words in head for words in _OF_AN_IMATRIX) else MODEL
     if head[8:10] == b'{"':
         return CALIBRATION if b'"whisq.calibration"' in head else "a file of safetensors"
     for magic, name in _BINARY.items():

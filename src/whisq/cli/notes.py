@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisq.formats.layout import CONTAINERS
 from whisq.quantization.plan import Plan
 from whisq.recipe import Recipe
 from whisq.runtimes.registry import RUNTIMES
@@ -27,7 +28,8 @@ def notes_on(plan: Plan, asked: Recipe, target: Runtime | None, output: str | Pa
             why = f"since {target.name} loads one type only"
         yield f"embedding: {embedding.type}, {why}"
     loading = [verdict for verdict in plan.verdicts if verdict.loads]
-    others = [runtime for runtime, verdict in zip(RUNTIMES, plan.verdicts, strict=True) if not verdict.loads]
+    refusing = [runtime for runtime, verdict in zip(RUNTIMES, plan.verdicts, strict=True) if not verdict.loads]
+    others = [runtime for runtime in refusing if not runtime.reads_its_own]
     if target is None and loading and others:
         options = "; ".join(f"for {runtime.name}: {_way_to(runtime, plan)}" for runtime in others)
         yield f"loads in {', '.join(verdict.runtime for verdict in loading)}; {options}"
@@ -47,7 +49,7 @@ def weights_note(calibration: Calibration, model: Model) -> str | None:
 
 
 def _way_to(runtime: Runtime, plan: Plan) -> str:
-    container = "" if plan.container in runtime.containers else f"a .{runtime.containers[0]} with "
+    container = "" if plan.container in runtime.containers else f"a {CONTAINERS[runtime.containers[0]].suffix} with "
     return f"{container}--target {runtime.name}"
 
 

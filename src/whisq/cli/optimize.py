@@ -117,7 +117,7 @@ def more_outputs(args: argparse.Namespace) -> list[Written]:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Optimize; returns the exit code."""
     from whisq.cli.notes import lost_companions
-    from whisq.formats import container_of, open_model
+    from whisq.formats import open_model
     from whisq.optimization.run import OptimizationSettings, optimize
 
     settings = OptimizationSettings(
@@ -135,8 +135,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder=Path(args.folder) if args.folder else None,
     )
     if isinstance(args.size, WithoutUnit):
+        target = Path(args.output)
         with open_model(args.model) as model:
-            check_unit(args.size, settings.choices(model, container_of(Path(args.output))).sizes)
+            check_unit(args.size, settings.choices(model, parse_runtime(args.target).container_for(target)).sizes)
     begin(resumes=True)
     with console.stages() as progress:
         found = optimize(

@@ -20,8 +20,9 @@ from whisq.cli.console import Console
 from whisq.cli.mistakes import check_order
 from whisq.cli.paths import Clips, Read, Written, WrittenModel, WrittenRecipe, WrittenSidecar
 from whisq.errors import PlanError, RecipeError
+from whisq.formats.layout import CONTAINERS
 from whisq.quantization.rounding import METHODS, best_method, method_names, parse_method
-from whisq.runtimes.registry import RUNTIMES, parse_runtime
+from whisq.runtimes.registry import RUNTIMES, container_for, parse_runtime
 from whisq.types import TYPES
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="read the file back and hear with it, in a runtime that loads it"
     )
     runs.add_argument("--dry-run", action="store_true", help="print the plan and the exact size, write no model")
-    runs.add_argument("--format", choices=("bin", "gguf"), help="write this container (default: by OUTPUT's suffix)")
+    runs.add_argument(
+        "--format", choices=tuple(CONTAINERS), help="write this container (default: by OUTPUT's suffix and --target)"
+    )
     runs.add_argument("--sidecar", action="store_true", help="write where the file comes from to OUTPUT.json")
     runs.add_argument("--recipe-out", type=WrittenRecipe, metavar="FILE", help="save what was asked as a recipe")
     runs.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs)")
@@ -134,20 +137,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Quantize; returns the exit code."""
     from whisq.calibration.calibration import foreseen_calibration
     from whisq.cli.notes import notes_on, weights_note
-    from whisq.formats import container_of, open_model
+    from whisq.formats import open_model
     from whisq.provenance import provenance_of, sidecar
     from whisq.quantization.plan import make_plan, recipe_for
     from whisq.quantization.write import check_output, quantize
 
     asked = recipe_from(args)
     target = parse_runtime(args.target) if args.target else None
-    container = container_of(Path(args.output), args.format)
+    container = container_for(Path(args.output), args.format, target)
     given, method = calibration_from(args)
     with open_model(args.input) as model, contextlib.ExitStack() as stack:
         recipe = asked if target is None else recipe_for(target, model, asked)
 
         def planned(calibration: Calibration | None) -> Plan:
-            stated = container == "gguf" or args.sidecar
+            stated = CONTAINERS[container].has_provenance or args.sidecar
             return make_plan(
                 model,
                 recipe,

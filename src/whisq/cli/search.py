@@ -22,6 +22,7 @@ from whisq.cli.arguments import (
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenRecipe, WrittenSensitivity
 from whisq.errors import PlanError
+from whisq.formats.layout import CONTAINERS
 from whisq.quantization.rounding import best_method, method_names, parse_method
 from whisq.runtimes.registry import parse_runtime
 from whisq.stopping import begin
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_goal(parser)
     parser.add_argument(
-        "--format", choices=("bin", "gguf"), default="bin", help="take --size as that of such a file (default: bin)"
+        "--format", choices=tuple(CONTAINERS), default="bin", help="take --size as that of such a file (default: bin)"
     )
     add_space(parser).add_argument(
         "--prefer-fast",

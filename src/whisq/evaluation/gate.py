@@ -18,7 +18,7 @@ from whisq.clips.clip import Clip
 from whisq.errors import BrokenFileError
 from whisq.evaluation.scoring import repeated_words
 from whisq.extras import install_hint
-from whisq.formats import container_of
+from whisq.formats.layout import CONTAINERS
 from whisq.formats.special_tokens import special_tokens
 from whisq.kernels.threads import available_cpus
 from whisq.model import Model
@@ -169,8 +169,9 @@ def _of_source(model: Model, runtime: Runtime, clips: Sequence[Clip]) -> list[tu
     if not runtime.reasons_against(model.format, tensors):
         return _texts(runtime, model.path, clips)
     with scratch_folder() as folder:
-        path = folder / f"source.{runtime.containers[0]}"
-        quantize(make_plan(model, Recipe(F16), container=container_of(path)), path)
+        container = runtime.containers[0]
+        path = folder / f"source{CONTAINERS[container].suffix}"
+        quantize(make_plan(model, Recipe(F16), container=container), path)
         return _texts(runtime, path, clips)
 
 

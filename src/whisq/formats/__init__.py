@@ -2,7 +2,7 @@
 
 A format is one file in this package with two functions: ``detect(path) -> bool`` (cheap, never raises on content) and
 ``open(path) -> Model``. A container that can be written has a ``layout(model, outputs, provenance) -> Layout`` too.
-List the module in ``_READERS``.
+List the module in ``_READERS``, and what is written in ``layout.CONTAINERS``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats.cursor import NOT_WHISPER
-from whisq.formats.layout import ContainerName, Layout, Output
+from whisq.formats.layout import CONTAINERS, ContainerName, Layout, Output
 from whisq.formats.released import ggml_file, released_id
 from whisq.formats.vocabulary import check_complete
 from whisq.model import Model
 from whisq.whisper import N_FFT_BINS
 
 _READERS = ("ggml", "gguf", "huggingface", "openai", "ctranslate2")
-_WRITERS: dict[ContainerName, str] = {"bin": "ggml", "gguf": "gguf"}
 _ONLY_READ = frozenset({".safetensors", ".pt", ".pth", ".json", ".onnx", ".mlmodelc"})
 _RELEASED_WIDTHS, _HEAD_WIDTH = (384, 512, 768, 1024, 1280), 64
 _LARGEST_FILTER = 1000.0
@@ -170,14 +169,15 @@ def container_of(path: Path, asked: str | None = None) -> ContainerName:
 
     Raises ``FormatError`` for a suffix of a container that is read only.
     """
-    if asked in _WRITERS:
-        return asked
     if asked is not None:
-        raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(_WRITERS)}")
+        named = next((name for name in CONTAINERS if name == asked), None)
+        if named is None:
+            raise FormatError(f"unknown output format {asked!r}", hint=f"use one of: {' '.join(CONTAINERS)}")
+        return named
     suffix = path.suffix.lower()
     if suffix in _ONLY_READ:
         raise FormatError(f"{path}: {suffix} is not written", hint="name it .bin or .gguf, or say which: --format")
-    return "gguf" if suffix == ".gguf" else "bin"
+    return next((name for name, container in CONTAINERS.items() if container.suffix == suffix), "bin")
 
 
 def layout_of(
@@ -185,5 +185,5 @@ def layout_of(
 ) -> Layout:
     """Return the layout of a file that holds these outputs; raises ``FormatError`` for a vocabulary with losses."""
     check_complete(model)
-    result: Layout = _module(_WRITERS[container]).layout(model, outputs, provenance or {})
+    result: Layout = _module(CONTAINERS[container].module).layout(model, outputs, provenance or {})
     return result

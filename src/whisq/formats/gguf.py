@@ -14,6 +14,7 @@ from typing import Any
 
 from whisq.errors import FormatError
 from whisq.formats.byte_pairs import bytes_of
+from whisq.formats.candle import has_its_names, open_container
 from whisq.formats.cursor import DAMAGED, INCOMPLETE, NOT_WHISPER, first_bytes
 from whisq.formats.ggml import checked_type
 from whisq.formats.gguf_container import (
@@ -55,14 +56,15 @@ def detect(path: Path) -> bool:
 
 
 def open(path: Path) -> Model:
-    """Open a transcribe.cpp GGUF; the tensors keep the file's order.
+    """Open a transcribe.cpp GGUF, or candle's; the tensors keep the file's order.
 
     Raises ``FormatError`` for a damaged file, another architecture, and missing, unknown or misshapen tensors.
     """
     file = SourceFile(path)
     try:
         container = read_container(file)
-        _refuse_candle(path, container)
+        if has_its_names(container.tensors):
+            return open_container(file, container)
         _check_architecture(path, container.metadata)
         dims = _dimensions(path, container.metadata)
         tensors, filters = _tensors(file, container, dims)
@@ -86,14 +88,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value)
     return value
-
-
-def _refuse_candle(path: Path, container: Container) -> None:
-    if any(stored.name.startswith("model.decoder.") for stored in container.tensors):
-        raise FormatError(
-            f"{path}: is candle's GGUF: transformers' names, and none of the metadata that a runtime of ggml wants",
-            hint="name the model that it was made from, as openai/whisper-tiny",
-        )
 
 
 def _check_architecture(path: Path, metadata: Mapping[str, Any]) -> None:

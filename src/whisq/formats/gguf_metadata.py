@@ -66,6 +66,13 @@ def metadata_of(model: Model, outputs: Sequence[Output], provenance: Mapping[str
     return keys
 
 
+def general_metadata(
+    model: Model, outputs: Sequence[Output], special: SpecialTokens, provenance: Mapping[str, Any]
+) -> dict[str, Value]:
+    """Return what a GGUF says of the model and of where it comes from, for a runtime that reads no metadata."""
+    return _general(model, outputs, special) | _provenance(model, provenance)
+
+
 def variant_of(model: Model) -> str:
     """Return a model's name as hubs spell it (``whisper-tiny.en``): what the source says, else what the sizes say."""
     for source, key in (("gguf", "stt.variant"), ("hub", "name"), ("config", "_name_or_path")):

@@ -29,7 +29,7 @@ from whisq.model import Model, Tokenizer
 from whisq.source_file import SourceFile
 from whisq.whisper import LARGEST_SIZES, N_FFT_BINS, Dimensions
 
-_SIZE_KEYS = {
+SIZE_KEYS = {
     "n_vocab": "vocab_size",
     "n_audio_ctx": "max_source_positions",
     "n_audio_state": "d_model",
@@ -71,7 +71,7 @@ def open(path: Path) -> Model:
         read = read_weights(weights, files)
         found = find_whisper(path, read.arrays)
         refuse_unread(path, found, read.arrays, config)
-        dims = stated_dimensions(folder, config) if config else dimensions_of(path, found)
+        dims = stated_dimensions(folder / "config.json", config) if config else dimensions_of(path, found)
         tensors = refs_of(path, found.arrays, dims, found.source_name, files)
         check_tied(path, found, files)
         ignored = found.left_over(dims)
@@ -143,10 +143,10 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def stated_dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
-    """Return the sizes in a folder's ``config.json``; raises ``FormatError`` for those that cannot be."""
+    """Return the sizes in a ``config.json``; raises ``FormatError`` for those that cannot be."""
     sizes: dict[str, int] = {}
     wrong: list[str] = []
-    for name, key in _SIZE_KEYS.items():
+    for name, key in SIZE_KEYS.items():
         value = config.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIZES[name]:
             sizes[name] = value
@@ -154,7 +154,7 @@ def stated_dimensions(path: Path, config: Mapping[str, Any]) -> Dimensions:
             wrong.append(f"{key} is {'missing' if value is None else repr(value)[:40]}")
     if wrong:
         raise FormatError(
-            f"{path / 'config.json'}: {', '.join(wrong)}",
+            f"{path}: {', '.join(wrong)}",
             hint="copy config.json from where the model came from",
         )
     return Dimensions(**sizes)

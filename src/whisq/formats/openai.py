@@ -53,7 +53,9 @@ def open(path: Path) -> Model:
         found = find_whisper(path, state.arrays)
         refuse_unread(path, found, state.arrays, {})
         config = {} if stated is not None else _config_beside(path)
-        dims = stated or (stated_dimensions(path.parent, config) if config else dimensions_of(path, found))
+        dims = stated or (
+            stated_dimensions(path.parent / "config.json", config) if config else dimensions_of(path, found)
+        )
         tensors = refs_of(path, found.arrays, dims, found.source_name, [file])
         check_tied(path, found, [file])
         ignored = found.left_over(dims)

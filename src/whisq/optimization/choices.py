@@ -10,7 +10,7 @@ from pathlib import Path
 from whisq.calibration import Calibration
 from whisq.clips.clip import Clip, ClipSet
 from whisq.evaluation.cache import Cache
-from whisq.formats.layout import ContainerName
+from whisq.formats.layout import CONTAINERS, ContainerName
 from whisq.model import Model
 from whisq.network.devices import operations_for
 from whisq.progress import Progress
@@ -83,7 +83,7 @@ class Choices:
 
     def plan_of(self, recipe: Recipe) -> Plan:
         """Return the plan of a recipe, rounded as ggml rounds."""
-        stated = provenance_of(self.model, recipe) if self.container == "gguf" else None
+        stated = provenance_of(self.model, recipe) if CONTAINERS[self.container].has_provenance else None
         return make_plan(self.model, recipe, container=self.container, provenance=stated)
 
     def candidates(self, calibration: Calibration | None, limit_bytes: int | None = None) -> list[Candidate]:

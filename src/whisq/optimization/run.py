@@ -27,8 +27,8 @@ from whisq.evaluation.results_json import to_json
 from whisq.evaluation.run import EvaluationSettings, evaluate
 from whisq.evaluation.which_file import LOSS_NATS, WhichFile
 from whisq.extras import REPORTING, SCORING, install_hint, missing_packages
-from whisq.formats import container_of, open_model
-from whisq.formats.layout import ContainerName
+from whisq.formats import open_model
+from whisq.formats.layout import CONTAINERS, ContainerName
 from whisq.formats.special_tokens import special_tokens
 from whisq.model import Model
 from whisq.network.devices import check_device
@@ -42,7 +42,7 @@ from whisq.quantization.rounding import FEEDBACK
 from whisq.quantization.write import check_output, quantize
 from whisq.recipe import Recipe, load_recipe, save_recipe
 from whisq.report.page import write_report
-from whisq.runtimes.registry import installed_runtimes, is_readable
+from whisq.runtimes.registry import installed_runtimes, is_readable, parse_runtime
 from whisq.search.goal import Goal
 from whisq.search.measure import SearchSettings
 from whisq.search.reach import refuse_out_of_reach
@@ -141,7 +141,8 @@ def optimize(
     """
     chosen = settings or OptimizationSettings()
     target = Path(output)
-    goal = Goal(size_bytes, bits, divergence, container_of(target))
+    container = parse_runtime(chosen.target).container_for(target)
+    goal = Goal(size_bytes, bits, divergence, container)
     check_device(chosen.device)
     with open_model(model) as opened:
         choices = chosen.choices(opened, goal.container)
@@ -274,8 +275,9 @@ class _Work:
         return found[0] if found else None
 
     def _plan(self, path: Path, recipe: Recipe, method: Method, calibration: Calibration | None) -> Plan:
-        container = container_of(path)
-        provenance = provenance_of(self.model, recipe, method, calibration) if container == "gguf" else None
+        container = parse_runtime(self.settings.target).container_for(path)
+        has_room = CONTAINERS[container].has_provenance
+        provenance = provenance_of(self.model, recipe, method, calibration) if has_room else None
         return make_plan(
             self.model, recipe, container=container, provenance=provenance, calibration=calibration, method=method
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.errors import PlanError
+from whisq.formats.layout import CONTAINERS, ContainerName
 from whisq.provenance import provenance_of
 from whisq.publishing.names import MIX, file_name
 from whisq.quantization.plan import Plan, make_plan, recipe_for
@@ -20,7 +21,6 @@ from whisq.whisper import TOKEN_EMBEDDING
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.formats.layout import ContainerName
     from whisq.model import Model
     from whisq.quantization.method import Method
     from whisq.types import TensorType
@@ -46,7 +46,8 @@ class Edition:
     def plan(self, model: Model, method: Method, calibration: Calibration | None) -> Plan:
         """Return the plan of the file; raises ``PlanError`` where no runtime loads it, or the types do not fit."""
         given = None if method.needs == "nothing" else calibration
-        stated = provenance_of(model, self.recipe, method, given) if self.container == "gguf" else None
+        has_room = CONTAINERS[self.container].has_provenance
+        stated = provenance_of(model, self.recipe, method, given) if has_room else None
         plan = make_plan(
             model, self.recipe, container=self.container, provenance=stated, calibration=given, method=method
         )

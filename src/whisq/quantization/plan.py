@@ -19,7 +19,7 @@ from whisq.quantization.method import GGML, Method
 from whisq.quantization.rounding import parse_method
 from whisq.recipe.lint import Finding, Finished, findings_of
 from whisq.recipe.recipe import Match, Recipe, match_name
-from whisq.runtimes.registry import by_preference, parse_runtime, verdicts
+from whisq.runtimes.registry import by_preference, parse_runtime, refusals, verdicts
 from whisq.runtimes.runtime import PlannedFile, Runtime, Verdict
 from whisq.types import F16, F32, TYPES, TensorType, fallback_for
 from whisq.whisper import TOKEN_EMBEDDING
@@ -216,12 +216,11 @@ def recipe_for(runtime: Runtime, model: Model, recipe: Recipe) -> Recipe:
 def _loads_nowhere(verdict_list: Sequence[Verdict], file: PlannedFile) -> list[Finding]:
     if any(verdict.loads for verdict in verdict_list):
         return []
-    reasons = "; ".join(f"{verdict.runtime}: {' and '.join(verdict.reasons)}" for verdict in verdict_list)
     preferred = by_preference()[0]
     return [
         Finding(
             "loads-nowhere",
-            f"no runtime that whisq knows loads this file ({reasons})",
+            f"no runtime that whisq knows loads this file ({refusals(verdict_list)})",
             f"for {preferred.name}: {preferred.hint(file)}",
         )
     ]

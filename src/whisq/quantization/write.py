@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from whisq import kernels
 from whisq.calibration.inputs import input_of
-from whisq.errors import OutputError, WeightError
+from whisq.errors import FormatError, OutputError, WeightError
 from whisq.kernels.threads import available_cpus, blas_on_one_thread
 from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
 from whisq.quantization.rounding import shifted
 from whisq.quantization.scales import count_unfinite, may_be_unfinite, refuse_unfinite
-from whisq.writing import Part, check_writable, whole
+from whisq.writing import Part, check_writable, files_with, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,12 +67,17 @@ def quantize(
     depend on either, nor on ``piece_weights``, how many are read, rounded and written at once. ``check`` is called with
     the whole file before it takes its name: where that raises, nothing is left either.
 
+    What goes with the file is written beside it first, and goes where it fails; what is there and says the same stays.
+
     Raises ``OutputError`` when the file cannot be written, ``WeightError`` when weights are NaN, infinite or
     beyond f16's range (all tensors that are so are named).
     """
     started = time.perf_counter()
     target = check_output(plan, output)
-    with whole(target, hint="free some space, or write to another disk") as part:
+    with (
+        files_with(_missing_beside(plan, target)),
+        whole(target, hint="free some space, or write to another disk") as part,
+    ):
         for offset, piece in plan.layout.pieces:
             part.write(piece, offset)
         with BackgroundSync(part.descriptor) as syncing:
@@ -91,7 +96,8 @@ def quantize(
 def check_output(plan: Plan, output: str | Path) -> Path:
     """Return the path that will be written, symbolic links followed.
 
-    Raises ``OutputError`` when it is a source file, a directory, in no directory, or the disk has no room.
+    Raises ``OutputError`` when it is a source file, a directory, in no directory, or the disk has no room, and where
+    a file of the name that one beside it must have says something else.
     """
     shown = str(output)
     check_writable(output)
@@ -106,7 +112,30 @@ def check_output(plan: Plan, output: str | Path) -> Path:
             f"{shown}: the disk has {free} bytes free, the file needs {plan.size_bytes}",
             hint="free some space, or write to another disk",
         )
+    _missing_beside(plan, target)
     return target
+
+
+def _missing_beside(plan: Plan, target: Path) -> list[tuple[Path, bytes]]:
+    """Return what must stand beside a file and does not yet; raises ``OutputError`` where another does."""
+    missing = []
+    for file in plan.layout.beside:
+        path = target.with_name(file.name)
+        if path == target:
+            raise OutputError(f"{path}: must hold what goes with the model", hint="give the output another name")
+        if not path.exists():
+            missing.append((path, file.content))
+            continue
+        try:
+            agrees = path.is_file() and file.says_the_same(path)
+        except FormatError:
+            agrees = False
+        if not agrees:
+            raise OutputError(
+                f"{path}: is there already, and is not this model's, which must be beside {target.name}",
+                hint="write the model into a folder of its own",
+            )
+    return missing
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from whisq.errors import PlanError
+from whisq.formats import container_of
+from whisq.formats.layout import ContainerName
+from whisq.runtimes.candle import CANDLE
 from whisq.runtimes.runtime import Runtime, Verdict
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
 from whisq.runtimes.whisper_cpp import WHISPER_CPP, WHISPER_CPP_PR3605
 from whisq.types import TensorType
 from whisq.whisper import TensorSpec
 
-RUNTIMES: tuple[Runtime, ...] = (WHISPER_CPP, WHISPER_CPP_PR3605, TRANSCRIBE_CPP)
+RUNTIMES: tuple[Runtime, ...] = (WHISPER_CPP, WHISPER_CPP_PR3605, TRANSCRIBE_CPP, CANDLE)
 """In the order in which people are told of them."""
 
 
@@ -54,6 +58,14 @@ def installed_runtimes() -> dict[str, str]:
     return {name: version for name, version in found.items() if version is not None}
 
 
+def container_for(path: Path, asked: str | None, runtime: Runtime | None) -> ContainerName:
+    """Return the container to write: what was asked for, else what a name's suffix means to a runtime, or anywhere.
+
+    Raises ``FormatError`` for a suffix of a container that is read only.
+    """
+    return container_of(path, asked) if asked is not None or runtime is None else runtime.container_for(path)
+
+
 def is_readable(container: str) -> bool:
     """Return whether any runtime reads files of this container."""
     return any(container in runtime.containers for runtime in RUNTIMES)
@@ -63,3 +75,9 @@ def verdicts(container: str, tensors: Iterable[tuple[TensorSpec, TensorType]]) -
     """Return every runtime's verdict on a file of these tensors."""
     listed = list(tensors)
     return tuple(runtime.verdict(container, listed) for runtime in RUNTIMES)
+
+
+def refusals(verdict_list: Iterable[Verdict]) -> str:
+    """Return why runtimes do not load a file, for those that read more than a container of their own."""
+    own = {runtime.name for runtime in RUNTIMES if runtime.reads_its_own}
+    return "; ".join(f"{v.runtime}: {' and '.join(v.reasons)}" for v in verdict_list if v.runtime not in own)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from whisq.errors import MissingExtraError, RuntimeUnavailableError
+from whisq.formats import container_of
+from whisq.formats.layout import CONTAINERS, ContainerName
 from whisq.types import TYPES, TensorType
 from whisq.whisper import TOKEN_EMBEDDING, TensorSpec
 
@@ -119,8 +121,9 @@ class Runtime:
 
     ``types`` are the types that it was seen to take, listed one by one: a type that whisq learns later is not in it
     by accident. ``loads_mixes`` is false when all matrices must have one type. ``containers`` begins with the one to
-    write for it. ``aliases`` are other names by which people ask for it, ``in_tables`` is what a narrow column says,
-    its name by default.
+    write for it; with ``reads_its_own`` no other runtime reads it, and notes on files for others do not name it.
+    ``aliases`` are other names by which people ask for it, ``in_tables`` is what a narrow column says, its name by
+    default.
 
     ``package`` is the Python package that carries it, and ``load`` what loads a model with that package (arguments:
     path, threads, whether to retry at higher temperatures); both are None for one that cannot be run from Python.
@@ -133,7 +136,7 @@ class Runtime:
     title: str
     types: frozenset[TensorType]
     loads_mixes: bool
-    containers: tuple[str, ...]
+    containers: tuple[ContainerName, ...]
     aliases: tuple[str, ...] = ()
     package: str | None = None
     load: Callable[[Path, int, bool], Transcriber] | None = None
@@ -141,6 +144,7 @@ class Runtime:
     more_objections: Callable[[str, Tensors], Iterable[Objection]] = _nothing_else
     companion: Callable[[Path], Path] | None = None
     in_tables: str = ""
+    reads_its_own: bool = False
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a package that nothing is loaded with, or the other way round."""
@@ -162,6 +166,13 @@ class Runtime:
     def reasons_against(self, container: str, tensors: Tensors) -> tuple[str, ...]:
         """Return why the runtime does not load a file of these tensors; empty when it does."""
         return tuple(objection.reason for objection in self._objections(container, tensors))
+
+    def container_for(self, path: Path) -> ContainerName:
+        """Return the container to write under a name: the one that its suffix means here, else anywhere."""
+        meant = container_of(path)
+        suffix = CONTAINERS[meant].suffix
+        alike = [name for name in self.containers if CONTAINERS[name].suffix == suffix]
+        return meant if meant in self.containers or not alike else alike[0]
 
     def verdict(self, container: str, tensors: Tensors) -> Verdict:
         """Return the same under the runtime's name and title."""
@@ -232,8 +243,10 @@ class Runtime:
 
     def _objections(self, container: str, tensors: Tensors) -> Iterator[Objection]:
         if container not in self.containers:
-            read = " and ".join(f".{name}" for name in self.containers)
-            yield Objection(f"it reads {read} files, not {container}", f"write a .{self.containers[0]} file")
+            read = " and ".join(CONTAINERS[name].title for name in self.containers)
+            titles = {str(name): row.title.replace(".", "") for name, row in CONTAINERS.items()}
+            found = titles.get(container, container)
+            yield Objection(f"it reads {read} files, not {found}", CONTAINERS[self.containers[0]].to_write)
         unknown = sorted({kind.name for _, kind in tensors if kind not in self.types})
         if unknown:
             known = " ".join(name for name, kind in TYPES.items() if kind in self.types)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from whisq.errors import PlanError
 from whisq.evaluation.statistics import Interval, paired_difference, rate
 from whisq.evaluation.which_file import LOSS_NATS, MeasuredFile, WhichFile, which_file
+from whisq.formats.layout import CONTAINERS, ContainerName
 from whisq.provenance import provenance_of
 from whisq.quantization.plan import Plan, make_plan
 from whisq.quantization.rounding import METHODS
@@ -24,7 +25,6 @@ from whisq.whisper import TOKEN_EMBEDDING
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
-    from whisq.formats.layout import ContainerName
     from whisq.model import Model
     from whisq.quantization.method import Method
     from whisq.runtimes.runtime import Runtime
@@ -138,7 +138,7 @@ def uniform_candidates(
             given = None if method.needs == "nothing" else calibration
             if method.what_is_missing(given) is not None:
                 continue
-            stated = provenance_of(model, recipe, method, given) if container == "gguf" else None
+            stated = provenance_of(model, recipe, method, given) if CONTAINERS[container].has_provenance else None
             plan = make_plan(
                 model,
                 recipe,

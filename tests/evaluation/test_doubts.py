@@ -99,3 +99,15 @@ def test_other_dimensions_and_other_tokens_are_refused_all_at_once(tmp_path) -> 
     assert "small.bin is another model than" in str(raised.value)
     assert f"n_text_state is {small.dims.n_text_state}, in the reference {wide.dims.n_text_state}" in str(raised.value)
     assert "its tokens are not those of the reference" in str(raised.value)
+
+
+def test_loops_of_marks_that_the_reference_does_not_write(made) -> None:
+    first, *others = made.models[2].utterances
+    looping = replace(first, text=f"{first.text} and so on . . . . . . . . .")
+    (told,) = doubts(with_model(made, 2, utterances=(looping, *others)))
+    assert told.startswith("harmed writes marks over and over in one clip, which no error rate counts: … ")
+    assert told.endswith("and so on . . . . . . . . .")
+    both = with_model(
+        with_model(made, 2, utterances=(looping, *others)), 0, utterances=(looping, *made.models[0].utterances[1:])
+    )
+    assert doubts(both) == [], "it is what the reference does, too"

@@ -11,7 +11,7 @@ import soundfile
 
 import whisq
 from whisq.clips.datasets import load_clips
-from whisq.evaluation import EvaluationSettings, from_json, long_form, to_json
+from whisq.evaluation import EvaluationSettings, from_json, to_json
 from whisq.evaluation.long_form import LongForm, long_clip
 from whisq.formats import open_model
 from whisq.report.wording import remarks
@@ -29,7 +29,7 @@ def test_the_same_behaviour_is_no_error() -> None:
     assert unlike(text=REFERENCE["text"].upper(), spans=[[0, 10], [20, 60]]) == []
 
 
-@pytest.mark.parametrize("loop", ["we are going to ", ". ", "Thank you. "])
+@pytest.mark.parametrize("loop", ["we are going to ", ". ", ".", "?!", "Thank you. "])
 def test_a_loop_is_told_as_one(loop: str) -> None:
     assert unlike(text=f"{REFERENCE['text']} {8 * loop}")[0].startswith("repeats itself (")
 
@@ -66,13 +66,14 @@ def test_a_recording_that_is_long_enough_is_taken(clips: Path, tmp_path: Path) -
     long = replace(second, duration_s=301.0)
     assert long_clip([first, long], tmp_path) is long
     assert list(tmp_path.iterdir()) == []
+    assert 12 <= long_clip([first, second], tmp_path, 12.0).duration_s < 40
+    assert long_clip([first, replace(second, duration_s=12.0)], tmp_path, 12.0).duration_s == 12.0
 
 
 def test_a_file_whose_decoder_loops_is_told_apart_from_words(
-    transcribe_cpp: object, tiny_en_bin: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transcribe_cpp: object, tiny_en_bin: Path, clips: Path, tmp_path: Path
 ) -> None:
     """The end of a text is as unlikely as it was likely."""
-    monkeypatch.setattr(long_form, "LONG_S", 15.0)
     with open_model(tiny_en_bin) as model:
         embedding = model["decoder.token_embedding.weight"]
     content = bytearray(tiny_en_bin.read_bytes())
@@ -80,7 +81,7 @@ def test_a_file_whose_decoder_loops_is_told_apart_from_words(
     rows = np.frombuffer(content, np.uint8, place.size_bytes, place.offset).reshape(embedding.n_rows, -1)
     rows[50256, 1::2] ^= 0x80
     (tmp_path / "loops.bin").write_bytes(content)
-    settings = EvaluationSettings(threads=1, cache=None, limit=1, inside=0, long_form=True)
+    settings = EvaluationSettings(threads=1, cache=None, limit=1, inside=0, long_form=True, long_form_s=15.0)
     found = whisq.evaluate(tiny_en_bin, [tmp_path / "loops.bin"], clips, settings=settings)
     assert any("repeats itself" in said for said in found.models[1].long_form.unlike(found.reference.long_form))
     assert any("repeats itself" in said for said in remarks(found))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisq.evaluation.normalizing import normalize
-from whisq.evaluation.scoring import count_edits, repeated_words
+from whisq.evaluation.scoring import count_edits, repeated_marks, repeated_words
 
 WORDS = st.lists(st.sampled_from(["so", "my", "fellow", "americans", "ask", "not", "colour"]), max_size=25).map(
     " ".join
@@ -68,6 +68,23 @@ def test_a_chant_that_was_said_is_no_runaway() -> None:
 def test_repeated_words_leaves_the_first_copy() -> None:
     assert repeated_words(["x", "a", "b", "a", "b", "a", "b", "y"]) == {3, 4, 5, 6}
     assert repeated_words([]) == set()
+
+
+@pytest.mark.parametrize(
+    ("written", "marks"),
+    [
+        ("He said that. And then? Nothing...", 0),
+        ("U.S.A. and e.g. 1.2.3.4.5.6.7.8", 0),
+        ("नमस्ते, आप कैसे हैं? मैं ठीक हूँ।", 0),
+        ("......", 5),
+        ("and so on. . . . . . . .", 7),
+        ("and so on ?!?!?!?!", 6),
+        ("♪ ♪ ♪ ♪ ♪ ♪ words ♪ ♪", 5),
+        ("-- -- -- text -- -- --", 10),
+    ],
+)
+def test_marks_written_over_and_over_are_counted(written: str, marks: int) -> None:
+    assert repeated_marks(written) == marks
 
 
 def test_words_written_where_nothing_was_said_are_counted_apart() -> None:

@@ -82,6 +82,9 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
         help="hear one recording of five minutes too, built of the clips: loops, empty stretches, length",
     )
     how.add_argument(
+        "--long-form-minutes", type=above_zero, metavar="N", help="the same with a recording of N minutes at least"
+    )
+    how.add_argument(
         "--device",
         type=device,
         default="cpu",
@@ -205,7 +208,8 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
         jobs=args.jobs,
         fallback=args.temperature_fallback,
         inside=args.inside,
-        long_form=args.long_form,
+        long_form=args.long_form or args.long_form_minutes is not None,
+        **({} if args.long_form_minutes is None else {"long_form_s": 60 * args.long_form_minutes}),
         **({} if args.divergence is None else {"loss_nats": args.divergence}),
         device=args.device,
         skip_bad=args.skip_bad,

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _lines(model: Model) -> Iterator[str]:
     from whisq.formats.gguf_metadata import variant_of
-    from whisq.runtimes.registry import is_readable
+    from whisq.runtimes.registry import is_readable, told
 
     dims = model.dims
     files = f" in {len(model.files)} files" if len(model.files) > 1 else ""
@@ -74,7 +74,7 @@ def _lines(model: Model) -> Iterator[str]:
         yield f"  {row['stack']:<8} {row['role']:<16} {row['tensors']:>7} {megabytes(row['size_bytes']):>9.2f}  {types}"
     if is_readable(model.format):
         yield "loads in:"
-        for verdict in _verdicts(model):
+        for verdict in told(_verdicts(model)):
             yield f"  {'yes' if verdict.loads else ' no'}  {verdict.title}" + (
                 "" if verdict.loads else f": {'; '.join(verdict.reasons)}"
             )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from whisq.quantization.plan import Assignment, Plan
+from whisq.runtimes.registry import told
 from whisq.types import TensorType
 from whisq.units import megabytes
 
@@ -137,7 +138,7 @@ def method_lines(plan: Plan) -> Iterator[str]:
 def load_lines(plan: Plan) -> Iterator[str]:
     """Yield every runtime's verdict."""
     yield "loads in:"
-    for verdict in plan.verdicts:
+    for verdict in told(plan.verdicts):
         yield f"  {'yes' if verdict.loads else ' no'}  {verdict.title}" + (
             "" if verdict.loads else f": {'; '.join(verdict.reasons)}"
         )

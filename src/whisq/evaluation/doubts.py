@@ -9,6 +9,7 @@ from operator import ne
 from whisq.errors import PlanError
 from whisq.evaluation.model_files import ModelFile
 from whisq.evaluation.results import Evaluation, ModelResult, TensorError
+from whisq.evaluation.scoring import repeated_marks
 from whisq.types import TYPES
 
 WINDOW_S = 30.0
@@ -17,6 +18,7 @@ _UNROUNDED = 0.004
 """Relative error beyond which no rounding to f16 or bf16 explains it: theirs are about 0.0003 and 0.002."""
 _MOST_ROUNDED = 0.8
 _SHOWN_HASH = 12
+_SHOWN_TEXT = 30
 _TEXT_TOKENS = 50_000
 """Words and their parts; containers list the special tokens behind them otherwise or not at all."""
 
@@ -39,8 +41,29 @@ def refuse_other_models(files: list[ModelFile]) -> None:
 
 
 def doubts(evaluation: Evaluation) -> list[str]:
-    """Return what should not be so: one file twice, a quantized reference, candidates of other weights."""
-    return [*_twice(evaluation), *_reference(evaluation), *_other_weights(evaluation)]
+    """Return what should not be so: one file twice, a quantized reference, candidates of other weights, loops."""
+    return [
+        *_twice(evaluation),
+        *_reference(evaluation),
+        *_other_weights(evaluation),
+        *_loops_of_marks(evaluation),
+    ]
+
+
+def _loops_of_marks(evaluation: Evaluation) -> Iterator[str]:
+    """Yield the files that write points or the like over and over where the reference does not."""
+    heard = [repeated_marks(utterance.text) for utterance in evaluation.reference.utterances]
+    for model in evaluation.candidates:
+        told = [utterance.text for utterance in model.utterances]
+        looping = [text for text, before in zip(told, heard, strict=False) if repeated_marks(text) > before]
+        if looping:
+            clips = "one clip" if len(looping) == 1 else f"{len(looping)} clips"
+            where = f"in {clips}, which no error rate counts"
+            yield f"{model.label} writes marks over and over {where}: {_ending(looping[0])}"
+
+
+def _ending(text: str) -> str:
+    return f"… {text[-_SHOWN_TEXT:]}" if len(text) > _SHOWN_TEXT else text
 
 
 def _twice(evaluation: Evaluation) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from whisq.clips.audio import SAMPLE_RATE
 from whisq.clips.clip import Clip
-from whisq.evaluation.scoring import FEWEST_WORDS, repeated_words
+from whisq.evaluation.scoring import FEWEST_WORDS, repeated_marks, repeated_words
 
 LONG_S = 300.0
 """Five minutes: damage was seen to show after two."""
@@ -31,8 +31,8 @@ LENGTH = 1.5
 class LongForm:
     """What a model wrote of one long recording.
 
-    ``looping`` counts words of phrases that it repeats over and over, ``longest_gap_s`` is the longest stretch of audio
-    for which it wrote nothing, None where the runtime tells no times.
+    ``looping`` counts words of phrases, and marks, that it repeats over and over, ``longest_gap_s`` is the longest
+    stretch of audio for which it wrote nothing, None where the runtime tells no times.
     """
 
     duration_s: float
@@ -47,8 +47,9 @@ class LongForm:
         written = reply["text"].split()
         spans, duration_s = reply.get("spans") or [], float(reply["audio_s"])
         gap_s = _longest_gap_s(spans, duration_s) if spans or not written else None
-        # As written, not normalized: a loop may be of points alone.
-        return cls(duration_s, len(written), len(repeated_words(written)), gap_s, reply["text"])
+        words = [word for word in written if any(map(str.isalnum, word))]
+        looping = len(repeated_words(words)) + repeated_marks(reply["text"])
+        return cls(duration_s, len(written), looping, gap_s, reply["text"])
 
     def unlike(self, reference: LongForm) -> Iterator[str]:
         """Yield what this model does and the reference does not."""
@@ -68,13 +69,13 @@ def _longest_gap_s(spans: Sequence[Sequence[float]], duration_s: float) -> float
     return max(longest, duration_s - heard)
 
 
-def long_clip(clips: Sequence[Clip], folder: Path) -> Clip:
-    """Return a clip of ``LONG_S`` at least: the first that is, or one built of the others, written in ``folder``.
+def long_clip(clips: Sequence[Clip], folder: Path, least_s: float = LONG_S) -> Clip:
+    """Return a clip of ``least_s`` at least: the first that is, or one built of the others, written in ``folder``.
 
     Clips of the language that most of them are in are joined in order, again from the first where they are too few.
     """
     for clip in clips:
-        if clip.duration_s >= LONG_S:
+        if clip.duration_s >= least_s:
             return clip
     import numpy as np
     import soundfile
@@ -86,7 +87,7 @@ def long_clip(clips: Sequence[Clip], folder: Path) -> Clip:
     for clip in cycle([clip for clip in clips if clip.language == language]):
         parts += [clip.samples(), pause]
         size += len(parts[-2]) + len(pause)
-        if size >= LONG_S * SAMPLE_RATE:
+        if size >= least_s * SAMPLE_RATE:
             break
     samples = np.concatenate(parts)
     path = folder / "long.wav"

@@ -15,7 +15,7 @@ from whisq.errors import DataError, RuntimeUnavailableError
 from whisq.evaluation.doubts import refuse_other_models
 from whisq.evaluation.environment import environment
 from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
-from whisq.evaluation.long_form import LongForm, long_clip
+from whisq.evaluation.long_form import LONG_S, LongForm, long_clip
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
 from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results import (
@@ -45,7 +45,7 @@ from whisq.writing import default_cache_folder, scratch_folder
 class EvaluationSettings:
     """How to measure. ``inside`` is the number of clips for the measures inside the model, 0 for none.
 
-    ``long_form`` lets every model hear one recording of five minutes too.
+    ``long_form`` lets every model hear one recording of ``long_form_s`` seconds at least, too.
 
     ``loss_nats`` is the divergence per token that is good enough where somebody wants it small.
 
@@ -63,6 +63,7 @@ class EvaluationSettings:
     fallback: bool = False
     inside: int = 20
     long_form: bool = False
+    long_form_s: float = LONG_S
     loss_nats: float = LOSS_NATS
     device: str = "cpu"
     skip_bad: bool = False
@@ -83,7 +84,7 @@ class EvaluationSettings:
             "threads": self.threads_each,
             "jobs": self.jobs,
             "inside": self.inside,
-            **({"long_form": True} if self.long_form else {}),
+            **({"long_form": True, "long_form_s": self.long_form_s} if self.long_form else {}),
             "loss_nats": self.loss_nats,
             "decoding": "greedy, with temperature fallback" if self.fallback else "greedy",
         }
@@ -286,7 +287,7 @@ def _hear_at_length(
 
     running = Running(settings.threads_each, settings.fallback, 1, settings.cache, "long recordings")
     with scratch_folder() as folder:
-        recording = long_clip(clips.clips, folder)
+        recording = long_clip(clips.clips, folder, settings.long_form_s)
         measured = transcribe_all(files, choices, [recording], running, advance)
     return [LongForm.of(one.replies[0]) if one.replies and not one.failure else None for one in measured]
 

@@ -6,6 +6,7 @@ rates.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from whisq.evaluation.normalizing import characters, normalize
@@ -90,3 +91,17 @@ def repeated_words(words: list[str]) -> set[int]:
                 repeated.update(range(start + period, stop))
             start = max(start + 1, stop - period + 1)
     return repeated
+
+
+def repeated_marks(text: str) -> int:
+    """Return how many marks of a text as it was written repeat others over and over: a loop may be of points alone.
+
+    Marks are what is neither a letter nor a digit, whether spaces stand between them or not. The rule is that of words:
+    ``...`` is none, ``. . . . . .`` and ``?!?!?!`` are. Normalizing drops marks, so no error rate counts them.
+    """
+    return sum(len(repeated_words(list(run.replace(" ", "")))) for run in _runs_of_marks(text))
+
+
+def _runs_of_marks(text: str) -> list[str]:
+    # Vowel signs of some scripts are no letters by themselves, and belong to words.
+    return "".join(c if c.isspace() or unicodedata.category(c)[0] in "PS" else "\0" for c in text).split("\0")

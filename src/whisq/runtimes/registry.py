@@ -77,7 +77,12 @@ def verdicts(container: str, tensors: Iterable[tuple[TensorSpec, TensorType]]) -
     return tuple(runtime.verdict(container, listed) for runtime in RUNTIMES)
 
 
-def refusals(verdict_list: Iterable[Verdict]) -> str:
-    """Return why runtimes do not load a file, for those that read more than a container of their own."""
+def told(verdict_list: Iterable[Verdict]) -> list[Verdict]:
+    """Return the verdicts that people want to see: a runtime with a container of its own only where it loads."""
     own = {runtime.name for runtime in RUNTIMES if runtime.reads_its_own}
-    return "; ".join(f"{v.runtime}: {' and '.join(v.reasons)}" for v in verdict_list if v.runtime not in own)
+    return [verdict for verdict in verdict_list if verdict.loads or verdict.runtime not in own]
+
+
+def refusals(verdict_list: Iterable[Verdict]) -> str:
+    """Return why runtimes do not load a file, as a sentence tells it."""
+    return "; ".join(f"{v.runtime}: {' and '.join(v.reasons)}" for v in told(verdict_list) if not v.loads)

@@ -106,7 +106,9 @@ class Space:
         """
         runtime = parse_runtime(target)
         if not runtime.loads_mixes:
-            mixing = " or ".join(other.name for other in by_preference() if other.loads_mixes)
+            mixing = " or ".join(
+                other.name for other in by_preference() if other.loads_mixes and not other.reads_its_own
+            )
             raise PlanError(f"runtime '{target}' cannot load mixed types", hint=f"use {mixing}")
         loads = runtime.types
         asked = [parse_type(name) for name in names] or [t for t in TYPES.values() if t.is_quantized and t in loads]

@@ -81,14 +81,36 @@ def test_an_evaluation_stores_what_a_comparison_finds(tmp_path: Path) -> None:
     assert module.finite_or_none(-np.inf) is None
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e-22, 1e-12, 1.0, 1e12, 1e19, 1e38])
-@pytest.mark.parametrize("nearness", [0.0, 1e-7, 1e-2])
-def test_sums_are_those_of_float64_at_any_scale(scale, nearness):
-    generator = np.random.default_rng(0)
-    a = (scale * generator.uniform(-1, 1, 65536)).astype(np.float32)
-    b = (a * (1 + nearness * generator.uniform(-1, 1, 65536))).astype(np.float32)
-    found, difference = _piece_difference(a, b), a.astype(np.float64) - b
-    assert found[:3] == pytest.approx(
-        (a.astype(np.float64) @ a, difference @ difference, abs(difference).max()), rel=1e-5
-    )
-    assert found[3] == 0
+SCALES = [1e-40, *(10.0**k for k in np.arange(-24, -9, 0.25)), 1.0, 1e12, 1e19, 1e38]
+"""From where squares in float32 are all zero, in steps through where they lose digits, to where their sum overflows."""
+NEARNESS = [0.0, 1e-7, 1e-4, 1e-2, 1.0]
+PRECISION = 3e-6
+"""Of a sum of 65536 squares in float32."""
+
+
+def worst_sum(scale: float) -> float:
+    """Return how far, relatively, sums of a piece of this scale are from float64's at most."""
+    worst = 0.0
+    for nearness in NEARNESS:
+        generator = np.random.default_rng(0)
+        a = (scale * generator.uniform(-1, 1, 65536)).astype(np.float32)
+        b = (a * (1 + nearness * generator.uniform(-1, 1, 65536))).astype(np.float32)
+        signal, noise, largest, n_not_finite = _piece_difference(a, b)
+        wide = a.astype(np.float64)
+        difference = wide - b
+        expected = (wide @ wide, difference @ difference, abs(difference).max())
+        assert n_not_finite == 0
+        for found, right in zip((signal, noise, largest), expected, strict=True):
+            worst = max(worst, abs(found - right) / (right or 1.0))
+    return worst
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_sums_are_those_of_float64_at_any_scale(scale: float) -> None:
+    assert worst_sum(scale) < PRECISION
+
+
+@pytest.mark.parametrize("loosened", [0.0, 1e-40, 1e-38])
+def test_with_a_lower_limit_of_float32_some_scale_would_show_it(monkeypatch, loosened: float) -> None:
+    monkeypatch.setattr(module, "_LEAST", loosened)
+    assert max(map(worst_sum, SCALES)) > PRECISION

@@ -176,12 +176,14 @@ def _piece_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[f
         difference = a - b
         largest = max(float(difference.max(initial=0.0)), -float(difference.min(initial=0.0)))
         signal, noise = float(np.vdot(a, a)), float(np.vdot(difference, difference))
-    if _LEAST < signal < _MOST and (largest == 0 or _LEAST < noise < _MOST):
+    if _LEAST < signal < math.inf and (largest == 0 or _LEAST < noise < math.inf):
         return signal, noise, largest, 0
     return _piece_difference_in_float64(a, b)
 
 
-_LEAST, _MOST = 1e-25, 1e30
+_LEAST = 1e-25
+"""Sums of squares in float32 from which on nothing that counts is lost: a square below 1e-38 may be taken as 0, and of a
+piece's they make less than 1e-33 together."""
 
 
 def _piece_difference_in_float64(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float, float, int]:

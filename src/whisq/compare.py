@@ -182,8 +182,8 @@ def _piece_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[f
 
 
 _LEAST = 1e-25
-"""Sums of squares in float32 from which on nothing that counts is lost: a square below 1e-38 may be taken as 0, and of a
-piece's they make less than 1e-33 together."""
+"""Sums of squares in float32 from which on nothing that counts is lost: squares below 1e-38 may be taken as 0, and of
+a piece they make less than 1e-33."""
 
 
 def _piece_difference_in_float64(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float, float, int]:

@@ -43,7 +43,9 @@ DIRECTION = states(4, DIMS.n_vocab)
 def gradients(network: Network, operations: Operations) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     forward = Forward(network, operations.array(AUDIO), operations.array(TEXT), CHOSEN)
-    forward.back(operations.array(DIRECTION), lambda name, gradient: found.update({name: operations.numpy(gradient)}))
+    forward.back(
+        operations.array(DIRECTION[None]), lambda name, gradient: found.update({name: operations.numpy(gradient)})
+    )
     return found
 
 
@@ -51,8 +53,23 @@ def test_every_linear_layer_is_passed_once(model) -> None:
     names: list[str] = []
     operations = NumpyOperations()
     forward = Forward(load_network(model, operations), AUDIO, TEXT, CHOSEN)
-    forward.back(DIRECTION, lambda name, gradient: names.append(f"{name}.weight"))
+    forward.back(DIRECTION[None], lambda name, gradient: names.append(f"{name}.weight"))
     assert sorted(names) == sorted(spec.name for spec in expected_tensors(DIMS).values() if spec.is_matrix)
+
+
+def test_gradients_that_go_back_together_are_what_each_is_alone(model) -> None:
+    operations = NumpyOperations()
+    network, directions = load_network(model, operations), np.stack([DIRECTION, DIRECTION[::-1], -2 * DIRECTION])
+
+    def back(given: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        Forward(network, AUDIO, TEXT, CHOSEN).back(given, lambda name, gradient: found.update({name: gradient}))
+        return found
+
+    together, alone = back(directions), [back(one[None]) for one in directions]
+    for name, found in together.items():
+        expected = np.concatenate([one[name] for one in alone])
+        assert np.abs(found - expected).max() <= BOUND * np.abs(expected).max(), name
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])

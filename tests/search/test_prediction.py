@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from whisq.search.prediction import combined, correlation, random_mixes, to_measure
+from whisq.search.prediction import combined, correlation, largest_errors, random_mixes, random_parts, to_measure
 from whisq.types import TYPES
 
 Q4, Q5, Q8 = TYPES["q4_0"], TYPES["q5_0"], TYPES["q8_0"]
@@ -52,6 +52,16 @@ def test_random_mixes_differ_in_size_and_take_the_best_of_types_of_one_size() ->
     assert {kind.name for mix in mixes for kind in mix.values()} == {"q4_K", "q5_0", "q8_0"}
     assert np.ptp([sum(kind.bits_per_weight for kind in mix.values()) for mix in mixes]) > 20
     assert random_mixes(blocks, harms, 10, 1) == mixes
+
+
+def test_random_parts_are_of_one_mix_and_grow_to_all_of_it() -> None:
+    worst = largest_errors(ERRORS, BLOCKS)
+    assert worst == dict.fromkeys(BLOCKS, Q4)
+    parts = random_parts(worst, 8, 0)
+    assert all(part.items() <= worst.items() for part in parts)
+    assert parts[-1] == worst
+    assert 0 < len(parts[0]) < len(worst) / 2 < len(parts[-2])
+    assert random_parts(worst, 8, 0) == parts
 
 
 def test_correlation_is_that_of_logarithms() -> None:

@@ -32,7 +32,7 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(
 
     monkeypatch.setattr(PatchedWhisper, "divergence", counted)
     monkeypatch.setattr(PatchedWhisper, "fisher", gradients)
-    settings = SearchSettings("ggml", 1, cache=tmp_path)
+    settings = SearchSettings("ggml", 1, how="all", cache=tmp_path)
     with whisq.open_model(tiny_en_bin) as model:
         space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", FEW, ())
 
@@ -51,10 +51,10 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(
         runs.clear()
         assert measured() == resumed
         assert runs == []
-        settings = SearchSettings("ggml", 1)
+        settings = SearchSettings("ggml", 1, how="all")
         assert measured() == resumed
         assert len(runs) == 1 + 2 + n_resumed
-        settings = SearchSettings("importance", 1, cache=tmp_path)
+        settings = SearchSettings("importance", 1, how="all", cache=tmp_path)
         runs.clear()
         assert measured() != resumed
         assert "gradients" in runs

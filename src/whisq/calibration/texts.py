@@ -189,11 +189,18 @@ def write_texts(
 ) -> dict[str, list[int]]:
     """Return what the model itself writes for windows, greedily and without its prompt, by the windows' keys."""
     texts = {}
-    for number, window in enumerate(missing):
-        prompt = decoder.special.prompt(window.language)
-        texts[window.key] = decoder.write(encoded[window.key], prompt)[len(prompt) :]
-        progress("writing texts", number + 1, len(missing))
+    for start in range(0, len(missing), _TOGETHER):
+        windows = missing[start : start + _TOGETHER]
+        states = decoder.outside.operations.concatenate([encoded[window.key] for window in windows], 0)
+        prompts = [decoder.special.prompt(window.language) for window in windows]
+        for window, prompt, ids in zip(windows, prompts, decoder.write_together(states, prompts), strict=True):
+            texts[window.key] = ids[len(prompt) :]
+        progress("writing texts", start + len(windows), len(missing))
     return texts
+
+
+_TOGETHER = 4
+"""Windows whose texts are written at once: each takes the room of its keys and values in all layers."""
 
 
 def written_ids(special: SpecialTokens, line: Line, window: Window, text: Sequence[int]) -> list[int]:

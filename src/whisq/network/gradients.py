@@ -1,25 +1,26 @@
 """The way back: from a gradient at a network's logits to that at the output of each of its linear layers.
 
 Written out by hand on the same operations as the way forward, so that no backend needs gradients of its own. Of the
-weights no gradient is taken.
+weights no gradient is taken. Several gradients of one run go back together: what they share is computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisq.network import stack
-from whisq.network.model import Network
+from whisq.network.model import Decoder, Network
 from whisq.network.operations import Array
-from whisq.network.stack import Layer, Observer
+from whisq.network.stack import KeysValues, Layer, Observer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 See = Callable[[str, Array], None]
-"""Is told a linear layer's name (``….attn.query``) and the gradient at its output, ``[batch, positions, width]``."""
+"""Is told a linear layer's name (``….attn.query``) and gradients at its output ``[gradients, positions, width]``."""
 
 
 class _Outputs(Observer):
@@ -33,76 +34,122 @@ class _Outputs(Observer):
         return y
 
 
-class Forward:
-    """One run of a network on what its first blocks see: ``[batch, frames, width]`` and ``[batch, tokens, width]``.
+class Listened:
+    """One run of a network's encoder on what its first block sees, ``[1, frames, width]``, for any number of texts."""
 
-    ``chosen`` says at which tokens logits are wanted, ``[batch, tokens]``; ``logits`` are theirs,
-    ``[chosen, vocabulary]``.
-    """
+    def __init__(self, network: Network, audio: Array) -> None:
+        self._network = network
+        self._seen: list[Array] = []
+        self._outputs = _Outputs()
+        encoded = network.encoder.run(audio, seen=self._seen, observer=self._outputs)
+        self._cross = network.decoder.cross(encoded, self._outputs)
 
-    def __init__(self, network: Network, audio: Array, text: Array, chosen: NDArray[np.bool_]) -> None:
-        self._network, self._chosen = network, chosen
-        self._seen_by_encoder: list[Array] = []
-        self._seen_by_decoder: list[Array] = []
-        outputs = _Outputs()
-        encoder, decoder = network.encoder, network.decoder
-        encoded = encoder.run(audio, seen=self._seen_by_encoder, observer=outputs)
-        hidden = decoder.run(text, decoder.cross(encoded, outputs), seen=self._seen_by_decoder, observer=outputs)
-        self._outputs = outputs.kept
-        self.logits = stack.logits(decoder.outside, hidden[chosen])
+    def read(self, text: Array, chosen: NDArray[np.bool_]) -> Read:
+        """Return a run of the decoder on what its first block sees, ``[1, tokens, width]``.
+
+        ``chosen`` says at which tokens logits are wanted, ``[1, tokens]``.
+        """
+        return Read(self._network.decoder, self._cross, self._outputs.kept, text, chosen)
 
     def back(self, gradient: Array, see: See) -> None:
-        """Take a gradient at ``logits`` back through all layers, and tell ``see`` of it at each output on the way."""
-        encoder, decoder = self._network.encoder, self._network.decoder
+        """Take gradients at the encoder's output, ``[gradients, frames, width]``, back through its layers."""
+        encoder, outputs = self._network.encoder, self._outputs.kept
+        block, seen = encoder.blocks[-1], self._seen[-1]
+        last = seen + outputs[f"{block.name}.attn.out"] + outputs[f"{block.name}.mlp.2"]
+        flowing = _norm_back(encoder.outside, "ln_post", last, gradient)
+        for block, seen in zip(encoder.blocks[::-1], self._seen[::-1], strict=True):
+            way = _Way(block, outputs, see)
+            flowing = flowing + way.mlp(seen + outputs[f"{block.name}.attn.out"], flowing)
+            own = way.attention("attn", flowing, causal=False)
+            flowing = flowing + _norm_back(block, "attn_ln", seen, sum(own))
+
+
+class Read:
+    """One run of a decoder; ``logits`` are those of the chosen tokens, ``[chosen, vocabulary]``. See ``Listened``."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cross: Sequence[KeysValues],
+        of_cross: Mapping[str, Array],
+        text: Array,
+        chosen: NDArray[np.bool_],
+    ) -> None:
+        self._decoder, self._chosen = decoder, chosen[0]
+        self._seen: list[Array] = []
+        outputs = _Outputs()
+        hidden = decoder.run(text, cross, seen=self._seen, observer=outputs)
+        self._outputs = {**of_cross, **outputs.kept}
+        self.logits = stack.logits(decoder.outside, hidden[0, self._chosen])
+
+    def back(self, gradient: Array, see: See) -> Array:
+        """Take gradients at ``logits``, ``[gradients, chosen, vocabulary]``, back through all layers of the decoder.
+
+        ``see`` is told of them at each output on the way. Returns those at the encoder's output.
+        """
+        decoder = self._decoder
         see("decoder.token_embedding", gradient)
-        last = self._seen_by_decoder[-1]
-        flowing = last * 0
-        flowing[self._chosen] = _norm_back(
-            decoder.outside, "ln", last[self._chosen], gradient @ decoder.outside[stack.EMBEDDING]
-        )
+        last, embedding = self._seen[-1], decoder.outside[stack.EMBEDDING]
+        flowing = decoder.outside.operations.concatenate([last * 0] * len(gradient), 0)
+        at_chosen = decoder.outside.operations.linear_back(gradient, embedding)
+        flowing[:, self._chosen] = _norm_back(decoder.outside, "ln", last[:, self._chosen], at_chosen)
         at_encoded: Array = 0
-        for block, seen in zip(decoder.blocks[::-1], self._seen_by_decoder[-2::-1], strict=True):
+        for block, seen in zip(decoder.blocks[::-1], self._seen[-2::-1], strict=True):
+            way = _Way(block, self._outputs, see)
             after_attention = seen + self._outputs[f"{block.name}.attn.out"]
             after_cross = after_attention + self._outputs[f"{block.name}.cross_attn.out"]
-            flowing = flowing + self._mlp_back(block, after_cross, flowing, see)
-            queries, keys, values = self._attention_back(block, "cross_attn", flowing, see, causal=False)
+            flowing = flowing + way.mlp(after_cross, flowing)
+            queries, keys, values = way.attention("cross_attn", flowing, causal=False)
             at_encoded = at_encoded + keys + values
             flowing = flowing + _norm_back(block, "cross_attn_ln", after_attention, queries)
-            own = self._attention_back(block, "attn", flowing, see, causal=seen.shape[1] > 1)
+            own = way.attention("attn", flowing, causal=seen.shape[1] > 1)
             flowing = flowing + _norm_back(block, "attn_ln", seen, sum(own))
-        block, seen = encoder.blocks[-1], self._seen_by_encoder[-1]
-        last = seen + self._outputs[f"{block.name}.attn.out"] + self._outputs[f"{block.name}.mlp.2"]
-        flowing = _norm_back(encoder.outside, "ln_post", last, at_encoded)
-        for block, seen in zip(encoder.blocks[::-1], self._seen_by_encoder[::-1], strict=True):
-            flowing = flowing + self._mlp_back(block, seen + self._outputs[f"{block.name}.attn.out"], flowing, see)
-            own = self._attention_back(block, "attn", flowing, see, causal=False)
-            flowing = flowing + _norm_back(block, "attn_ln", seen, sum(own))
+        return at_encoded
 
-    def _mlp_back(self, block: Layer, hidden: Array, gradient: Array, see: See) -> Array:
-        """Return the gradient at the hidden states that a block's feed-forward part saw."""
-        wide = block.operations.gelu_back(
-            self._outputs[f"{block.name}.mlp.0"], _linear_back(block, "mlp.2", gradient, see)
+
+class Forward:
+    """One run of a whole network: a ``Listened`` and a ``Read`` of it."""
+
+    def __init__(self, network: Network, audio: Array, text: Array, chosen: NDArray[np.bool_]) -> None:
+        self._listened = Listened(network, audio)
+        self._read = self._listened.read(text, chosen)
+        self.logits = self._read.logits
+
+    def back(self, gradient: Array, see: See) -> None:
+        """Take gradients at ``logits``, ``[gradients, chosen, vocabulary]``, back through all layers."""
+        self._listened.back(self._read.back(gradient, see), see)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The way back through one block, by the outputs of its layers."""
+
+    block: Layer
+    outputs: Mapping[str, Array]
+    see: See
+
+    def mlp(self, hidden: Array, gradient: Array) -> Array:
+        """Return the gradient at the hidden states that the feed-forward part saw."""
+        wide = self.block.operations.gelu_back(
+            self.outputs[f"{self.block.name}.mlp.0"], self._linear("mlp.2", gradient)
         )
-        return _norm_back(block, "mlp_ln", hidden, _linear_back(block, "mlp.0", wide, see))
+        return _norm_back(self.block, "mlp_ln", hidden, self._linear("mlp.0", wide))
 
-    def _attention_back(
-        self, block: Layer, attention: str, gradient: Array, see: See, *, causal: bool
-    ) -> tuple[Array, Array, Array]:
+    def attention(self, name: str, gradient: Array, *, causal: bool) -> tuple[Array, Array, Array]:
         """Return the gradients at the inputs of an attention's query, key and value."""
-        parts = [f"{attention}.{part}" for part in ("query", "key", "value")]
-        query, key, value = (stack.heads(block, self._outputs[f"{block.name}.{part}"]) for part in parts)
-        mixed = stack.heads(block, _linear_back(block, f"{attention}.out", gradient, see))
-        found = block.operations.attention_back(query, key, value, mixed, causal=causal)
+        parts = [f"{name}.{part}" for part in ("query", "key", "value")]
+        query, key, value = (stack.heads(self.block, self.outputs[f"{self.block.name}.{part}"]) for part in parts)
+        mixed = stack.heads(self.block, self._linear(f"{name}.out", gradient))
+        found = self.block.operations.attention_back(query, key, value, mixed, causal=causal)
         queries, keys, values = (
-            _linear_back(block, part, each.swapaxes(1, 2).reshape(self._outputs[f"{block.name}.{part}"].shape), see)
+            self._linear(part, each.swapaxes(1, 2).reshape(len(each), each.shape[2], -1))
             for part, each in zip(parts, found, strict=True)
         )
         return queries, keys, values
 
-
-def _linear_back(layer: Layer, part: str, gradient: Array, see: See) -> Array:
-    see(f"{layer.name}.{part}", gradient)
-    return gradient @ layer[f"{part}.weight"]
+    def _linear(self, part: str, gradient: Array) -> Array:
+        self.see(f"{self.block.name}.{part}", gradient)
+        return self.block.operations.linear_back(gradient, self.block[f"{part}.weight"])
 
 
 def _norm_back(layer: Layer, part: str, hidden: Array, gradient: Array) -> Array:

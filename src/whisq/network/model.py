@@ -83,23 +83,41 @@ class Decoder:
     def write(self, encoded: Array, prompt: Sequence[int], longest: int = LONGEST_TEXT) -> list[int]:
         """Return the prompt and what the model writes greedily after it, the end token included.
 
-        ``encoded`` is one window's encoder output. Only text tokens and the end are written, ``longest`` at most, and
-        no more than the model's text context holds. Raises ``DataError`` for a vocabulary without an end token.
+        ``encoded`` is one window's encoder output; see ``write_together``.
+        """
+        return self.write_together(encoded, [prompt], longest)[0]
+
+    def write_together(
+        self, encoded: Array, prompts: Sequence[Sequence[int]], longest: int = LONGEST_TEXT
+    ) -> list[list[int]]:
+        """Return what ``write`` does for each of several windows, ``encoded`` being ``[windows, frames, width]``.
+
+        The prompts are equally long. All windows take a step at once, so that the weights, which is what a step waits
+        for, are read once for all of them. Only text tokens and the end are written, ``longest`` at most, and no more
+        than the model's text context holds. Raises ``DataError`` for a vocabulary without an end token.
         """
         operations = self.outside.operations
         end = self.special.required("end")
         allowed = self.is_text.copy()
         allowed[end] = True
-        ids, cross, cache, fresh = list(prompt), self.cross(encoded), Cache(), 0
-        for _ in range(min(longest, len(self.outside["positional_embedding"]) - len(ids))):
-            hidden = stack.embed(self.outside, np.array([ids[fresh:]]), fresh)
+        texts, cross, cache, fresh = [list(prompt) for prompt in prompts], self.cross(encoded), Cache(), 0
+        for _ in range(min(longest, len(self.outside["positional_embedding"]) - len(texts[0]))):
+            hidden = stack.embed(self.outside, np.array(texts)[:, fresh:], fresh)
             hidden = self.run(hidden, cross, cache=cache)
-            scores = operations.numpy(stack.logits(self.outside, hidden[0, -1]))
-            fresh = len(ids)
-            ids.append(int(np.where(allowed, scores, -np.inf).argmax()))
-            if ids[-1] == end:
+            scores = operations.numpy(stack.logits(self.outside, hidden[:, -1]))
+            fresh = len(texts[0])
+            # What has ended goes on as it ended, as long as another writes.
+            for text, found in zip(texts, np.where(allowed, scores, -np.inf).argmax(-1), strict=True):
+                text.append(end if text[-1] == end else int(found))
+            if all(text[-1] == end for text in texts):
                 break
-        return ids
+        return [_to_the_end(text, len(prompt), end) for text, prompt in zip(texts, prompts, strict=True)]
+
+
+def _to_the_end(text: list[int], n_prompt: int, end: int) -> list[int]:
+    """Return a text up to the first end token that was written."""
+    stop = next((place for place in range(n_prompt, len(text)) if text[place] == end), len(text))
+    return text[: stop + 1]
 
 
 @dataclass(frozen=True, slots=True)

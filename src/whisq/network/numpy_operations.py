@@ -131,46 +131,74 @@ class NumpyOperations:
         """Return softmax(q kᵀ / √width)."""
         return _softmax(_scores(queries, keys))
 
+    def linear_back(self, gradient: Floats, weight: Floats) -> Floats:
+        """Return the gradient at the input of ``linear``."""
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        found = np.empty((len(rows), weight.shape[1]), np.float32)
+
+        def some_rows(part: slice) -> None:
+            np.matmul(rows[part], weight, out=found[part])
+
+        self._threads.run(some_rows, len(rows), rows.size * weight.shape[1] // 16)
+        return found.reshape(*gradient.shape[:-1], weight.shape[1])
+
     def layer_norm_back(self, x: Floats, weight: Floats, gradient: Floats) -> Floats:
         """Return the gradient at ``x``."""
-        normed = x - x.mean(-1, keepdims=True)
-        inverse = 1 / np.sqrt(np.square(normed).mean(-1, keepdims=True) + np.float32(NORM_EPSILON))
-        normed *= inverse
-        found: Floats = gradient * weight
-        along = (found * normed).mean(-1, keepdims=True)
-        found -= found.mean(-1, keepdims=True)
-        normed *= along
-        found -= normed
-        found *= inverse
-        return found
+        rows = x.reshape(-1, x.shape[-1])
+        gradients = gradient.reshape(-1, *rows.shape)
+        found = np.empty(gradients.shape, np.float32)
+
+        def some_rows(part: slice) -> None:
+            normed = rows[part] - rows[part].mean(-1, keepdims=True)
+            inverse = 1 / np.sqrt(np.square(normed).mean(-1, keepdims=True) + np.float32(NORM_EPSILON))
+            normed *= inverse
+            for one, into in zip(gradients[:, part], found[:, part], strict=True):
+                np.multiply(one, weight, out=into)
+                along = np.einsum("rw,rw->r", into, normed)[:, None] / np.float32(rows.shape[1])
+                into -= into.mean(-1, keepdims=True)
+                into -= normed * along
+                into *= inverse
+
+        self._threads.run(some_rows, len(rows), gradients.size)
+        return found.reshape(gradient.shape)
 
     def gelu_back(self, x: Floats, gradient: Floats) -> Floats:
         """Return the gradient at ``x``: the slope of x Φ(x) is Φ(x) + x φ(x)."""
         from scipy.special import ndtr
 
-        density = np.exp(np.square(x) * np.float32(-0.5)) * np.float32((2 * np.pi) ** -0.5)
-        found: Floats = (ndtr(x) + x * density) * gradient
-        return found
+        flat = x.reshape(-1)
+        gradients = gradient.reshape(-1, flat.size)
+        found = np.empty_like(gradients)
+
+        def some(part: slice) -> None:
+            for start in range(part.start, part.stop, _PIECE):
+                place = slice(start, min(start + _PIECE, part.stop))
+                slope = np.square(flat[place])
+                slope *= np.float32(-0.5)
+                np.exp(slope, out=slope)
+                slope *= np.float32((2 * np.pi) ** -0.5)
+                slope *= flat[place]
+                slope += ndtr(flat[place])
+                np.multiply(gradients[:, place], slope, out=found[:, place])
+
+        self._threads.run(some, flat.size, 8 * flat.size)
+        return found.reshape(gradient.shape)
 
     def attention_back(
         self, queries: Floats, keys: Floats, values: Floats, gradient: Floats, *, causal: bool
     ) -> tuple[Floats, Floats, Floats]:
         """Return the gradients at queries, keys and values, head by head."""
-        at_queries, at_keys, at_values = (np.zeros(x.shape, np.float32) for x in (queries, keys, values))
+        shapes = ((len(gradient), *x.shape[1:]) for x in (queries, keys, values))
+        at_queries, at_keys, at_values = (np.zeros(shape, np.float32) for shape in shapes)
         scale = np.float32(queries.shape[-1] ** -0.5)
         places = list(np.ndindex(*queries.shape[:2]))
 
         def one_head(number: int) -> None:
-            place = places[number]
-            for rows, seen in _chunks(queries.shape[2], keys.shape[2], causal=causal):
-                weights = _weights(queries[place], keys[place], rows, seen, causal=causal)
-                at_values[place][:seen] += weights.T @ gradient[place][rows]
-                at_scores = gradient[place][rows] @ values[place][:seen].T
-                at_scores -= (at_scores * weights).sum(-1, keepdims=True)
-                at_scores *= weights
-                at_scores *= scale
-                at_queries[place][rows] = at_scores @ keys[place][:seen]
-                at_keys[place][:seen] += at_scores.T @ queries[place][rows]
+            batch, head = places[number]
+            mine = slice(batch, batch + 1) if len(queries) > 1 else slice(None)
+            given, seen_by = gradient[mine, head], (queries[batch, head], keys[batch, head], values[batch, head])
+            into = at_queries[mine, head], at_keys[mine, head], at_values[mine, head]
+            _head_back(*seen_by, given, into, scale, causal=causal)
 
         self._heads(one_head, places, queries.shape[2] * keys.shape[2])
         return at_queries, at_keys, at_values
@@ -228,6 +256,36 @@ def _weights(queries: Floats, keys: Floats, rows: slice, seen: int, *, causal: b
     if causal:
         scores[np.arange(seen) > np.arange(rows.start, seen)[:, None]] = -np.inf
     return _softmax(scores)
+
+
+def _head_back(
+    queries: Floats,
+    keys: Floats,
+    values: Floats,
+    gradients: Floats,
+    into: tuple[Floats, Floats, Floats],
+    scale: np.float32,
+    *,
+    causal: bool,
+) -> None:
+    """Add the gradients at a head's queries, keys and values, for gradients ``[gradients, queries, width]``.
+
+    The attention weights are computed once for all. What softmax takes off, the mean of the gradient at the weights, is
+    the product of gradient and result.
+    """
+    at_queries, at_keys, at_values = into
+    for rows, seen in _chunks(len(queries), len(keys), causal=causal):
+        weights = _weights(queries, keys, rows, seen, causal=causal)
+        mixed = weights @ values[:seen]
+        scaled = queries[rows] * scale
+        for number, gradient in enumerate(gradients[:, rows]):
+            at_values[number, :seen] += weights.T @ gradient
+            at_scores = gradient @ values[:seen].T
+            at_scores -= np.einsum("rw,rw->r", gradient, mixed)[:, None]
+            at_scores *= weights
+            at_queries[number, rows] = at_scores @ keys[:seen]
+            at_queries[number, rows] *= scale
+            at_keys[number, :seen] += at_scores.T @ scaled
 
 
 def _scores(queries: Floats, keys: Floats) -> Floats:

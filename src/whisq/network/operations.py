@@ -55,8 +55,14 @@ class Operations(Protocol):
     def attention_weights(self, queries: Array, keys: Array) -> Array:
         """Return softmax(q kᵀ / √width), ``[batch, heads, queries, keys]``."""
 
+    def linear_back(self, gradient: Array, weight: Array) -> Array:
+        """Return the gradient at the input of ``linear``, for that at its result."""
+
     def layer_norm_back(self, x: Array, weight: Array, gradient: Array) -> Array:
-        """Return the gradient at ``x`` of a layer norm, for that at its result."""
+        """Return the gradient at ``x`` of a layer norm, for that at its result; several for one x, as in what follows.
+
+        A batch of one may have a gradient with any batch: each is taken back by itself.
+        """
 
     def gelu_back(self, x: Array, gradient: Array) -> Array:
         """Return the gradient at ``x`` of ``gelu``, for that at its result."""

@@ -81,6 +81,10 @@ class TorchOperations:
         """Return softmax(q kᵀ / √width)."""
         return self._torch.softmax(queries * queries.shape[-1] ** -0.5 @ keys.swapaxes(-1, -2), dim=-1)
 
+    def linear_back(self, gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the gradient at the input of ``linear``."""
+        return gradient @ weight
+
     def layer_norm_back(self, x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient at ``x``."""
         without_bias = self._torch.zeros_like(weight)
@@ -101,7 +105,8 @@ class TorchOperations:
         self, operation: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], gradient: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         with self._torch.enable_grad():
-            leaves = [x.detach().requires_grad_() for x in inputs]
+            # One x for several gradients is one for each of them.
+            leaves = [x.detach().expand(len(gradient), *x.shape[1:]).requires_grad_() for x in inputs]
             found: tuple[torch.Tensor, ...] = self._torch.autograd.grad(operation(*leaves), leaves, gradient)
             return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -32,6 +33,13 @@ class LayerInputs:
         self._moments: _Kept[Moments] = _Kept(most_kept)
         self._factors: _Kept[Factor] = _Kept(most_kept)
         self._outputs: _Kept[NDArray[np.float32]] = _Kept(most_kept)
+        self._weighs_outputs = True
+
+    def of_single_rows(self) -> LayerInputs:
+        """Return these with no output weighed, so that rows are rounded each alone; what is kept they share."""
+        found = copy.copy(self)
+        found._weighs_outputs = False
+        return found
 
     def moments(self, tensor: str) -> Moments:
         """Return the moments of a matrix's input; raises ``CalibrationError``."""
@@ -83,7 +91,7 @@ class LayerInputs:
         Raises ``CalibrationError`` for a moment that has no factor.
         """
         name = tensor.removesuffix(".weight")
-        if name not in self._calibration.outputs:
+        if name not in self._calibration.outputs or not self._weighs_outputs:
             return None
         return self._outputs.get(name, lambda: self._output_factor(name))
 

@@ -21,7 +21,18 @@ from whisq.progress import Progress, no_progress
 from whisq.quantization.method import Method
 from whisq.quantization.rounding import FEEDBACK, parse_method
 from whisq.search.meter import MixMeter
-from whisq.search.prediction import Harms, How, Types, combined, correlation, random_mixes, scale_of, to_measure
+from whisq.search.prediction import (
+    Harms,
+    How,
+    Types,
+    combined,
+    correlation,
+    largest_errors,
+    random_mixes,
+    random_parts,
+    scale_of,
+    to_measure,
+)
 from whisq.search.sensitivity import Sensitivity
 from whisq.types import TensorType
 from whisq.version import __version__
@@ -32,7 +43,7 @@ if TYPE_CHECKING:
 
 LARGEST_MEASURED = 100_000_000
 """Weights of the largest model of which every matrix is measured: base has 74 million, small 244."""
-N_MIXES = {"all": 10, "one": 10, "few": 4}
+N_MIXES = {"all": 10, "one": 8, "few": 4}
 """Random mixes measured to see how well single harms add up."""
 
 
@@ -87,17 +98,21 @@ def measure(
         model, calibration, chosen.method, chosen.probes, chosen.device, keep=how != "few", cache=chosen.cache
     )
     blocks = {t.name: [kind for kind in types[t.name] if kind.is_quantized] for t in tensors}
-    errors = _predicted(meter, blocks, chosen.seed, progress)
+    errors = _errors(meter, how, blocks, chosen.seed, progress)
     wanted = to_measure(how, errors, blocks, chosen.seed)
     found: Harms = {name: {} for name in blocks}
     for number, (name, kind) in enumerate(wanted):
         found[name][kind.name] = meter.divergence({name: kind})
         progress("measuring matrices", number + 1, len(wanted))
     harms, checks = combined(how, errors, found, blocks)
+    if how == "one":
+        drawn = random_parts(largest_errors(errors, blocks), N_MIXES[how], chosen.seed)
+    else:
+        drawn = random_mixes(blocks, harms, N_MIXES[how], chosen.seed)
     mixes = []
-    for number, mix in enumerate(random_mixes(blocks, harms, N_MIXES[how], chosen.seed)):
+    for number, mix in enumerate(drawn):
         mixes.append((sum(harms[name][kind.name] for name, kind in mix.items()), meter.divergence(mix)))
-        progress("measuring mixes", number + 1, N_MIXES[how])
+        progress("measuring mixes", number + 1, len(drawn))
     provenance = {
         "whisq": __version__,
         "model_sha256": model.sha256,
@@ -118,8 +133,11 @@ def measure(
     ), meter
 
 
-def _predicted(meter: MixMeter, blocks: Types, seed: int, progress: Progress) -> Harms:
-    """Return what the gradient and the output errors say of every matrix and type."""
+def _errors(meter: MixMeter, how: How, blocks: Types, seed: int, progress: Progress) -> Harms:
+    """Return what the output errors say of every matrix and type, and for matrices that are not measured the gradient.
+
+    Where every matrix is measured in one type, only the ratio of its types' errors is asked for.
+    """
 
     @cache
     def fisher() -> dict[str, NDArray[np.float64]]:
@@ -128,12 +146,14 @@ def _predicted(meter: MixMeter, blocks: Types, seed: int, progress: Progress) ->
         progress("computing gradients", 1, 1)
         return found
 
-    def predict(name: str, kind: TensorType) -> float:
+    def error(name: str, kind: TensorType) -> float:
         # Only for what an earlier run has not kept.
+        if how == "one":
+            return meter.known(f"output error {name}={kind.name}", lambda: meter.output_error(name, kind))
         return meter.known(f"predicted {seed} {name}={kind.name}", lambda: meter.predicted(name, kind, fisher()[name]))
 
-    harms: Harms = {}
+    errors: Harms = {}
     for number, (name, kinds) in enumerate(blocks.items()):
-        harms[name] = {kind.name: predict(name, kind) for kind in kinds}
+        errors[name] = {kind.name: error(name, kind) for kind in kinds}
         progress("rounding", number + 1, len(blocks))
-    return harms
+    return errors

@@ -106,24 +106,20 @@ class MixMeter:
             weights |= self._exchanged(name, kind)
         return self.prober.divergence(weights)
 
-    def predicted(self, name: str, kind: TensorType, fisher: NDArray[np.float64]) -> float:
-        """Return half the output error of a matrix in a type, each row as ``fisher`` says that it matters.
+    def output_error(self, name: str, kind: TensorType, matters: NDArray[np.float64] | None = None) -> float:
+        """Return the mean error of a matrix's outputs in a type; ``matters`` are their weights, None for equal ones.
 
-        The error is tr(ΔW H ΔWᵀ) with the calibration's second moments H, of an even sample of the rows; about the
-        mean where a shift of the output goes into the bias or, of keys, changes no attention. Where roundings are kept
-        the whole matrix is rounded: every mix to come finds it, and the factor of an input, which costs more than a
-        rounding, is computed for all types at once.
+        The error of an output, a row of the matrix, is ΔW H ΔWᵀ with the calibration's second moments H; about the
+        mean where a shift of the output goes into the bias or, of keys, changes no attention. An even sample of the
+        rows is rounded, each as it would be if no output were weighed.
         """
         weights = self._model.array(name)
         step = max(1, len(weights) // SAMPLED_ROWS)
-        rows, matters = np.ascontiguousarray(weights[::step]), fisher[::step]
+        rows = np.ascontiguousarray(weights[::step])
         spec = self._model[name].spec
         method = self._method.decide(spec, kind, self._calibration).method
-        if self._keep:
-            change = rows - self._exchanged(name, kind)[name][::step]
-        else:
-            found = method.round(spec, Weights.of(rows), kind, self._inputs, THREADS)
-            change = rows - kernels.dequantize(found.blocks, kind, rows.shape)
+        found = method.round(spec, Weights.of(rows), kind, self._inputs.of_single_rows(), THREADS)
+        change = rows - kernels.dequantize(found.blocks, kind, rows.shape)
         source = input_of(name)
         if source is None or source not in self._calibration.counts:
             each = np.square(change).sum(1, dtype=np.float64)
@@ -135,9 +131,13 @@ class MixMeter:
                 each = np.einsum("rc,rc->r", change @ moments.second_moment, change, dtype=np.float64)
             if method.shifts_bias and is_taken_about_its_mean(source) and moments.mean is not None:
                 each = np.maximum(each - np.square(change @ moments.mean, dtype=np.float64), 0)
-        total = matters.sum()
-        mean = float(each @ matters / total) if total > 0 else float(each.mean())
-        return 0.5 * float(fisher.sum()) * mean
+        if matters is None or (total := matters[::step].sum()) == 0:
+            return float(each.mean())
+        return float(each @ matters[::step] / total)
+
+    def predicted(self, name: str, kind: TensorType, fisher: NDArray[np.float64]) -> float:
+        """Return the divergence that a matrix makes in a type, if errors of its outputs matter as ``fisher`` says."""
+        return 0.5 * float(fisher.sum()) * self.output_error(name, kind, fisher)
 
     def _exchanged(self, name: str, kind: TensorType) -> Tensors:
         """Return a matrix after rounding, and its bias where that takes up a shift."""

@@ -27,7 +27,7 @@ def to_measure(how: How, errors: Harms, blocks: Types, seed: int) -> list[tuple[
     """
     if how == "all":
         return [(name, kind) for name, kinds in blocks.items() for kind in kinds]
-    worst = {name: max(kinds, key=lambda kind: errors[name][kind.name]) for name, kinds in blocks.items() if kinds}
+    worst = largest_errors(errors, blocks)
     if how == "one":
         rest = [(name, kind) for name, kinds in blocks.items() for kind in kinds if kind is not worst[name]]
         picked = np.random.default_rng(seed).permutation(len(rest))[:N_CHECKS]
@@ -40,6 +40,11 @@ def to_measure(how: How, errors: Harms, blocks: Types, seed: int) -> list[tuple[
         [others[i] for i in np.unique(np.linspace(0, len(others) - 1, N_CHECKS // 3).astype(int))] if others else []
     )
     return [(name, worst[name]) for name in (*top, *spread)]
+
+
+def largest_errors(errors: Harms, blocks: Types) -> dict[str, TensorType]:
+    """Return the type of every matrix in which it errs most."""
+    return {name: max(kinds, key=lambda kind: errors[name][kind.name]) for name, kinds in blocks.items() if kinds}
 
 
 def combined(how: How, errors: Harms, found: Harms, blocks: Types) -> tuple[Harms, list[tuple[float, float]]]:
@@ -89,6 +94,16 @@ def random_mixes(blocks: Types, harms: Harms, count: int, seed: int) -> list[dic
                 mix[name] = options[min(len(options) - 1, int(len(options) * generator.uniform() ** lean))]
         mixes.append(mix)
     return mixes
+
+
+def random_parts(mix: Mapping[str, TensorType], count: int, seed: int) -> list[dict[str, TensorType]]:
+    """Return mixes of some of a mix's matrices, from a quarter of them to all; the others stay as they are.
+
+    What is measured one by one is all that they need: nothing is rounded for them.
+    """
+    generator = np.random.default_rng(seed)
+    shares = np.linspace(0.25, 1, count)
+    return [{name: kind for name, kind in mix.items() if generator.uniform() < share} for share in shares]
 
 
 def scale_of(pairs: Sequence[tuple[float, float]]) -> float:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, NDArray[np.float32]]
 
+_TOGETHER = 2
+"""Words drawn for each token whose gradients go back together."""
 LONGEST_PROBE_TEXT = 48
 """Tokens written for a probe at most: fast speech has about five a second."""
 
@@ -70,19 +72,21 @@ class PatchedWhisper:
         operations = self._operations
         squares = _Squares(matrices, operations)
         random = np.random.default_rng(seed)
-        for probe in range(len(self.ids)):
-            one = slice(probe, probe + 1)
-            text = stack.embed(self._network.decoder.outside, self.ids[one])
-            forward = Forward(self._network, self._seen_by_encoder[0][one], text, self.is_text[one])
-            wide = operations.float64(forward.logits)
-            likely = operations.numpy(operations.exp(wide - operations.log_sum_exp(wide)[:, None]))
-            sums = likely.cumsum(-1)
-            for _ in range(samples):
-                drawn = [np.searchsorted(row, random.uniform(0, row[-1])) for row in sums]
-                # The gradient of a logarithm of a probability: what was drawn, less what is likely.
-                gradient = -likely
-                gradient[np.arange(len(drawn)), drawn] += 1
-                forward.back(operations.array(gradient), squares.add)
+        with operations.no_gradients():
+            for probe in range(len(self.ids)):
+                one = slice(probe, probe + 1)
+                text = stack.embed(self._network.decoder.outside, self.ids[one])
+                forward = Forward(self._network, self._seen_by_encoder[0][one], text, self.is_text[one])
+                wide = operations.float64(forward.logits)
+                likely = operations.numpy(operations.exp(wide - operations.log_sum_exp(wide)[:, None]))
+                sums = likely.cumsum(-1)
+                for start in range(0, samples, _TOGETHER):
+                    # The gradient of a logarithm of a probability: what was drawn, less what is likely.
+                    gradient = np.repeat(-likely[None], min(_TOGETHER, samples - start), 0)
+                    for one_drawn in gradient:
+                        drawn = [np.searchsorted(row, random.uniform(0, row[-1])) for row in sums]
+                        one_drawn[np.arange(len(drawn)), drawn] += 1
+                    forward.back(operations.array(gradient), squares.add)
         return {name: found / (samples * self.n_tokens) for name, found in squares.sums.items()}
 
     def _changed_logits(self, network: Network, names: Iterable[str], observer: Observer) -> Array:
@@ -127,10 +131,9 @@ class _Squares:
 
 def _texts(decoder: Decoder, probes: Probes, encoded: Array) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return what the reference writes for each probe, padded, and where a token of text was written."""
+    prompts = [decoder.special.prompt(language or None) for language in probes.languages]
     texts, spans = [], []
-    for number, language in enumerate(probes.languages):
-        prompt = decoder.special.prompt(language or None)
-        ids = decoder.write(encoded[number : number + 1], prompt, LONGEST_PROBE_TEXT)
+    for prompt, ids in zip(prompts, decoder.write_together(encoded, prompts, LONGEST_PROBE_TEXT), strict=True):
         texts.append(ids[:-1])
         spans.append((len(prompt) - 1, len(ids) - 1))
     padded = np.full((len(texts), max(stop for _, stop in spans)), decoder.special.required("end"))

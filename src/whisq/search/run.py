@@ -24,6 +24,10 @@ from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TensorType, parse_type
 from whisq.whisper import TOKEN_EMBEDDING
 
+RIVAL = 1.5
+"""What a mix is expected to diverge at most, as a multiple of another's, for a measurement to be able to turn the two
+around: random mixes of tiny.en and base were measured from 0.7 to 1.4 times as predicted."""
+
 
 def search(
     model: Model,
@@ -52,9 +56,12 @@ def measure_space(
     settings: SearchSettings | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Sensitivity, MixMeter]:
-    """Return what ``measure`` finds of a space's matrices, with its curve, and the meter that measured it."""
+    """Return what ``measure`` finds of a space's matrices, with its curve, and the meter that measured it.
+
+    The curve's mixes are measured where every matrix is in every type: then nothing is left to round for them.
+    """
     sensitivity, meter = measure(model, calibration, space.tensors, space.types, settings=settings, progress=progress)
-    whole = meter if sensitivity.provenance["how"] != "few" else None
+    whole = meter if sensitivity.provenance["how"] == "all" else None
     found = replace(sensitivity, curve=curve(space, sensitivity, whole, progress))
     model.check_unchanged()
     return found, meter
@@ -96,7 +103,22 @@ def solve(
     types = _types_of(chosen)
     predicted = sensitivity.predicted(type_names(types))
     mine = Mix("this mix", "searched", size, predicted, measured_divergence(meter, types))
-    return Searched(recipe, mine, tuple(usual_mixes(space, sensitivity, None, no_progress)), sensitivity)
+    others = usual_mixes(space, sensitivity, None, no_progress)
+    if sensitivity.provenance.get("how") == "one":
+        others = _rivals_measured(mine, others, space, meter)
+    return Searched(recipe, mine, tuple(others), sensitivity)
+
+
+def _rivals_measured(mine: Mix, others: Sequence[Mix], space: Space, meter: MixMeter | None) -> list[Mix]:
+    """Return mixes, those measured that are no larger than mine and expected to diverge hardly more."""
+    types = {(usual.name, usual.size_bytes): usual.types for usual in space.usual}
+    found = []
+    for other in others:
+        is_rival = other.size_bytes <= mine.size_bytes and other.predicted <= RIVAL * mine.predicted
+        if is_rival and other.measured is None:
+            other = replace(other, measured=measured_divergence(meter, types[other.name, other.size_bytes]))
+        found.append(other)
+    return found
 
 
 def curve(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whisq.errors import RuntimeUnavailableError
+from whisq.evaluation.known_hashes import known_sha256
 from whisq.extras import install_hint
 from whisq.formats import open_model
 from whisq.formats.special_tokens import special_tokens
@@ -63,16 +64,19 @@ class ModelFile:
         return 8 * self.size_bytes / self.n_weights
 
 
-def describe(source: str | Path | Model, label: str) -> ModelFile:
-    """Return what is to be known of a model, its hash included; one that is open stays so. Raises ``FormatError``."""
+def describe(source: str | Path | Model, label: str, cache_folder: Path | None = None) -> ModelFile:
+    """Return what is to be known of a model, its hash included; one that is open stays so. Raises ``FormatError``.
+
+    With a cache, a file that was hashed before and not written since is not read again for it.
+    """
     if not isinstance(source, Model):
         with open_model(source) as model:
-            return replace(describe(model, label), path=Path(source))
+            return replace(describe(model, label, cache_folder), path=Path(source))
     return ModelFile(
         label=label,
         path=source.path,
         container=source.format,
-        sha256=source.sha256,
+        sha256=known_sha256(source, cache_folder),
         size_bytes=source.size_bytes,
         dims=source.dims,
         tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),

@@ -28,7 +28,7 @@ from whisq.evaluation.results import (
 )
 from whisq.evaluation.scoring import count_edits
 from whisq.evaluation.speed import Timing
-from whisq.evaluation.tensors import tensor_errors
+from whisq.evaluation.tensors import known_tensor_errors
 from whisq.evaluation.transcribing import Measured, Running, transcribe_all
 from whisq.evaluation.which_file import LOSS_NATS
 from whisq.extras import SCORING, require_packages
@@ -110,7 +110,7 @@ def evaluate(
     """
     require_packages(*SCORING, purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()
-    files = _describe_all(reference, [Path(path) for path in candidates], progress)
+    files = _describe_all(reference, [Path(path) for path in candidates], chosen.cache, progress)
     refuse_other_models(files)
     choices = choose_runtimes(files, chosen.runtime)
     ways = choose_ways(files, chosen.runtime, chosen.device)
@@ -138,7 +138,9 @@ def evaluate(
     return Evaluation(_data_record(clips), tuple(models), chosen.record(), environment())
 
 
-def _describe_all(reference: str | Path | Model, candidates: list[Path], progress: Progress) -> list[ModelFile]:
+def _describe_all(
+    reference: str | Path | Model, candidates: list[Path], cache: Path | None, progress: Progress
+) -> list[ModelFile]:
     first = reference if isinstance(reference, Model) else Path(reference)
     paths = [first.path if isinstance(first, Model) else first, *candidates]
     labels = labels_of(paths)
@@ -147,7 +149,7 @@ def _describe_all(reference: str | Path | Model, candidates: list[Path], progres
     files = []
     for index, (source, label) in enumerate(zip((first, *candidates), labels, strict=True)):
         progress("reading models", index, len(paths))
-        files.append(describe(source, label))
+        files.append(describe(source, label, cache))
     progress("reading models", len(paths), len(paths))
     return files
 
@@ -204,7 +206,7 @@ def _measure(
 
     def look(index: int) -> _Measurement:
         file = files[index]
-        tensors = tensor_errors(files[0].path, file.path) if index else ()
+        tensors = known_tensor_errors(files[0], file, settings.cache) if index else ()
         inside = [
             measure_inside(files[0], file, inside_clips, way, settings.threads_each, settings.cache, advance)
             for way in (_ways_of(file, ways) if index and inside_clips else ())

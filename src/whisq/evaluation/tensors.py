@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from whisq.compare import compare
+from whisq.evaluation.cache import Cache
+from whisq.evaluation.model_files import ModelFile
 from whisq.evaluation.results import TensorError
 from whisq.formats import open_model
+from whisq.records import RecordError, record
 
 
 def tensor_errors(reference: str | Path, candidate: str | Path) -> tuple[TensorError, ...]:
@@ -35,3 +39,26 @@ def tensor_errors(reference: str | Path, candidate: str | Path) -> tuple[TensorE
             )
             for name in names
         )
+
+
+def known_tensor_errors(reference: ModelFile, file: ModelFile, cache_folder: Path | None) -> tuple[TensorError, ...]:
+    """Return ``tensor_errors`` of two files, from the cache where they are there."""
+    cache = Cache(cache_folder, "tensors", model=file.sha256, reference=reference.sha256, layout=_LAYOUT)
+    kept = cache.get("errors")
+    if kept is not None:
+        try:
+            return record(_Kept, kept).tensors
+        except RecordError:
+            pass  # damaged, or of another whisq: found again
+    found = tensor_errors(reference.path, file.path)
+    cache.put("errors", asdict(_Kept(found)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    tensors: tuple[TensorError, ...]
+
+
+_LAYOUT = 1
+"""Of what is cached of a tensor; counted up when its fields change."""

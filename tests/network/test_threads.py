@@ -23,6 +23,9 @@ OPERATIONS: dict[str, Callable[[NumpyOperations], np.ndarray]] = {
     "gelu": lambda op: op.gelu(X),
     "attention": lambda op: op.attention(*HEADS, causal=False),
     "causal attention": lambda op: op.attention(*HEADS, causal=True),
+    "linear back": lambda op: op.linear_back(X, WIDE),
+    "layer norm back": lambda op: op.layer_norm_back(X[:1], WIDE[0], X),
+    "gelu back": lambda op: op.gelu_back(X[:1], X),
     "attention back": lambda op: np.stack(op.attention_back(*HEADS, HEADS[0], causal=True)),
     "second moment": lambda op: op.second_moment(X[0], np.linspace(0, 1, 300, dtype=np.float32)),
 }

@@ -4,7 +4,8 @@
 
 Weights are Whisper base's matrices, f16 widened to f32. Every quantizer takes each matrix in one thread; runs of ours
 and ggml's alternate, and the figures are medians of each one's CPU time, so that other work on the machine falls on
-both alike. "f16" is ours reading the f16 weights directly. Importance is a seeded random vector for each matrix.
+both alike. "f16" is ours reading the f16 weights directly; GB/s is what that reads and writes, beside a copy that moves
+as many bytes in the same run, and in per cent of it. Importance is a seeded random vector for each matrix.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Matrix:
 
 @dataclass
 class Speed:
-    """One line of the table; rates in million weights a second."""
+    """One line of the table; rates in million weights a second.
+
+    ``gb_per_s`` is what is read from f16 and written, ``copy_gb_per_s`` that of a copy that moves as many bytes.
+    """
 
     type: str
     isa: str
@@ -51,6 +55,8 @@ class Speed:
     ggml: float
     ratio: float
     bytes_equal: bool
+    gb_per_s: float
+    copy_gb_per_s: float
     libgguf: float | None = None
     gguf_numpy: float | None = None
 
@@ -123,10 +129,14 @@ def speeds(
                 source, TYPES["f16" if halves else "f32"], result, kind, m.weights.shape[1], importance, isa=isa
             )
 
+    moved = sum(m.halves.nbytes for m in data) + sum(result.nbytes for result in theirs)
+    source, destination = (np.ones(moved // 2, np.uint8) for _ in range(2))
+    copies: list[float] = []
     times: dict[tuple[str, bool], list[float]] = {(isa, halves): [] for isa in isas for halves in (False, True)}
     ggml_times: list[float] = []
     for _ in range(runs):
         ggml_times.append(cpu_seconds(run_ggml))
+        copies.append(cpu_seconds(lambda: np.copyto(destination, source)))
         for isa, halves in times:
             times[isa, halves].append(cpu_seconds(lambda isa=isa, halves=halves: run_ours(isa, halves)))
     ggml_time = statistics.median(ggml_times)
@@ -142,6 +152,8 @@ def speeds(
             millions / ggml_time,
             ggml_time / ours,
             equal,
+            moved / ours_f16 / 1e9,
+            moved / statistics.median(copies) / 1e9,
         )
 
 
@@ -207,7 +219,9 @@ def print_speed(speed: Speed) -> None:
     print(
         f"{speed.type:7} {speed.isa:8} {'yes' if speed.importance else 'no':>10} {printed(speed.ours):>6} "
         f"{printed(speed.ours_f16):>6} {printed(speed.ggml):>6} {speed.ratio:>6.1f}  "
-        f"{'equal' if speed.bytes_equal else 'DIFFER':6} {printed(speed.libgguf):>8} {printed(speed.gguf_numpy):>6}",
+        f"{'equal' if speed.bytes_equal else 'DIFFER':6} {speed.gb_per_s:>5.1f} {speed.copy_gb_per_s:>5.1f} "
+        f"{100 * speed.gb_per_s / speed.copy_gb_per_s:>5.0f} {printed(speed.libgguf):>8} "
+        f"{printed(speed.gguf_numpy):>6}",
         flush=True,
     )
 
@@ -231,7 +245,7 @@ def main() -> int:
         data = matrices(model, args.quick)
     n_weights = sum(m.weights.size for m in data)
     print(f"{len(data)} matrices, {n_weights / 1e6:.1f} M weights; million weights/s in one thread\n")
-    print("type    isa      importance   ours    f16   ggml  ratio  bytes   libgguf  numpy")
+    print("type    isa      importance   ours    f16   ggml  ratio  bytes   GB/s  copy     %  libgguf  numpy")
     lines: list[Speed] = []
     for weighted in (False, True):
         for kind in kinds:

@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,6 +103,8 @@ def _discard(part: Path, descriptor: int) -> None:
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Give a new folder among the system's temporary ones, which goes with all that is in it where the block ends."""
+    import tempfile
+
     with held:
         folder = Path(tempfile.mkdtemp(prefix="whisq-"))
         remove = partial(shutil.rmtree, folder, ignore_errors=True)

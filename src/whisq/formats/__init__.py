@@ -81,7 +81,7 @@ def _meant(missing: Path) -> str:
 
 
 def _open_on_disk(where: Path) -> Model:
-    _module("refusals").refuse_stand_in(where)
+    _module("stand_ins").refuse_stand_in(where)
     for name in _READERS:
         reader = _module(name)
         if reader.detect(where):

@@ -40,7 +40,6 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
     "preprocessor_config.json",
 )  # fmt: skip
-_DOWNLOADED = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".ckpt"}
 _FROM_PT = "from transformers import WhisperForConditionalGeneration as W"
 
 
@@ -162,25 +161,6 @@ def _refuse_mlx(path: Path, found: Found, arrays: Mapping[str, StoredArray], con
             f"{path}: is a model for MLX, which turns the conv kernels and names tensors its own way",
             hint="name the model that it was made from, as openai/whisper-small",
         )
-
-
-def refuse_stand_in(path: Path) -> None:
-    """Raise ``FormatError`` for what stands in for a file that was not downloaded: a pointer of Git LFS, a web page."""
-    for file in [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []:
-        if file.suffix.lower() not in _DOWNLOADED:
-            continue
-        start = (first_bytes(file, 64) or b"").lstrip()
-        if start.startswith(b"version https://git-lfs"):
-            folder = path if path.is_dir() else path.parent
-            command = shlex.join(["git", "-C", str(folder), "lfs", "pull"])
-            raise FormatError(
-                f"{file}: is a pointer of Git LFS, not the file itself", hint=f"fetch what it names: {command}"
-            )
-        if start[:9].lower() == b"<!doctype" or start[:5].lower() == b"<html":
-            raise FormatError(
-                f"{file}: is a web page, not a model",
-                hint="download the file that the page shows: on the hub, https://huggingface.co/OWNER/NAME/resolve/main/FILE",
-            )
 
 
 def refuse_folder(folder: Path) -> None:

@@ -13,18 +13,20 @@ import math
 import os
 import re
 import select
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisq.errors import RecipeError
 from whisq.stopping import held, undo_at_end
 from whisq.system import line_within
+
+if TYPE_CHECKING:
+    import subprocess
 
 MOST_CHARACTERS = 20_000
 MOST_SECONDS = 2.0
@@ -156,6 +158,8 @@ class _Matcher:
     def _running(self) -> subprocess.Popen[bytes]:
         # After a fork the pipes would be shared with the parent.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            import subprocess
+
             script = str(Path(__file__).with_name("pattern_process.py"))
             with held:
                 self._process = subprocess.Popen(

@@ -7,7 +7,6 @@ here and never compares a name, so that a runtime added to ``RUNTIMES`` is known
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
 from whisq.errors import PlanError
@@ -34,6 +33,8 @@ def parse_runtime(text: str) -> Runtime:
     """Return the runtime that a user means; raises ``PlanError`` with the known names when there is none."""
     found = find_runtime(text)
     if found is None:
+        from difflib import get_close_matches
+
         known = {name: runtime.name for runtime in RUNTIMES for name in runtime.names}
         near = get_close_matches(text.strip().lower(), known, n=1, cutoff=0.6)
         meant = f" (did you mean {known[near[0]]}?)" if near else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -199,6 +198,8 @@ class Runtime:
 
     def installed_version(self) -> str | None:
         """Return the version of its package, None when it is not installed or there is none."""
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             return version(self.package) if self.package else None
         except PackageNotFoundError:

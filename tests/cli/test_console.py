@@ -26,12 +26,13 @@ class Recording(Console):
         self.bars: list[list] = []
 
     @contextlib.contextmanager
-    def progress(self, total, label):
+    def bar(self, total, label):
         bar = [label, 0, total, "open"]
         self.bars.append(bar)
 
-        def advance(amount):
+        def advance(amount, label=""):
             assert amount >= 0
+            bar[0] = label or bar[0]
             bar[1] += amount
 
         yield advance
@@ -71,6 +72,44 @@ def test_elsewhere_a_line_names_each_stage_of_longer_work(monkeypatch, capsys) -
         for stage in ("reading", "listening", "rounding", "rounding", "measuring"):
             progress(stage, 1, 8)
     assert capsys.readouterr().err.splitlines() == ["rounding …", "measuring …"]
+
+
+SHARES = {"listening": 60.0, "rounding": 240.0, "measuring": 120.0}
+
+
+def test_elsewhere_lines_say_how_long_everything_takes(monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with Console().stages() as progress:
+        progress.expect(SHARES)
+        for time_s, stage, done in (
+            (0, "listening", 0),
+            (61, "listening", 4),
+            (122, "rounding", 0),
+            (242, "rounding", 2),
+        ):
+            now[0] = time_s
+            progress(stage, done, 8)
+    # Twice as slow as expected: 122 s for 60. A quarter of rounding took 120 s.
+    assert capsys.readouterr().err.splitlines() == [
+        "listening: 50 %, about 1 min left, 13 min for everything",
+        "rounding … (12 min for everything)",
+        "rounding: 25 %, about 6 min left, 10 min for everything",
+    ]
+
+
+def test_on_a_terminal_the_bar_says_how_long_everything_takes(monkeypatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    console = Recording()
+    with console.stages() as progress:
+        progress.expect(SHARES)
+        progress("listening", 0, 8)
+        assert console.bars[-1][0] == "listening", "nothing tells yet"
+        now = 30.0
+        progress("listening", 4, 8)
+    assert console.bars[-1][0] == "listening (6 min for everything)"
 
 
 def test_quiet_says_nothing(monkeypatch, capsys) -> None:

@@ -156,3 +156,10 @@ def test_for_stock_whisper_cpp_it_is_the_closest_file_of_one_type_and_needs_neit
     assert "model.calib" in again.reused
     assert again.recipe.default.name == "q4_0"
     assert means["q4_0 ggml"] == next(j for j in again.ladder.judged if j.name == "q4_0 ggml").divergences.mean
+
+
+def test_the_stages_that_take_long_were_foreseen_in_their_order(optimized, stages_of_optimized) -> None:
+    foreseen, seen = list(stages_of_optimized.expected), list(stages_of_optimized.seen)
+    assert [stage for stage in seen if stage in foreseen] == foreseen
+    beside = {stage for stage in seen if stage.startswith("writing uniform-")}
+    assert set(seen) - set(foreseen) == {"checking clips", "reading models"} | beside

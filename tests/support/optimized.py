@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def optimized(
     speakers: Path,
     optimized_size: int,
     hashed_sizes: list[int],
+    stages_of_optimized: Stages,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Optimized:
     """What ``optimize`` returned for tiny.en."""
@@ -64,7 +66,33 @@ def optimized(
 
     output = tmp_path_factory.mktemp("made") / "mix.bin"
     with counted_hashes(hashed_sizes):
-        return optimize(tiny_en_bin, output, speakers, size_bytes=optimized_size, settings=settings())
+        return optimize(
+            tiny_en_bin,
+            output,
+            speakers,
+            size_bytes=optimized_size,
+            settings=settings(),
+            progress=stages_of_optimized.see,
+            expect=stages_of_optimized.expected.update,
+        )
+
+
+@dataclass
+class Stages:
+    """Stages that were foreseen, with their shares, and those that were seen, in order."""
+
+    expected: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, None] = field(default_factory=dict)
+
+    def see(self, stage: str, done: float, total: float) -> None:
+        """Note that a stage was seen."""
+        self.seen.setdefault(stage)
+
+
+@pytest.fixture(scope="session")
+def stages_of_optimized() -> Stages:
+    """The stages of the run that made ``optimized``."""
+    return Stages()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from whisq.errors import OutputError, WhisqError
-from whisq.progress import Progress
+from whisq.progress import TimeLeft
 from whisq.screen import shown, shown_lines
 from whisq.system import obeys_escapes
 
@@ -153,8 +153,14 @@ class Console:
     @contextlib.contextmanager
     def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:
         """Show a bar with time left on stderr if that is a terminal; give what advances it."""
+        with self.bar(total, label) as advance:
+            yield advance
+
+    @contextlib.contextmanager
+    def bar(self, total: int, label: str) -> Iterator[Callable[..., None]]:
+        """Show the same; what advances it takes another label, too."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda amount: None
+            yield lambda amount, label="": None
             return
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -166,10 +172,10 @@ class Console:
         columns = (description, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
             task = bar.add_task(shown(label), total=total)
-            yield lambda amount: bar.advance(task, amount)
+            yield lambda amount, label="": bar.update(task, advance=amount, **({"description": label} if label else {}))
 
     @contextlib.contextmanager
-    def stages(self) -> Iterator[Progress]:
+    def stages(self) -> Iterator[Stages]:
         """Give what shows how far work in several stages is: a bar for each, or a line per minute without a terminal.
 
         It may be called from any thread.
@@ -181,45 +187,70 @@ class Console:
             yield _Bars(self, stack)
 
 
-class _Bars:
-    """One bar for each stage, one after the other, with the time left."""
-
-    def __init__(self, console: Console, stack: contextlib.ExitStack) -> None:
-        self._console, self._stack, self._lock = console, stack, threading.Lock()
-        self._stage, self._shown = "", 0
-
-    def __call__(self, stage: str, done: float, total: float) -> None:
-        with self._lock:
-            if stage != self._stage:
-                self._stack.close()
-                self._advance = self._stack.enter_context(self._console.progress(_STEPS, stage))
-                self._stage, self._shown = stage, 0
-            now = max(self._shown, round(_STEPS * done / total) if total else _STEPS)
-            self._advance(now - self._shown)
-            self._shown = now
-
-
-class _Lines:
-    """A line per minute for logs, with the time left, and one for each stage of what takes longer than a glance."""
+class Stages:
+    """How far work in several stages is, and what all of them will still take where it was said what to expect."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._lock = console, threading.Lock()
-        self._stage, self._started, self._told = "", 0.0, 0.0
-        self._began: float | None = None
+        self._stage = ""
+        self._left: TimeLeft | None = None
+
+    def expect(self, shares: Mapping[str, float]) -> None:
+        """Take the stages to come, in order, each with how long it takes compared with the others."""
+        self._left = TimeLeft(shares, time.monotonic)
 
     def __call__(self, stage: str, done: float, total: float) -> None:
-        now = time.monotonic()
+        """Show how far a stage is."""
         with self._lock:
-            if stage != self._stage:
-                self._began = now if self._began is None else self._began
-                if now - self._began >= GLANCE_S:
-                    self._console.note(f"{stage} …")
-                self._stage, self._started, self._told = stage, now, now
-            if now - self._told < NOTE_EVERY_S or not done or done >= total:
-                return
-            self._told = now
-            left_s = (now - self._started) * (total - done) / done
-            self._console.note(f"{stage}: {100 * done / total:.0f} %, about {max(1, round(left_s / 60))} min left")
+            left_s = self._left.at(stage, done, total) if self._left is not None else None
+            self._show(stage, done, total, "" if left_s is None else f"{_minutes(left_s)} for everything")
+
+    def _show(self, stage: str, done: float, total: float, all_left: str) -> None:
+        raise NotImplementedError
+
+
+class _Bars(Stages):
+    """One bar for each stage, one after the other, with the time left."""
+
+    def __init__(self, console: Console, stack: contextlib.ExitStack) -> None:
+        super().__init__(console)
+        self._stack, self._shown = stack, 0
+
+    def _show(self, stage: str, done: float, total: float, all_left: str) -> None:
+        if stage != self._stage:
+            self._stack.close()
+            self._advance = self._stack.enter_context(self._console.bar(_STEPS, stage))
+            self._stage, self._shown = stage, 0
+        now = max(self._shown, round(_STEPS * done / total) if total else _STEPS)
+        self._advance(now - self._shown, shown(f"{stage} ({all_left})" if all_left else stage))
+        self._shown = now
+
+
+class _Lines(Stages):
+    """A line per minute for logs, with the time left, and one for each stage of what takes longer than a glance."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._started, self._told = 0.0, 0.0
+        self._began: float | None = None
+
+    def _show(self, stage: str, done: float, total: float, all_left: str) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._began = now if self._began is None else self._began
+            if now - self._began >= GLANCE_S:
+                self._console.note(f"{stage} … ({all_left})" if all_left else f"{stage} …")
+            self._stage, self._started, self._told = stage, now, now
+        if now - self._told < NOTE_EVERY_S or not done or done >= total:
+            return
+        self._told = now
+        left_s = (now - self._started) * (total - done) / done
+        left = f"about {_minutes(left_s)} left" + (f", {all_left}" if all_left else "")
+        self._console.note(f"{stage}: {100 * done / total:.0f} %, {left}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min"
 
 
 def _say(text: str) -> None:

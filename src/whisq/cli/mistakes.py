@@ -51,7 +51,7 @@ _EXPLAINED = {
         "optimize",
         "--calibration",
     ): "it calibrates by itself, on two thirds of --data or on built-in speech; to use a calibration: whisq search",
-    ("optimize", "--report"): "report.html is in the folder OUTPUT.optimize, see --folder",
+    ("optimize", "--report"): "report.html is in the folder beside OUTPUT, best.optimize for best.bin; see --folder",
     ("optimize", "-o"): "OUTPUT goes by its place, the second: whisq optimize MODEL OUTPUT --size SIZE",
 }
 """What other projects have and whisq does otherwise, by command and option."""

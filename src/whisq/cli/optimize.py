@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
     how.add_argument(
-        "--folder", metavar="FOLDER", help="keep what is made on the way there (default: OUTPUT's name, .optimize)"
+        "--folder", metavar="FOLDER", help="keep what is made on the way there (default: best.optimize beside best.bin)"
     )
     add_json(how)
     add_overwrite_and_quiet(how)
@@ -149,6 +149,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             divergence=args.divergence,
             settings=settings,
             progress=progress,
+            expect=progress.expect,
         )
     for message, hint in found.calibration.warnings:
         console.warn(message, hint)

@@ -33,8 +33,9 @@ from whisq.formats.special_tokens import special_tokens
 from whisq.model import Model
 from whisq.network.devices import check_device
 from whisq.optimization.choices import Choices, ladder_for
+from whisq.optimization.outline import stages_of
 from whisq.optimization.steps import Steps
-from whisq.progress import Progress, no_progress
+from whisq.progress import Expect, Progress, expect_nothing, no_progress
 from whisq.provenance import provenance_of
 from whisq.quantization.method import GGML, Method
 from whisq.quantization.plan import Plan, make_plan
@@ -59,7 +60,7 @@ class OptimizationSettings:
 
     ``embedding`` is the token embedding's one type; without it it may be q8_0 in a mix, and has that of all others in a
     file of one type. ``inside`` is the number of clips that files are judged by; ``folder`` is where what is made on
-    the way is kept, by default OUTPUT's name with ``.optimize``.
+    the way is kept, by default ``best.optimize`` for ``best.bin``.
     """
 
     types: tuple[str, ...] = ()
@@ -131,13 +132,14 @@ def optimize(
     divergence: float | None = None,
     settings: OptimizationSettings | None = None,
     progress: Progress = no_progress,
+    expect: Expect = expect_nothing,
 ) -> Optimized:
     """Write the best file for a size, for bits per weight, or for a divergence, judged on held-out clips.
 
     Without ``data`` the built-in speech is calibrated on, and its other half judges. For a target that loads no mixes
     it is the best file of one type; else a searched mix, unless a file of one type is as good. Everything that can be
-    is checked first. Raises ``PlanError`` for a goal that no file reaches, ``OutputError``, ``DataError``,
-    ``MissingExtraError``.
+    is checked first. ``expect`` is told the stages to come. Raises ``PlanError`` for a goal that no file reaches,
+    ``OutputError``, ``DataError``, ``MissingExtraError``.
     """
     chosen = settings or OptimizationSettings()
     target = Path(output)
@@ -151,6 +153,7 @@ def optimize(
         folder = chosen.folder or target.with_name(f"{target.stem}.optimize")
         learnt, judged = _clips(opened, data, chosen, progress)
         left_out = _why_no_transcripts(opened, data)
+        expect(stages_of(choices, judged.clips, chosen.inside, target.name, evaluates=not left_out))
         steps = Steps(folder)
         work = _Work(opened, target, goal, choices, chosen, steps, progress)
         calibration = work.calibrate(learnt)

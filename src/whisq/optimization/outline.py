@@ -25,7 +25,7 @@ _SEARCHING = {
 _TYPES = 7
 """So many took part in that search."""
 _LISTENING_PER_S = 0.25
-_MEASURING_PER_FILE, _MEASURING_PER_S = 3.0, 0.05
+_MEASURING_PER_FILE, _MEASURING_PER_S = 1.5, 0.02
 """Rounding a file, of which a third have feedback, which takes most of this; and hearing a second with it."""
 _WRITING, _CHECKING = 2.0, 8.0
 _TRANSCRIBING_PER_S = 0.15

@@ -32,8 +32,9 @@ OPERATIONS: dict[str, Callable[[NumpyOperations], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_threads_compute_what_one_does(name: str) -> None:
+def test_threads_compute_what_one_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, among owned threads; beside what is computed without them, within float32's rounding."""
+    monkeypatch.setattr("whisq.network.threads._WORTH_WAKING", 1)
     alone = OPERATIONS[name](NumpyOperations(1))
     found = []
     for count in (1, 2, 3, 11):
@@ -68,7 +69,7 @@ def test_all_is_covered_once_and_an_error_in_a_thread_is_raised() -> None:
         seen[part] += 1
 
     with threads.owned(), threads.owned():
-        threads.run(count, len(seen), len(seen))
+        threads.run(count, len(seen), 1 << 20)
         threads.each(lambda number: count(slice(number, number + 1)), range(10))
         with pytest.raises(IndexError):
             threads.each(lambda number: [][number], range(3))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
 from whisq.formats import open_model
 from whisq.formats.special_tokens import SpecialTokens, special_tokens
+from whisq.kernels.threads import available_cpus
 from whisq.model import Model
 from whisq.network import stack
 from whisq.network.devices import operations_for
@@ -128,7 +130,9 @@ def calibrate(
         path = Path(output)
         widths = inputs_of(opened.dims)
         listed = [(name, widths[name], count) for name, count in collector.counts.items()]
-        outputs = output_moments(opened, special, windows, lines, operations, progress, chosen.seed)
+        outputs = output_moments(
+            opened, special, windows, lines, operations, progress, seed=chosen.seed, threads=chosen.threads
+        )
         write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows), outputs)
     checkpoint.remove()
     return read_calibration(path)
@@ -359,8 +363,11 @@ class _Collector:
         return result
 
     def _keep(self, sees: _Sees) -> None:
-        for name, found in sees.sums.items():
-            self.checkpoint.put(name, _checked(found.moments(name), name, self.model))
+        names = list(sees.sums)
+        # Choosing the damping is factors and products of small matrices: an input a thread.
+        with ThreadPoolExecutor(self.settings.threads or available_cpus()) as pool:
+            for name, moments in zip(names, pool.map(lambda name: sees.sums[name].moments(name), names), strict=True):
+                self.checkpoint.put(name, _checked(moments, name, self.model))
 
 
 def _frame_weights(window: Window, n_frames: int) -> NDArray[np.float32]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from whisq.calibration.outputs import OutputMoment, moment_of_halves, weighed_outputs
+from whisq.kernels.threads import available_cpus
 from whisq.network import stack
 from whisq.network.gradients import Listened
 from whisq.network.mel import log_mel
@@ -37,7 +39,9 @@ def output_moments(
     lines: Sequence[Line],
     operations: Operations,
     progress: Progress,
+    *,
     seed: int = 0,
+    threads: int | None = None,
 ) -> dict[str, OutputMoment]:
     """Return by layer the moments of the gradients at its output, of those where the halves of the lines agree.
 
@@ -74,7 +78,7 @@ def output_moments(
             done += samples
             progress("weighing outputs", done, samples * count)
         waiting.take_back()
-    return halves.moments(operations.numpy)
+    return halves.moments(threads or available_cpus())
 
 
 class _Waiting:
@@ -121,15 +125,16 @@ class _Halves:
 
         return add
 
-    def moments(self, numpy: Callable[[Array], NDArray[np.float32]]) -> dict[str, OutputMoment]:
+    def moments(self, threads: int) -> dict[str, OutputMoment]:
         """Return the moments of those outputs on which the halves agree."""
-        found = {}
-        for name, sums in self._sums.items():
-            pair = [numpy(half) for half in sums if half is not None]
-            moment = moment_of_halves(pair) if len(pair) == len(sums) else None
-            if moment is not None:
-                found[name] = moment
-        return found
+
+        def moment(name: str) -> OutputMoment | None:
+            pair = [self._operations.numpy(half) for half in self._sums[name] if half is not None]
+            return moment_of_halves(pair) if len(pair) == 2 else None
+
+        with ThreadPoolExecutor(threads) as pool:
+            found = zip(self._sums, pool.map(moment, self._sums), strict=True)
+            return {name: moment for name, moment in found if moment is not None}
 
 
 def _likely(logits: NDArray[np.float32]) -> NDArray[np.float32]:

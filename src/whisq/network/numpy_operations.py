@@ -18,6 +18,8 @@ _PIECE = 1 << 16
 """Values of an element-wise operation that are taken at once: with what is computed between, they stay in the cache."""
 _QUERIES = 128
 """Queries whose attention is computed at once: on 1500 frames their weights take 0.8 MB."""
+_PRODUCTS = 64
+"""Multiply-adds of a product of matrices that take as long as one value of an element-wise operation."""
 _MOMENT_BLOCKS = 8
 """Blocks of columns of a second moment: 0.56 of all products are computed."""
 _FEW_ROWS, _MANY_WEIGHTS = 16, 1 << 20
@@ -60,7 +62,7 @@ class NumpyOperations:
         if len(rows) < _FEW_ROWS and weight.size >= _MANY_WEIGHTS:
             self._threads.run(some_outputs, len(weight), weight.size)
         else:
-            self._threads.run(some_rows, len(rows), rows.size * len(weight) // 16)
+            self._threads.run(some_rows, len(rows), rows.size * len(weight) // _PRODUCTS)
         return found.reshape(*x.shape[:-1], len(weight))
 
     def layer_norm(self, x: Floats, weight: Floats, bias: Floats) -> Floats:
@@ -139,7 +141,7 @@ class NumpyOperations:
         def some_rows(part: slice) -> None:
             np.matmul(rows[part], weight, out=found[part])
 
-        self._threads.run(some_rows, len(rows), rows.size * weight.shape[1] // 16)
+        self._threads.run(some_rows, len(rows), rows.size * weight.shape[1] // _PRODUCTS)
         return found.reshape(*gradient.shape[:-1], weight.shape[1])
 
     def layer_norm_back(self, x: Floats, weight: Floats, gradient: Floats) -> Floats:

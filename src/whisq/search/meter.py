@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, NDArray[np.float32]]
 
-SAMPLED_ROWS = 128
-"""Rows of a matrix of which the output error is computed: they are rounded one by one, and much alike."""
+SAMPLED_ROWS = 64
+"""Rows of a matrix of which the output error is computed: they are rounded one by one, and much alike. With 64 of them
+tiny.en's recipes of ten sizes cost at most 0.4 % more than with all."""
 THREADS = 2
 MOST_KEPT = 300_000_000
 """Weights of the largest model whose roundings are kept: in all types they take seven bytes per weight."""

@@ -18,7 +18,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from whisq import Recipe, make_plan, open_model, quantize
 from whisq.types import F16, F32
 
-pytest_plugins = ["tests.support.calibrated", "tests.support.evaluated", "tests.support.optimized"]
+pytest_plugins = [
+    "tests.support.calibrated",
+    "tests.support.cluster",
+    "tests.support.evaluated",
+    "tests.support.optimized",
+]
 
 MARKERS = {
     "torch": {"torch"},

@@ -86,7 +86,7 @@ def test_no_modules_import_each_other(tmp_path: Path) -> None:
     assert Package(tmp_path).cycles() == [["a", "b", "c"]]
 
 
-HEAVY = {"numpy", "torch"}
+HEAVY = {"numpy", "ray", "torch"}
 """What takes long to import: a module that loads one of them may be imported where it is used."""
 
 LATE_FOR_ANOTHER_REASON: dict[tuple[str, str], str] = {

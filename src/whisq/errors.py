@@ -60,3 +60,7 @@ class RuntimeUnavailableError(WhisqError):
 
 class CalibrationError(WhisqError):
     """A calibration does not fit the model, or does not cover what was asked of it."""
+
+
+class ClusterError(WhisqError):
+    """A Ray cluster cannot be reached or used, or work on it failed again and again."""

@@ -15,7 +15,6 @@ import soundfile
 import whisq
 from whisq.errors import DataError, RuntimeUnavailableError
 from whisq.evaluation import Evaluation, EvaluationSettings, to_json, transcribing
-from whisq.evaluation.cache import Cache
 from whisq.evaluation.model_files import ModelFile, choose_runtimes, describe, labels_of, reasons_against
 from whisq.evaluation.normalizing import normalize
 from whisq.evaluation.results import FORWARD_PASS
@@ -23,6 +22,7 @@ from whisq.evaluation.results_json import from_json
 from whisq.evaluation.tensors import tensor_errors
 from whisq.runtimes.process import WorkerError, WorkerProcess
 from whisq.runtimes.transcribe_cpp import TRANSCRIBE_CPP
+from whisq.work.known import Cache
 
 
 def test_models_are_run_and_one_that_cannot_be_is_said_to_be_so(

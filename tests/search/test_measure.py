@@ -26,10 +26,12 @@ def calibration(tiny_en_calibration):
 
 @pytest.fixture(scope="module")
 def meter(tiny_en_bin, calibration):
-    from whisq.search.meter import MixMeter
+    from whisq.quantization.rounding import parse_method
+    from whisq.search.bench import MixBench, picked_probes
 
     with whisq.open_model(tiny_en_bin) as model:
-        yield MixMeter(model, calibration, "ggml", 1, "cpu", keep=True)
+        probes = picked_probes(calibration.load_probes(), 1)
+        yield MixBench(model, calibration, parse_method("ggml"), probes, "cpu", keep=True)
 
 
 class TestOnTinyEn:

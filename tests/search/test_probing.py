@@ -100,3 +100,21 @@ def test_a_measurement_leaves_nothing_behind(model, patched) -> None:
     first = patched.divergence(half)
     patched.divergence({"encoder.blocks.0.mlp.0.weight": model.array("encoder.blocks.0.mlp.0.weight") * 0})
     assert patched.divergence(half) == first > 0
+
+
+def test_a_probe_draws_what_it_would_after_those_before_it(patched) -> None:
+    names = ["encoder.blocks.0.mlp.0.weight", "decoder.blocks.0.attn.out.weight"]
+    passes = [one for probe in range(len(patched.ids)) for one in patched.squares(names, probe, 2, 5)]
+    backwards = [patched.squares(names, probe, 2, 5) for probe in reversed(range(len(patched.ids)))]
+    for one, other in zip(passes, [each for found in reversed(backwards) for each in found], strict=True):
+        for name in names:
+            np.testing.assert_array_equal(one[name], other[name])
+    fisher = patched.fisher(names, 2, 5)
+    for name in names:
+        np.testing.assert_array_equal(fisher[name], sum(one[name] for one in passes) / (2 * patched.n_tokens))
+    drawn = np.random.default_rng(5)
+    for high in (0.3, 1.0, 0.9):
+        drawn.uniform(0, high)
+    ahead = np.random.default_rng(5)
+    ahead.bit_generator.advance(3)
+    assert drawn.uniform(0, 0.7) == ahead.uniform(0, 0.7)

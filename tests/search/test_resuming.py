@@ -16,7 +16,7 @@ from whisq.search.probing import PatchedWhisper
 def test_what_was_measured_before_an_interruption_is_not_measured_again(
     tiny_en_bin: Path, tiny_en_calibration: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    divergence, fisher = PatchedWhisper.divergence, PatchedWhisper.fisher
+    divergence, squares = PatchedWhisper.divergence, PatchedWhisper.squares
     runs: list[str] = []
     limit = 3
 
@@ -28,10 +28,10 @@ def test_what_was_measured_before_an_interruption_is_not_measured_again(
 
     def gradients(self: PatchedWhisper, *arguments: object, **named: object) -> object:
         runs.append("gradients")
-        return fisher(self, *arguments, **named)
+        return squares(self, *arguments, **named)
 
     monkeypatch.setattr(PatchedWhisper, "divergence", counted)
-    monkeypatch.setattr(PatchedWhisper, "fisher", gradients)
+    monkeypatch.setattr(PatchedWhisper, "squares", gradients)
     settings = SearchSettings("ggml", 1, how="all", cache=tmp_path)
     with whisq.open_model(tiny_en_bin) as model:
         space = Space.of(model, ("q4_0", "q8_0"), "transcribe.cpp", FEW, ())

@@ -111,6 +111,16 @@ def add_cache(group: argparse._ArgumentGroup, what: str) -> None:
     group.add_argument("--no-cache", action="store_true", help=f"do not keep {what}")
 
 
+def add_ray(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare ``--ray``, which ``Console.executor`` reads."""
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="do the work on the nodes of a Ray cluster: HOST:PORT, or auto for the one that this machine belongs to"
+        " (default: $WHISQ_RAY, else this machine)",
+    )
+
+
 def add_other_model(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
     """Declare that what was measured on other weights is taken."""
     parser.add_argument(

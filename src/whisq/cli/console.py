@@ -12,12 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from whisq.errors import OutputError, WhisqError
 from whisq.progress import TimeLeft
 from whisq.screen import shown, shown_lines
 from whisq.system import obeys_escapes
+
+if TYPE_CHECKING:
+    from whisq.work import Account, Executor
 
 SCHEMA_VERSION = 1
 """Of what ``--json`` prints; counted up when a field goes or changes its meaning."""
@@ -175,23 +178,34 @@ class Console:
             yield lambda amount, label="": bar.update(task, advance=amount, **({"description": label} if label else {}))
 
     @contextlib.contextmanager
-    def stages(self) -> Iterator[Stages]:
+    def stages(self, account: Account | None = None) -> Iterator[Stages]:
         """Give what shows how far work in several stages is: a bar for each, or a line per minute without a terminal.
 
-        It may be called from any thread.
+        It may be called from any thread. With the account of a cluster's work that is shown, too, and noted at the end.
         """
+        beside = account.line if account is not None else str
         if not sys.stderr.isatty():
-            yield _Lines(self)
-            return
-        with contextlib.ExitStack() as stack:
-            yield _Bars(self, stack)
+            yield _Lines(self, beside)
+        else:
+            with contextlib.ExitStack() as stack:
+                yield _Bars(self, beside, stack)
+        if told := beside():
+            self.note(f"units by node: {told}")
+
+    @contextlib.contextmanager
+    def executor(self, address: str | None) -> Iterator[Executor]:
+        """Give who does the work: the cluster of ``--ray`` or WHISQ_RAY, else this process."""
+        from whisq.work import asked_address, executor_at
+
+        with contextlib.closing(executor_at(asked_address(address), self.note)) as found:
+            yield found
 
 
 class Stages:
     """How far work in several stages is, and what all of them will still take where it was said what to expect."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._lock = console, threading.Lock()
+    def __init__(self, console: Console, beside: Callable[[], str]) -> None:
+        self._console, self._beside, self._lock = console, beside, threading.Lock()
         self._stage = ""
         self._left: TimeLeft | None = None
 
@@ -203,7 +217,8 @@ class Stages:
         """Show how far a stage is."""
         with self._lock:
             left_s = self._left.at(stage, done, total) if self._left is not None else None
-            self._show(stage, done, total, "" if left_s is None else f"{_minutes(left_s)} for everything")
+            everything = "" if left_s is None else f"{_minutes(left_s)} for everything"
+            self._show(stage, done, total, "; ".join(filter(None, (everything, self._beside()))))
 
     def _show(self, stage: str, done: float, total: float, all_left: str) -> None:
         raise NotImplementedError
@@ -212,8 +227,8 @@ class Stages:
 class _Bars(Stages):
     """One bar for each stage, one after the other, with the time left."""
 
-    def __init__(self, console: Console, stack: contextlib.ExitStack) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, beside: Callable[[], str], stack: contextlib.ExitStack) -> None:
+        super().__init__(console, beside)
         self._stack, self._shown = stack, 0
 
     def _show(self, stage: str, done: float, total: float, all_left: str) -> None:
@@ -229,8 +244,8 @@ class _Bars(Stages):
 class _Lines(Stages):
     """A line per minute for logs, with the time left, and one for each stage of what takes longer than a glance."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, beside: Callable[[], str]) -> None:
+        super().__init__(console, beside)
         self._started, self._told = 0.0, 0.0
         self._began: float | None = None
 

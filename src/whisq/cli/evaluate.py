@@ -9,6 +9,7 @@ from whisq.cli.arguments import (
     above_zero,
     add_clips,
     add_overwrite_and_quiet,
+    add_ray,
     cache_folder,
     count,
     count_or_none,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from whisq.evaluation.conditions import Condition
     from whisq.evaluation.run import EvaluationSettings
     from whisq.search import Mix
+    from whisq.work import Executor
 
 _EPILOG = """
 CLIPS is a .csv, .tsv, .json or .jsonl manifest with columns path and text (and language), a folder of audio with
@@ -97,6 +99,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
         help="keep measurements there (default: $WHISQ_CACHE, else whisq in the user's cache)",
     )
     how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
+    add_ray(how)
 
 
 def _add_output(output: argparse._ArgumentGroup) -> None:
@@ -164,8 +167,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         require_packages(*REPORTING, purpose="--report")
     curve = _curve(args.search)
     begin(resumes=not args.no_cache)
-    with console.stages() as progress:
-        evaluation = evaluate(args.reference, args.candidates, args.data, settings=_settings(args), progress=progress)
+    with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
+        settings = _settings(args, executor)
+        evaluation = evaluate(args.reference, args.candidates, args.data, settings=settings, progress=progress)
     for problem in evaluation.data.problems:
         console.warn(f"left out: {problem}")
     for doubt in doubts(evaluation):
@@ -196,7 +200,7 @@ def _curve(path: str | None) -> tuple[Mix, ...]:
     return read_sensitivity(path).curve
 
 
-def _settings(args: argparse.Namespace) -> EvaluationSettings:
+def _settings(args: argparse.Namespace, executor: Executor) -> EvaluationSettings:
     from whisq.evaluation.run import EvaluationSettings
 
     return EvaluationSettings(
@@ -214,4 +218,5 @@ def _settings(args: argparse.Namespace) -> EvaluationSettings:
         device=args.device,
         skip_bad=args.skip_bad,
         cache=cache_folder(args),
+        executor=executor,
     )

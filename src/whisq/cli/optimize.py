@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from whisq.cli.arguments import (
     add_goal,
     add_json,
     add_overwrite_and_quiet,
+    add_ray,
     add_space,
     check_unit,
     count,
@@ -96,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: best.optimize beside best.bin)"
     )
+    add_ray(how)
     add_json(how)
     add_overwrite_and_quiet(how)
 
@@ -139,7 +142,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with open_model(args.model) as model:
             check_unit(args.size, settings.choices(model, parse_runtime(args.target).container_for(target)).sizes)
     begin(resumes=True)
-    with console.stages() as progress:
+    with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
         found = optimize(
             args.model,
             args.output,
@@ -147,7 +150,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             size_bytes=args.size,
             bits=args.bits,
             divergence=args.divergence,
-            settings=settings,
+            settings=replace(settings, executor=executor),
             progress=progress,
             expect=progress.expect,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from whisq.cli.arguments import (
     add_clips,
     add_json,
     add_overwrite_and_quiet,
+    add_ray,
     cache_folder,
     thread_count,
     type_names,
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs, at most 4)")
     add_cache(how, "calibrations")
+    add_ray(how)
     add_json(how)
     add_overwrite_and_quiet(how)
 
@@ -126,7 +129,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder=Path(args.folder) if args.folder else None,
     )
     begin(resumes=True)
-    with console.stages() as progress:
+    with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
+        settings = replace(settings, executor=executor)
         found = publish(
             args.model, args.output, args.types, args.data, settings=settings, progress=progress, say=console.note
         )

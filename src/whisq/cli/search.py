@@ -13,6 +13,7 @@ from whisq.cli.arguments import (
     add_json,
     add_other_model,
     add_overwrite_and_quiet,
+    add_ray,
     add_space,
     cache_folder,
     check_unit,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from whisq.recipe import Recipe
     from whisq.runtimes.runtime import Runtime
     from whisq.search import Mix, Searched, Sensitivity, Space
+    from whisq.work import Executor
 
 _EPILOG = """
   whisq calibrate base-f16.bin --data clips -o base.calib
@@ -99,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run on cpu, or with torch on cuda or mps (default: cpu)",
     )
     add_cache(how, "measurements")
+    add_ray(how)
     how.add_argument("--sensitivity", type=WrittenSensitivity, metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument(
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
@@ -118,14 +121,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.recipe import save_recipe
 
     calibration = replace(read_calibration(args.calibration), takes_other_model=args.other_model)
-    with open_model(args.model) as model:
+    with open_model(args.model) as model, console.executor(args.ray) as executor:
         # Before the moments are factored, which takes seconds.
         calibration.check_fits(model)
         calibration.check_weights(model)
         note = weights_note(calibration, model)
         calibration = check_factors(calibration)
         if parse_runtime(args.target).loads_mixes:
-            searched = _search(args, console, model, calibration)
+            searched = _search(args, console, model, calibration, executor)
             write_text(args.output, save_recipe(searched.recipe))
             for line in lines_of(searched, args.output):
                 console.data(line)
@@ -196,7 +199,9 @@ def _document(args: argparse.Namespace, searched: Searched) -> dict[str, Any]:
     return _common(args, searched.recipe, searched.mix.size_bytes, method) | more
 
 
-def _search(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> Searched:
+def _search(
+    args: argparse.Namespace, console: Console, model: Model, calibration: Calibration, executor: Executor
+) -> Searched:
     from whisq.search import (
         Goal,
         SearchSettings,
@@ -219,10 +224,10 @@ def _search(args: argparse.Namespace, console: Console, model: Model, calibratio
     else:
         method = parse_method(args.method) if args.method else best_method(calibration)
         kept = cache_folder(args)
-        settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure), kept)
+        settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure), kept, executor)
         begin(resumes=kept is not None)
         refuse_out_of_reach(goal, sizes_of_mixes(space), model)
-        with console.stages() as progress:
+        with console.stages(executor.account) as progress:
             sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)
     # What was measured is kept before anything is solved.
     if args.sensitivity:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from whisq.clips.clip import Clip
-from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.model_files import ModelFile, reasons_against
 from whisq.evaluation.results import FORWARD_PASS, InsideUtterance, inside_utterance
 from whisq.runtimes.process import WorkerError, WorkerProcess
 from whisq.runtimes.registry import parse_runtime, runnable_runtimes
+from whisq.work.known import Cache, clip_key
 
 _LAYOUT = 3
 """Of what is cached of a clip; counted up when its fields change."""
@@ -88,16 +88,7 @@ def measure_inside(
 
     A process that fails, or dies of the model, is told as the result's ``failure``.
     """
-    version = parse_runtime(way.runtime).installed_version() if way.runtime else None
-    cache = Cache(
-        cache_folder,
-        "divergences",
-        model=file.sha256,
-        reference=reference.sha256,
-        layout=_LAYOUT,
-        runtime=way.runtime,
-        version=version,
-    )
+    cache = divergences_cache(reference, file, way, cache_folder)
     worker: WorkerProcess | None = None
     found = []
     try:
@@ -106,7 +97,7 @@ def measure_inside(
             reply = cache.get(key)
             if reply is None:
                 try:
-                    worker = worker or _started(reference, file, way, threads)
+                    worker = worker or start_comparing(reference.path, file.path, way, threads)
                     reply = worker.ask("run", **clip.place(), language=clip.language)
                 except WorkerError as error:
                     return Inside(way.title, failure=f"{way.title} failed at {clip.id}: {error}")
@@ -119,13 +110,28 @@ def measure_inside(
     return Inside(way.title, tuple(found))
 
 
-def _started(reference: ModelFile, file: ModelFile, way: Way, threads: int) -> WorkerProcess:
+def divergences_cache(reference: ModelFile, file: ModelFile, way: Way, folder: Path | None) -> Cache:
+    """Return what is kept of a candidate's divergences in one way."""
+    version = parse_runtime(way.runtime).installed_version() if way.runtime else None
+    return Cache(
+        folder,
+        "divergences",
+        model=file.sha256,
+        reference=reference.sha256,
+        layout=_LAYOUT,
+        runtime=way.runtime,
+        version=version,
+    )
+
+
+def start_comparing(reference: Path, candidate: Path, way: Way, threads: int) -> WorkerProcess:
+    """Return a process that has loaded both; raises ``WorkerError``."""
     worker = WorkerProcess("whisq.evaluation.divergence")
     try:
         worker.ask(
             "load",
-            reference=str(reference.path),
-            candidate=str(file.path),
+            reference=str(reference),
+            candidate=str(candidate),
             threads=threads,
             device=way.device,
             runtime=way.runtime,

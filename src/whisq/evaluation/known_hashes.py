@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisq.evaluation.cache import Cache
+from whisq.work.known import Cache
 
 if TYPE_CHECKING:
     from whisq.model import Model

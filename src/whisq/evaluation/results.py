@@ -13,7 +13,7 @@ from whisq.compare import decibels, relative_error
 from whisq.errors import MissingExtraError
 from whisq.evaluation.long_form import LongForm
 from whisq.evaluation.scoring import Edits
-from whisq.evaluation.speed import Speed, Timing, compare_speeds, median_pace
+from whisq.evaluation.speed import Speed, Timing, compare_speeds, median_pace, real_time_factor
 from whisq.evaluation.statistics import Difference, Interval, paired_difference, rate
 from whisq.evaluation.which_file import LOSS_NATS, MeasuredFile, WhichFile, which_file
 from whisq.runtimes.registry import RUNTIMES
@@ -56,12 +56,12 @@ class DataRecord:
 class Utterance:
     """What a model wrote for one clip. ``remark`` is set where the runtime stopped early or failed.
 
-    ``timing`` is None in results of whisq 0.1.
+    ``timing`` is None in results of whisq 0.1, and with ``seconds`` where others worked beside it on its machine.
     ``changes`` are the edits against what the reference wrote, right or wrong; None for itself and in older results.
     """
 
     text: str
-    seconds: float
+    seconds: float | None
     edits: Edits
     remark: str = ""
     timing: Timing | None = None
@@ -301,7 +301,7 @@ class Evaluation:
             )
         pairs = zip(model.utterances, self.reference.utterances, strict=True)
         same = sum(mine.text == theirs.text for mine, theirs in pairs)
-        n_words = max(1, sum(words))
+        n_words, durations_s = max(1, sum(words)), [clip.duration_s for clip in self.data.clips]
         timings, theirs_took = ([u.timing for u in one.utterances] for one in (model, self.reference))
         return Summary(
             label=model.label,
@@ -314,8 +314,8 @@ class Evaluation:
             exact_match=same / len(model.utterances),
             difference=difference,
             character_difference=character_difference,
-            real_time_factor=sum(u.seconds for u in model.utterances) / self.data.duration_s,
-            pace=median_pace(timings, [clip.duration_s for clip in self.data.clips], self.seed),
+            real_time_factor=real_time_factor([u.seconds for u in model.utterances], durations_s),
+            pace=median_pace(timings, durations_s, self.seed),
             speed=None if model is self.reference else compare_speeds(timings, theirs_took, self.seed),
             changed=_changed(model, self.seed),
             **_inside_figures(model, self.seed),

@@ -27,6 +27,7 @@ from whisq.evaluation.results import (
     count_types,
 )
 from whisq.evaluation.scoring import count_edits
+from whisq.evaluation.sharing import share
 from whisq.evaluation.speed import Timing
 from whisq.evaluation.tensors import known_tensor_errors
 from whisq.evaluation.transcribing import Measured, Running, transcribe_all
@@ -38,7 +39,11 @@ from whisq.network.devices import check_device
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError
 from whisq.runtimes.registry import installed_runtimes
+from whisq.work import Executor
 from whisq.writing import default_cache_folder, scratch_folder
+
+TIMED = 12
+"""Clips of which times are taken here, where all clips are heard elsewhere: twice what a comparison needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,9 @@ class EvaluationSettings:
     ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely, as it does by itself.
     It is off because what it samples then differs by chance, which drowns small differences between
     weights.
+
+    ``executor`` is who transcribes and looks inside, None for processes here. Times are taken here all the same, of
+    ``TIMED`` clips, when nothing else is done.
     """
 
     limit: int | None = None
@@ -68,6 +76,7 @@ class EvaluationSettings:
     device: str = "cpu"
     skip_bad: bool = False
     cache: Path | None = field(default_factory=default_cache_folder)
+    executor: Executor | None = None
 
     @property
     def threads_each(self) -> int:
@@ -110,6 +119,10 @@ def evaluate(
     """
     require_packages(*SCORING, purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()
+    if chosen.executor is not None and not chosen.executor.is_here and chosen.cache is None:
+        # What comes from elsewhere is found in a cache: one for this run.
+        with scratch_folder() as folder:
+            return evaluate(reference, candidates, data, settings=replace(chosen, cache=folder), progress=progress)
     files = _describe_all(reference, [Path(path) for path in candidates], chosen.cache, progress)
     refuse_other_models(files)
     choices = choose_runtimes(files, chosen.runtime)
@@ -135,7 +148,9 @@ def evaluate(
     for file in files:
         for state in file.states:
             state.check()  # what was transcribed has the hash that was taken
-    return Evaluation(_data_record(clips), tuple(models), chosen.record(), environment())
+    work = chosen.executor.account.summary() if chosen.executor is not None else None
+    where = {**environment(), **({"work": work} if work is not None else {})}
+    return Evaluation(_data_record(clips), tuple(models), chosen.record(), where)
 
 
 def _describe_all(
@@ -213,8 +228,12 @@ def _measure(
         ]
         return _Measurement(file, choices[index], measured[index], inside, tensors)
 
-    progress("transcribing", 0.0, total)
     running = Running(settings.threads_each, settings.fallback, settings.jobs, settings.cache)
+    if settings.executor is not None and not settings.executor.is_here:
+        ways_each = [_ways_of(file, ways) for file in files]
+        share(files, choices, ways_each, clips.clips, inside_clips, running, settings.executor, progress)
+        running = replace(running, timed=frozenset(clip.id for clip in _evenly(clips, TIMED)))
+    progress("transcribing", 0.0, total)
     measured = transcribe_all(files, choices, clips.clips, running, advance)
     with ThreadPoolExecutor(settings.jobs) as pool:
         futures = [pool.submit(look, index) for index in range(len(files))]
@@ -295,8 +314,12 @@ def _hear_at_length(
 
 
 def _inside_clips(clips: ClipSet, settings: EvaluationSettings) -> list[Clip]:
+    return _evenly(clips, settings.inside)
+
+
+def _evenly(clips: ClipSet, most: int) -> list[Clip]:
     """Return evenly spaced clips, so that all speakers of sorted data have their share."""
-    count = min(settings.inside, len(clips.clips))
+    count = min(most, len(clips.clips))
     return [clips.clips[index * len(clips.clips) // count] for index in range(count)]
 
 
@@ -307,7 +330,7 @@ def _model_result(measurement: _Measurement, clips: ClipSet, written: list[str] 
     utterances = tuple(
         Utterance(
             text=reply["text"],
-            seconds=reply["seconds"],
+            seconds=reply.get("seconds"),
             edits=count_edits(clip.text, reply["text"], clip.language),
             remark=reply.get("remark", ""),
             timing=_timing(reply),
@@ -343,7 +366,7 @@ def _model_result(measurement: _Measurement, clips: ClipSet, written: list[str] 
 
 
 def _timing(reply: dict[str, Any]) -> Timing | None:
-    """Return what a transcription took; None of a reply that an earlier whisq has kept."""
+    """Return what a transcription took; None of a reply that an earlier whisq has kept, or that came from elsewhere."""
     if "cpu_s" not in reply:
         return None
     names = ("cpu_s", "encode_s", "decode_s", "others_cpus", "together")

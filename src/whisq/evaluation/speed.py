@@ -96,6 +96,12 @@ def median_pace(timings: Sequence[Timing | None], durations_s: Sequence[float], 
     return _median(np.array(paces), seed) if paces else None
 
 
+def real_time_factor(seconds: Sequence[float | None], durations_s: Sequence[float]) -> float:
+    """Return seconds of work for a second of audio, of the clips that were timed; NaN without any."""
+    timed = [(took, s) for took, s in zip(seconds, durations_s, strict=False) if took is not None]
+    return sum(took for took, _ in timed) / sum(s for _, s in timed) if timed else math.nan
+
+
 def others_at_work(timings: Sequence[Timing | None]) -> float | None:
     """Return how many CPUs' worth of work others did while these were measured, on average; None if nobody tells."""
     known = [t.others_cpus for t in timings if t is not None and t.others_cpus is not None]

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from whisq.compare import compare
-from whisq.evaluation.cache import Cache
 from whisq.evaluation.model_files import ModelFile
 from whisq.evaluation.results import TensorError
 from whisq.formats import open_model
 from whisq.records import RecordError, record
+from whisq.work.known import Cache
 
 
 def tensor_errors(reference: str | Path, candidate: str | Path) -> tuple[TensorError, ...]:

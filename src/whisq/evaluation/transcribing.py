@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from whisq.clips.clip import Clip
-from whisq.evaluation.cache import Cache, clip_key
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
 from whisq.runtimes.registry import installed_runtimes
+from whisq.work.known import Cache, clip_key
 
 WORKING_SHARE, WORKING_BYTES = 1.2, 250_000_000
 """Memory of a loaded model, as a multiple of its file and beside it: the runtimes of tiny.en and base take less."""
@@ -33,7 +33,8 @@ MEMORY_SHARE = 0.6
 class Running:
     """How models are run: threads of each, retries at higher temperatures, how many at a time, and the cache.
 
-    ``kept_as`` is the cache's folder: what is heard for another purpose took other memory.
+    ``kept_as`` is the cache's folder: what is heard for another purpose took other memory. ``timed`` are the ids of
+    clips whose times are wanted: a reply without them is not enough.
     """
 
     threads: int
@@ -41,6 +42,7 @@ class Running:
     jobs: int
     cache: Path | None
     kept_as: str = "transcripts"
+    timed: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -141,15 +143,7 @@ class _Session:
         self._found = Measured(failure="" if choice.runtime else choice.reason)
         self._worker: WorkerProcess | None = None
         if choice.runtime is not None:
-            self._cache = Cache(
-                running.cache,
-                running.kept_as,
-                model=file.sha256,
-                runtime=choice.runtime,
-                version=installed_runtimes()[choice.runtime],
-                threads=running.threads,
-                fallback=running.fallback,
-            )
+            self._cache = transcripts_cache(file, choice.runtime, running)
             self._found.session = dict(self._cache.get("session") or {})
 
     def hear(self, clip: Clip, together: str) -> None:
@@ -158,10 +152,12 @@ class _Session:
             return
         key = clip_key(clip.sha256, clip.language)
         reply = self._cache.get(key)
-        if reply is None:
+        if reply is None or ("cpu_s" not in reply and clip.id in self._running.timed):
             try:
                 self._worker = self._worker or self._started()
-                reply = {**_ask(self._worker, clip), "together": together}
+                place = clip.place()
+                found = ask_about(self._worker, place["path"], place["row"], place["segment"], clip.language)
+                reply = {**found, "together": together}
             except WorkerError as error:
                 replies = self._found.replies
                 at = f" at {clip.id}" if replies else ""
@@ -173,19 +169,9 @@ class _Session:
         self._found.replies.append(reply)
 
     def _started(self) -> WorkerProcess:
-        worker = WorkerProcess("whisq.runtimes.worker")
-        try:
-            loaded = worker.ask(
-                "load",
-                runtime=self._choice.runtime,
-                path=str(self.file.path),
-                threads=self._running.threads,
-                fallback=self._running.fallback,
-            )
-        except BaseException:
-            worker.close()
-            raise
-        self._found.session = dict(loaded)
+        runtime, running = self._choice.runtime or "", self._running
+        worker, loaded = start_transcribing(runtime, self.file.path, running.threads, fallback=running.fallback)
+        self._found.session = loaded
         self._cache.put("session", self._found.session)
         return worker
 
@@ -196,8 +182,7 @@ class _Session:
         worker, self._worker = self._worker, None
         worker.close()
         if self._found.replies:
-            peak = max(reply.get("peak_bytes", 0) for reply in self._found.replies)
-            self._found.session["peak_bytes"] = peak
+            self._found.session["peak_bytes"] = max(reply.get("peak_bytes", 0) for reply in self._found.replies)
             self._cache.put("session", self._found.session)
 
     def measured(self) -> Measured:
@@ -209,9 +194,37 @@ class _Session:
         return self._found
 
 
-def _ask(worker: WorkerProcess, clip: Clip) -> dict[str, Any]:
-    """Return the reply for a clip; one that failed says why."""
+def transcripts_cache(file: ModelFile, runtime: str, running: Running) -> Cache:
+    """Return what is kept of a model's transcripts in a runtime."""
+    return Cache(
+        running.cache,
+        running.kept_as,
+        model=file.sha256,
+        runtime=runtime,
+        version=installed_runtimes()[runtime],
+        threads=running.threads,
+        fallback=running.fallback,
+    )
+
+
+def start_transcribing(
+    runtime: str, path: Path, threads: int, *, fallback: bool
+) -> tuple[WorkerProcess, dict[str, Any]]:
+    """Return a process that has loaded a model in a runtime, and what loading took; raises ``WorkerError``."""
+    worker = WorkerProcess("whisq.runtimes.worker")
     try:
-        return worker.ask("run", **clip.place(), language=clip.language)
+        loaded = worker.ask("load", runtime=runtime, path=str(path), threads=threads, fallback=fallback)
+    except BaseException:
+        worker.close()
+        raise
+    return worker, dict(loaded)
+
+
+def ask_about(
+    worker: WorkerProcess, path: str, row: int | None, segment: Sequence[Any] | None, language: str | None
+) -> dict[str, Any]:
+    """Return a process's reply for a clip; one that failed says why. Raises ``WorkerError`` where the process ended."""
+    try:
+        return worker.ask("run", path=path, row=row, segment=segment, language=language)
     except WorkerRefusedError as error:
         return {"failed": str(error)}

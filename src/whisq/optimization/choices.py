@@ -9,7 +9,6 @@ from pathlib import Path
 
 from whisq.calibration import Calibration
 from whisq.clips.clip import Clip, ClipSet
-from whisq.evaluation.cache import Cache
 from whisq.formats.layout import CONTAINERS, ContainerName
 from whisq.model import Model
 from whisq.network.devices import operations_for
@@ -24,6 +23,7 @@ from whisq.search.reach import sizes_of_mixes
 from whisq.search.uniform import Candidate, Ladder, judge_all, uniform_candidates, uniform_recipe, uniform_types
 from whisq.types import F16, TensorType, parse_type
 from whisq.version import __version__
+from whisq.work.known import Cache
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ from whisq.search.run import measure_space, solve
 from whisq.search.sensitivity import read_sensitivity, write_sensitivity
 from whisq.search.uniform import Candidate, Ladder, which_file_of
 from whisq.types import F16, TensorType
+from whisq.work import Executor
 from whisq.writing import write_text
 
 
@@ -60,7 +61,8 @@ class OptimizationSettings:
 
     ``embedding`` is the token embedding's one type; without it it may be q8_0 in a mix, and has that of all others in a
     file of one type. ``inside`` is the number of clips that files are judged by; ``folder`` is where what is made on
-    the way is kept, by default ``best.optimize`` for ``best.bin``.
+    the way is kept, by default ``best.optimize`` for ``best.bin``; ``executor`` is who searches and evaluates, None for
+    this process.
     """
 
     types: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class OptimizationSettings:
     inside: int = 20
     device: str = "cpu"
     folder: Path | None = None
+    executor: Executor | None = None
 
     def choices(self, model: Model, container: ContainerName) -> Choices:
         """Return what these settings let a model become; raises ``PlanError``, ``TypeNameError``."""
@@ -241,7 +244,12 @@ class _Work:
         if space is None:
             raise ValueError("there are no mixes to search")
         settings = SearchSettings(
-            FEEDBACK, self.settings.probes, self.settings.seed, self.settings.device, cache=self._file("cache")
+            FEEDBACK,
+            self.settings.probes,
+            self.settings.seed,
+            self.settings.device,
+            cache=self._file("cache"),
+            executor=self.settings.executor,
         )
 
         def measure() -> None:
@@ -309,6 +317,7 @@ class _Work:
             device=self.settings.device,
             cache=self._file("cache"),
             loss_nats=self.goal.divergence or LOSS_NATS,
+            executor=self.settings.executor,
         )
         evaluation = evaluate(self._reference(), candidates, clips, settings=settings, progress=self.progress)
         # The first candidate is what all this was for.

@@ -44,6 +44,7 @@ from whisq.runtimes.registry import is_readable, runnable_runtimes
 from whisq.types import F16
 from whisq.units import megabytes
 from whisq.version import __version__
+from whisq.work import Executor
 from whisq.writing import default_cache_folder, write_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PublicationSettings:
     ``name`` is what files are called by, ``license``, ``base_model`` (an id on the hub) and ``languages`` what the card
     says; without them it is what the model and its own card say. ``calibration`` is a file; without it the built-in
     speech calibrates. ``method`` defaults to the best that a calibration allows. ``folder`` is for what is made on the
-    way, by default the output's name with ``.publish``.
+    way, by default the output's name with ``.publish``; ``executor`` is who evaluates, None for this process.
     """
 
     containers: tuple[ContainerName, ...] = ("bin",)
@@ -85,6 +86,7 @@ class PublicationSettings:
     inside: int = 20
     cache: Path | None = field(default_factory=default_cache_folder)
     folder: Path | None = None
+    executor: Executor | None = None
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,11 @@ class _Work:
     def evaluate(self, editions: Sequence[Edition], clips: ClipSet, chosen: PublicationSettings) -> Evaluation:
         """Return what every file transcribes; raises ``RuntimeUnavailableError`` for one that does not load."""
         settings = EvaluationSettings(
-            seed=chosen.seed, threads=chosen.threads, inside=chosen.inside, cache=self.steps.folder / "cache"
+            seed=chosen.seed,
+            threads=chosen.threads,
+            inside=chosen.inside,
+            cache=self.steps.folder / "cache",
+            executor=chosen.executor,
         )
         files = [self.folder / edition.file_name for edition in editions]
         evaluation = evaluate(self._reference(), files, clips, settings=settings, progress=self.progress)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from whisq.calibration import Calibration
 from whisq.errors import PlanError
@@ -34,12 +33,8 @@ from whisq.search.prediction import (
     to_measure,
 )
 from whisq.search.sensitivity import Sensitivity
-from whisq.types import TensorType
 from whisq.version import __version__
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from whisq.work import Executor
 
 LARGEST_MEASURED = 100_000_000
 """Weights of the largest model of which every matrix is measured: base has 74 million, small 244."""
@@ -53,7 +48,7 @@ class SearchSettings:
 
     ``how``: "all" measures every matrix in every type, "one" every matrix in its smallest type, "few" the most
     harmful pairs only; None is "one" for models up to base and "few" beyond. ``cache`` is where what was measured is
-    kept as it comes, None for nowhere.
+    kept as it comes, None for nowhere; ``executor`` who measures, None for this process.
     """
 
     method: Method | str = FEEDBACK
@@ -62,6 +57,7 @@ class SearchSettings:
     device: str = "cpu"
     how: How | None = None
     cache: Path | None = None
+    executor: Executor | None = None
 
     def how_for(self, model: Model) -> How:
         """Return what None means for a model."""
@@ -95,24 +91,29 @@ def measure(
     how = chosen.how_for(model)
     started = time.perf_counter()
     meter = MixMeter(
-        model, calibration, chosen.method, chosen.probes, chosen.device, keep=how != "few", cache=chosen.cache
+        model,
+        calibration,
+        chosen.method,
+        chosen.probes,
+        chosen.device,
+        keep=how != "few",
+        cache=chosen.cache,
+        executor=chosen.executor,
     )
     blocks = {t.name: [kind for kind in types[t.name] if kind.is_quantized] for t in tensors}
-    errors = _errors(meter, how, blocks, chosen.seed, progress)
+    errors = meter.output_errors(blocks, progress) if how == "one" else meter.predictions(blocks, chosen.seed, progress)
     wanted = to_measure(how, errors, blocks, chosen.seed)
     found: Harms = {name: {} for name in blocks}
-    for number, (name, kind) in enumerate(wanted):
-        found[name][kind.name] = meter.divergence({name: kind})
-        progress("measuring matrices", number + 1, len(wanted))
+    measured = meter.divergences([{name: kind} for name, kind in wanted], "measuring matrices", progress)
+    for (name, kind), harm in zip(wanted, measured, strict=True):
+        found[name][kind.name] = harm
     harms, checks = combined(how, errors, found, blocks)
     if how == "one":
         drawn = random_parts(largest_errors(errors, blocks), N_MIXES[how], chosen.seed)
     else:
         drawn = random_mixes(blocks, harms, N_MIXES[how], chosen.seed)
-    mixes = []
-    for number, mix in enumerate(drawn):
-        mixes.append((sum(harms[name][kind.name] for name, kind in mix.items()), meter.divergence(mix)))
-        progress("measuring mixes", number + 1, len(drawn))
+    totals = [sum(harms[name][kind.name] for name, kind in mix.items()) for mix in drawn]
+    mixes = list(zip(totals, meter.divergences(drawn, "measuring mixes", progress), strict=True))
     provenance = {
         "whisq": __version__,
         "model_sha256": model.sha256,
@@ -122,38 +123,12 @@ def measure(
         "method": parse_method(chosen.method).name,
         "how": how,
         "probes": len(meter.probes),
-        "tokens": meter.prober.n_tokens,
+        "tokens": meter.n_tokens,
         "seed": chosen.seed,
         "seconds": round(time.perf_counter() - started, 1),
         **({"calibration_of_other_model": calibration.model_name} if calibration.is_of(model) is False else {}),
     }
-    measured = {name: tuple(kinds) for name, kinds in found.items() if kinds}
+    types_measured = {name: tuple(kinds) for name, kinds in found.items() if kinds}
     return Sensitivity(
-        harms, scale_of(mixes), correlation(mixes), tuple(mixes), provenance, measured, tuple(checks)
+        harms, scale_of(mixes), correlation(mixes), tuple(mixes), provenance, types_measured, tuple(checks)
     ), meter
-
-
-def _errors(meter: MixMeter, how: How, blocks: Types, seed: int, progress: Progress) -> Harms:
-    """Return what the output errors say of every matrix and type, and for matrices that are not measured the gradient.
-
-    Where every matrix is measured in one type, only the ratio of its types' errors is asked for.
-    """
-
-    @cache
-    def fisher() -> dict[str, NDArray[np.float64]]:
-        progress("computing gradients", 0, 1)
-        found = meter.prober.fisher(list(blocks), seed=seed)
-        progress("computing gradients", 1, 1)
-        return found
-
-    def error(name: str, kind: TensorType) -> float:
-        # Only for what an earlier run has not kept.
-        if how == "one":
-            return meter.known(f"output error {name}={kind.name}", lambda: meter.output_error(name, kind))
-        return meter.known(f"predicted {seed} {name}={kind.name}", lambda: meter.predicted(name, kind, fisher()[name]))
-
-    errors: Harms = {}
-    for number, (name, kinds) in enumerate(blocks.items()):
-        errors[name] = {kind.name: error(name, kind) for kind in kinds}
-        progress("rounding", number + 1, len(blocks))
-    return errors

@@ -1,46 +1,47 @@
-"""A calibration's probes, and matrices rounded as a file would hold them: what mixes are measured with."""
+"""What a search asks for, figure by figure: from what is kept of an earlier run, else done as units of work."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from whisq import kernels
-from whisq.calibration import Calibration, Probes, input_of
-from whisq.calibration.inputs import is_taken_about_its_mean
+from whisq.calibration import Calibration
 from whisq.errors import CalibrationError
-from whisq.evaluation.cache import Cache
 from whisq.hashing import file_sha256
 from whisq.model import Model
-from whisq.network.devices import operations_for
-from whisq.quantization.layer_inputs import LayerInputs
-from whisq.quantization.method import Method, Rounded, Weights
-from whisq.quantization.rounding import exchanged, parse_method, rounded
-from whisq.search.probing import PatchedWhisper
+from whisq.progress import Progress, no_progress
+from whisq.quantization.method import Method
+from whisq.quantization.rounding import parse_method
+from whisq.search.bench import MixJob, picked_probes
+from whisq.search.probing import mean_of
 from whisq.types import TensorType
 from whisq.version import __version__
+from whisq.work import Executor, Local, Unit
+from whisq.work.known import Cache
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    Tensors = dict[str, NDArray[np.float32]]
-
-SAMPLED_ROWS = 64
-"""Rows of a matrix of which the output error is computed: they are rounded one by one, and much alike. With 64 of them
-tiny.en's recipes of ten sizes cost at most 0.4 % more than with all."""
-THREADS = 2
-MOST_KEPT = 300_000_000
-"""Weights of the largest model whose roundings are kept: in all types they take seven bytes per weight."""
+Mix = Mapping[str, TensorType]
+Blocks = Mapping[str, Sequence[TensorType]]
+Figures = dict[str, dict[str, float]]
+SAMPLES = 2
+"""Ways back for each probe."""
+_ROUNDING_S, _FORWARD_S, _BACK_S = 6e-7, 1.2e-9, 1e-8
+"""Seconds of a core for each weight: rounded, run over a probe, and gone back through."""
+_FACTOR_S, _SAMPLE_S = 3e-10, 1e-5
+"""Seconds of a core for a factor, by columns cubed, and for a sample's rounding, by columns."""
 
 
 class MixMeter:
-    """Measures mixes of types. With ``keep`` what was rounded once is kept, as blocks, up to ``MOST_KEPT``.
+    """Measures mixes of types. With ``keep`` what was rounded once is kept, as far as the model is not too large.
 
-    What was measured is kept in the folder ``cache`` as it comes, so that an interrupted run resumes where it stopped.
+    What was measured is kept in the folder ``cache`` as it comes, so that an interrupted run resumes where it stopped;
+    ``executor`` does what is not there. Raises ``CalibrationError`` for a calibration without probes, and for one of
+    another model.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class MixMeter:
         *,
         keep: bool,
         cache: Path | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._method = parse_method(method)
         # Said before minutes of measuring.
@@ -66,13 +68,10 @@ class MixMeter:
             )
         calibration.check_fits(model)
         calibration.check_weights(model)
-        picked = np.unique(np.linspace(0, len(found) - 1, min(probes, len(found))).round().astype(int))
-        self.probes = Probes(found.mels[picked], tuple(found.languages[index] for index in picked))
-        self.prober = PatchedWhisper(model, self.probes, operations_for(device))
-        self._model, self._calibration = model, calibration
-        self._keep = keep and model.n_weights <= MOST_KEPT
-        self._inputs = LayerInputs(calibration, most_kept=4)
-        self._kept: dict[tuple[str, str], Rounded] = {}
+        self.probes = picked_probes(found, probes)
+        self.executor = executor or Local()
+        self._model, self._keep = model, keep
+        self._job = MixJob(model, calibration, self._method, self.probes, device, keep)
         self._known = Cache(
             cache,
             "sensitivities",
@@ -84,69 +83,109 @@ class MixMeter:
             device=device,
         )
 
-    def known(self, key: str, measure: Callable[[], float]) -> float:
-        """Return a figure that was kept under a key, or measure and keep it."""
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are measured on."""
+        return int(self._figures([Unit("tokens", ("tokens",))], "", no_progress)["tokens"])
+
+    def divergence(self, mix: Mix) -> float:
+        """Return the divergence in nats per token with these matrices in these types, all others as they are."""
+        return self.divergences([mix])[0]
+
+    def divergences(self, mixes: Sequence[Mix], stage: str = "", progress: Progress = no_progress) -> list[float]:
+        """Return the divergence of each mix, in their order."""
+        units = [self._unit_of(mix) for mix in mixes]
+        found = self._figures([unit for unit in units if unit is not None], stage, progress)
+        return [0.0 if unit is None else found[unit.key] for unit in units]
+
+    def output_errors(self, blocks: Blocks, progress: Progress) -> Figures:
+        """Return the mean error of every matrix's outputs in every type."""
+        return self._errors(blocks, "output error ", None, progress)
+
+    def predictions(self, blocks: Blocks, seed: int, progress: Progress) -> Figures:
+        """Return what the gradient and the output errors say of every matrix and type."""
+        return self._errors(blocks, f"predicted {seed} ", seed, progress)
+
+    def _errors(self, blocks: Blocks, prefix: str, seed: int | None, progress: Progress) -> Figures:
+        """Return figures of every matrix and type by their keys; with a seed rows count as the gradient says."""
+        missing: dict[str, list[str]] = {}
+        for name, kinds in blocks.items():
+            wanted = [kind.name for kind in kinds if self._known.get(f"{prefix}{name}={kind.name}") is None]
+            if wanted:
+                missing[name] = wanted
+        # Only for what an earlier run has not kept.
+        fisher = self._fisher(list(blocks), seed, progress) if missing and seed is not None else {}
+        total = sum(map(len, blocks.values()))
+        done = total - sum(map(len, missing.values()))
+        for unit, values in self._done(self._error_units(missing, fisher)):
+            _, name, some, _ = unit.argument
+            for kind, value in zip(some, values, strict=True):
+                self._known.put(f"{prefix}{name}={kind}", {"value": value})
+            done += len(some)
+            progress("rounding", done, total)
+        return {
+            name: {kind.name: self._kept(f"{prefix}{name}={kind.name}") for kind in kinds}
+            for name, kinds in blocks.items()
+        }
+
+    def _kept(self, key: str) -> float:
         found = self._known.get(key)
         if found is None:
-            found = {"value": measure()}
-            self._known.put(key, found)
+            raise ValueError(f"{key}: not measured")
         return float(found["value"])
 
-    def divergence(self, mix: Mapping[str, TensorType]) -> float:
-        """Return the divergence in nats per token with these matrices in these types, all others as they are."""
-        quantized = {name: kind for name, kind in mix.items() if kind.is_quantized}
-        if not quantized:
-            return 0.0
-        told = ",".join(f"{name}={kind.name}" for name, kind in sorted(quantized.items()))
-        key = told if len(quantized) == 1 else hashlib.sha256(told.encode()).hexdigest()
-        return self.known(key, lambda: self._divergence(quantized))
+    def _fisher(self, names: list[str], seed: int, progress: Progress) -> dict[str, NDArray[np.float64]]:
+        n_probes, cost = len(self.probes), (_FORWARD_S + SAMPLES * _BACK_S) * self._model.n_weights
+        progress("computing gradients", 0, n_probes)
+        passes: dict[int, list[dict[str, Any]]] = {}
+        units = (Unit(f"gradients {n}", ("gradients", names, n, SAMPLES, seed), cost) for n in range(n_probes))
+        for unit, value in self._done(units):
+            passes[unit.argument[2]] = value
+            progress("computing gradients", len(passes), n_probes)
+        ordered = [one for number in range(n_probes) for one in passes[number]]
+        return mean_of(ordered, SAMPLES * self.n_tokens)
 
-    def _divergence(self, mix: Mapping[str, TensorType]) -> float:
-        weights: Tensors = {}
-        for name, kind in mix.items():
-            weights |= self._exchanged(name, kind)
-        return self.prober.divergence(weights)
+    def _error_units(
+        self, missing: Mapping[str, Sequence[str]], fisher: Mapping[str, NDArray[np.float64]]
+    ) -> list[Unit]:
+        units = []
+        for name, kinds in missing.items():
+            cost = _FACTOR_S * self._model[name].n_columns ** 3 + _SAMPLE_S * self._model[name].n_columns * len(kinds)
+            argument = ("errors", name, tuple(kinds), fisher.get(name))
+            units.append(Unit(f"errors of {name} in {','.join(kinds)}", argument, cost))
+        # The longest first: what is begun last should not be what takes longest. Those of one size stay in their
+        # order, in which matrices with the same input follow each other.
+        return sorted(units, key=lambda unit: -unit.cost)
 
-    def output_error(self, name: str, kind: TensorType, matters: NDArray[np.float64] | None = None) -> float:
-        """Return the mean error of a matrix's outputs in a type; ``matters`` are their weights, None for equal ones.
+    def _unit_of(self, mix: Mix) -> Unit | None:
+        """Return what measures a mix, None where nothing in it is quantized.
 
-        The error of an output, a row of the matrix, is ΔW H ΔWᵀ with the calibration's second moments H; about the
-        mean where a shift of the output goes into the bias or, of keys, changes no attention. An even sample of the
-        rows is rounded, each as it would be if no output were weighed.
+        A single matrix leaves its rounding to the mixes that it is in.
         """
-        weights = self._model.array(name)
-        step = max(1, len(weights) // SAMPLED_ROWS)
-        rows = np.ascontiguousarray(weights[::step])
-        spec = self._model[name].spec
-        method = self._method.decide(spec, kind, self._calibration).method
-        found = method.round(spec, Weights.of(rows), kind, self._inputs.of_single_rows(), THREADS)
-        change = rows - kernels.dequantize(found.blocks, kind, rows.shape)
-        source = input_of(name)
-        if source is None or source not in self._calibration.counts:
-            each = np.square(change).sum(1, dtype=np.float64)
-        else:
-            moments = self._inputs.moments(name)
-            if moments.second_moment is None:
-                each = np.square(change) @ moments.squares.astype(np.float64)
-            else:
-                each = np.einsum("rc,rc->r", change @ moments.second_moment, change, dtype=np.float64)
-            if method.shifts_bias and is_taken_about_its_mean(source) and moments.mean is not None:
-                each = np.maximum(each - np.square(change @ moments.mean, dtype=np.float64), 0)
-        if matters is None or (total := matters[::step].sum()) == 0:
-            return float(each.mean())
-        return float(each @ matters[::step] / total)
+        quantized = {name: kind.name for name, kind in mix.items() if kind.is_quantized}
+        if not quantized:
+            return None
+        singles = [f"{name}={kind}" for name, kind in sorted(quantized.items())]
+        told = ",".join(singles)
+        cost = _FORWARD_S * self._model.n_weights * len(self.probes)
+        if len(singles) == 1:
+            cost += _ROUNDING_S * self._model[next(iter(quantized))].n_weights
+            return Unit(told, ("mix", quantized), cost, leaves=self._keep)
+        return Unit(hashlib.sha256(told.encode()).hexdigest(), ("mix", quantized), cost, uses=tuple(singles))
 
-    def predicted(self, name: str, kind: TensorType, fisher: NDArray[np.float64]) -> float:
-        """Return the divergence that a matrix makes in a type, if errors of its outputs matter as ``fisher`` says."""
-        return 0.5 * float(fisher.sum()) * self.output_error(name, kind, fisher)
+    def _figures(self, units: Sequence[Unit], stage: str, progress: Progress) -> dict[str, float]:
+        """Return figures by key, kept ones as they are; others are measured and kept."""
+        missing = {unit.key: unit for unit in units if self._known.get(unit.key) is None}
+        total = len({unit.key for unit in units})
+        done = total - len(missing)
+        for unit, value in self._done(missing.values()):
+            self._known.put(unit.key, {"value": value})
+            done += 1
+            progress(stage, done, total)
+        if not missing and stage:
+            progress(stage, total, total)
+        return {unit.key: self._kept(unit.key) for unit in units}
 
-    def _exchanged(self, name: str, kind: TensorType) -> Tensors:
-        """Return a matrix after rounding, and its bias where that takes up a shift."""
-        tensor = self._model[name]
-        found = self._kept.get((name, kind.name))
-        if found is None:
-            method = self._method.decide(tensor.spec, kind, self._calibration).method
-            found = rounded(self._model, tensor, kind, method, self._inputs, THREADS)
-            if self._keep:
-                self._kept[name, kind.name] = found
-        return exchanged(self._model, tensor, kind, found)
+    def _done(self, units: Iterable[Unit]) -> Iterable[tuple[Unit, Any]]:
+        for done in self.executor.run(self._job, units):
+            yield done.unit, done.value

@@ -69,25 +69,34 @@ class PatchedWhisper:
         summed over time: half of it times an error's variance is the divergence that the error makes, if errors at
         different times are independent. One run forward and ``samples`` back for every probe.
         """
+        passes = [one for probe in range(len(self.ids)) for one in self.squares(matrices, probe, samples, seed)]
+        return mean_of(passes, samples * self.n_tokens)
+
+    def squares(
+        self, matrices: Sequence[str], probe: int, samples: int = 2, seed: int = 0
+    ) -> list[dict[str, NDArray[np.float64]]]:
+        """Return what one probe adds to ``fisher``: for each way back the squared gradients, summed over time."""
         operations = self._operations
-        squares = _Squares(matrices, operations)
         random = np.random.default_rng(seed)
+        # One number for each token of text: a probe's draws are the same, whoever drew for those before it.
+        random.bit_generator.advance(samples * int(self.is_text[:probe].sum()))  # type: ignore[attr-defined]
+        one, found = slice(probe, probe + 1), []
         with operations.no_gradients():
-            for probe in range(len(self.ids)):
-                one = slice(probe, probe + 1)
-                text = stack.embed(self._network.decoder.outside, self.ids[one])
-                forward = Forward(self._network, self._seen_by_encoder[0][one], text, self.is_text[one])
-                wide = operations.float64(forward.logits)
-                likely = operations.numpy(operations.exp(wide - operations.log_sum_exp(wide)[:, None]))
-                sums = likely.cumsum(-1)
-                for start in range(0, samples, _TOGETHER):
-                    # The gradient of a logarithm of a probability: what was drawn, less what is likely.
-                    gradient = np.repeat(-likely[None], min(_TOGETHER, samples - start), 0)
-                    for one_drawn in gradient:
-                        drawn = [np.searchsorted(row, random.uniform(0, row[-1])) for row in sums]
-                        one_drawn[np.arange(len(drawn)), drawn] += 1
-                    forward.back(operations.array(gradient), squares.add)
-        return {name: found / (samples * self.n_tokens) for name, found in squares.sums.items()}
+            text = stack.embed(self._network.decoder.outside, self.ids[one])
+            forward = Forward(self._network, self._seen_by_encoder[0][one], text, self.is_text[one])
+            wide = operations.float64(forward.logits)
+            likely = operations.numpy(operations.exp(wide - operations.log_sum_exp(wide)[:, None]))
+            sums = likely.cumsum(-1)
+            for start in range(0, samples, _TOGETHER):
+                squares = _Squares(matrices, operations)
+                # The gradient of a logarithm of a probability: what was drawn, less what is likely.
+                gradient = np.repeat(-likely[None], min(_TOGETHER, samples - start), 0)
+                for one_drawn in gradient:
+                    drawn = [np.searchsorted(row, random.uniform(0, row[-1])) for row in sums]
+                    one_drawn[np.arange(len(drawn)), drawn] += 1
+                forward.back(operations.array(gradient), squares.add)
+                found.append(squares.sums)
+        return found
 
     def _changed_logits(self, network: Network, names: Iterable[str], observer: Observer) -> Array:
         """Return the logits of a network that differs from the reference in the tensors ``names``."""
@@ -111,6 +120,15 @@ class PatchedWhisper:
         begin = self._seen_by_decoder[start] if first["decoder"] >= 0 else stack.embed(decoder.outside, self.ids)
         hidden = decoder.run(begin, cross, start, observer=observer)
         return stack.logits(decoder.outside, hidden[self.is_text], observer)
+
+
+def mean_of(passes: Iterable[Mapping[str, NDArray[np.float64]]], count: int) -> dict[str, NDArray[np.float64]]:
+    """Return sums over ways back, taken in their order, divided by ``count``."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    for one in passes:
+        for name, found in one.items():
+            sums[name] = sums[name] + found if name in sums and len(sums[name]) else found
+    return {name: found / count for name, found in sums.items()}
 
 
 class _Squares:

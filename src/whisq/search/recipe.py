@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from whisq.progress import Progress
+from whisq.progress import Progress, no_progress
 from whisq.recipe.recipe import Recipe, Rule
 from whisq.search.allocate import Choice
 from whisq.search.goal import Goal, Space
@@ -57,22 +57,29 @@ def type_names(types: Mapping[str, TensorType]) -> dict[str, str]:
     return {name: kind.name for name, kind in types.items()}
 
 
-def measured_divergence(meter: MixMeter | None, types: Mapping[str, TensorType]) -> float | None:
-    """Return the divergence of a mix, None where there is nothing to measure with."""
-    return meter.divergence(types) if meter is not None else None
+def measured_divergences(
+    meter: MixMeter | None,
+    mixes: Sequence[Mapping[str, TensorType]],
+    stage: str = "",
+    progress: Progress = no_progress,
+) -> list[float | None]:
+    """Return the divergence of each mix, None where there is nothing to measure with."""
+    return [None] * len(mixes) if meter is None else [*meter.divergences(mixes, stage, progress)]
 
 
 def usual_mixes(space: Space, sensitivity: Sensitivity, meter: MixMeter | None, progress: Progress) -> list[Mix]:
     """Return every uniform type and preset whose types' harms are known, with the same matrices taking part."""
     known = {(mix.name, mix.size_bytes): mix.measured for mix in sensitivity.curve}
-    found = []
-    for number, usual in enumerate(space.usual):
-        if all(kind is F16 or kind.name in sensitivity.harms[name] for name, kind in usual.types.items()):
-            predicted = sensitivity.predicted(type_names(usual.types))
-            measured = known.get((usual.name, usual.size_bytes))
-            if meter:
-                measured = measured_divergence(meter, usual.types)
-            found.append(Mix(usual.name, usual.kind, usual.size_bytes, predicted, measured))
-        if meter:
-            progress("measuring the usual mixes", number + 1, len(space.usual))
+    usual = [
+        one
+        for one in space.usual
+        if all(kind is F16 or kind.name in sensitivity.harms[name] for name, kind in one.types.items())
+    ]
+    measured = measured_divergences(meter, [one.types for one in usual], "measuring the usual mixes", progress)
+    if meter is None:
+        measured = [known.get((one.name, one.size_bytes)) for one in usual]
+    found = [
+        Mix(one.name, one.kind, one.size_bytes, sensitivity.predicted(type_names(one.types)), divergence)
+        for one, divergence in zip(usual, measured, strict=True)
+    ]
     return sorted(found, key=lambda mix: (mix.size_bytes, mix.name))

@@ -19,7 +19,7 @@ from whisq.search.goal import TOLERATED, Goal, Searched, Space, bytes_of
 from whisq.search.measure import SearchSettings, measure
 from whisq.search.meter import MixMeter
 from whisq.search.reach import refuse_out_of_reach, sizes_of_mixes
-from whisq.search.recipe import measured_divergence, recipe_of, type_names, usual_mixes
+from whisq.search.recipe import measured_divergences, recipe_of, type_names, usual_mixes
 from whisq.search.sensitivity import Mix, Sensitivity
 from whisq.types import F16, TensorType, parse_type
 from whisq.whisper import TOKEN_EMBEDDING
@@ -63,6 +63,8 @@ def measure_space(
     sensitivity, meter = measure(model, calibration, space.tensors, space.types, settings=settings, progress=progress)
     whole = meter if sensitivity.provenance["how"] == "all" else None
     found = replace(sensitivity, curve=curve(space, sensitivity, whole, progress))
+    if (work := meter.executor.account.summary()) is not None:
+        found = replace(found, provenance={**found.provenance, "work": work})
     model.check_unchanged()
     return found, meter
 
@@ -102,7 +104,7 @@ def solve(
     recipe = recipe_of(chosen, choices, space, goal, sensitivity)
     types = _types_of(chosen)
     predicted = sensitivity.predicted(type_names(types))
-    mine = Mix("this mix", "searched", size, predicted, measured_divergence(meter, types))
+    mine = Mix("this mix", "searched", size, predicted, measured_divergences(meter, [types])[0])
     others = usual_mixes(space, sensitivity, None, no_progress)
     if sensitivity.provenance.get("how") == "one":
         others = _rivals_measured(mine, others, space, meter)
@@ -112,13 +114,14 @@ def solve(
 def _rivals_measured(mine: Mix, others: Sequence[Mix], space: Space, meter: MixMeter | None) -> list[Mix]:
     """Return mixes, those measured that are no larger than mine and expected to diverge hardly more."""
     types = {(usual.name, usual.size_bytes): usual.types for usual in space.usual}
-    found = []
-    for other in others:
-        is_rival = other.size_bytes <= mine.size_bytes and other.predicted <= RIVAL * mine.predicted
-        if is_rival and other.measured is None:
-            other = replace(other, measured=measured_divergence(meter, types[other.name, other.size_bytes]))
-        found.append(other)
-    return found
+    rivals = [
+        other
+        for other in others
+        if other.size_bytes <= mine.size_bytes and other.predicted <= RIVAL * mine.predicted and other.measured is None
+    ]
+    measured = measured_divergences(meter, [types[rival.name, rival.size_bytes] for rival in rivals])
+    known = {(rival.name, rival.size_bytes): found for rival, found in zip(rivals, measured, strict=True)}
+    return [replace(o, measured=known.get((o.name, o.size_bytes), o.measured)) for o in others]
 
 
 def curve(
@@ -131,13 +134,18 @@ def curve(
     others = usual_mixes(space, sensitivity, meter, progress)
     choices = _choices(space, sensitivity)
     targets = {mix.size_bytes: mix.name for mix in reversed(others) if mix.kind == "uniform"}
-    found = []
-    for number, (size, name) in enumerate(sorted(targets.items())):
-        types = _types_of(allocate(choices, size - space.file_bytes))
-        title = f"mix of {name}'s size"
-        predicted = sensitivity.predicted(type_names(types))
-        found.append(Mix(title, "searched", space.size_of(types), predicted, measured_divergence(meter, types)))
-        progress("measuring searched mixes", number + 1, len(targets))
+    names = {name: _types_of(allocate(choices, size - space.file_bytes)) for size, name in sorted(targets.items())}
+    measured = measured_divergences(meter, list(names.values()), "measuring searched mixes", progress)
+    found = [
+        Mix(
+            f"mix of {name}'s size",
+            "searched",
+            space.size_of(types),
+            sensitivity.predicted(type_names(types)),
+            divergence,
+        )
+        for (name, types), divergence in zip(names.items(), measured, strict=True)
+    ]
     return tuple(sorted([*others, *found], key=lambda mix: (mix.size_bytes, mix.kind, mix.name)))
 
 

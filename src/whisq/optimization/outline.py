@@ -15,12 +15,10 @@ from whisq.quantization.rounding import METHODS
 _CALIBRATING = {"calibrating": 35.0, "weighing outputs": 17.0}
 _ROUNDING = "rounding"
 _SEARCHING = {
-    "computing gradients": 21.0,
-    _ROUNDING: 69.0,
+    _ROUNDING: 12.0,
     "measuring matrices": 39.0,
     "measuring mixes": 10.0,
-    "measuring the usual mixes": 11.0,
-    "measuring searched mixes": 8.0,
+    "measuring searched mixes": 2.0,
 }
 _TYPES = 7
 """So many took part in that search."""

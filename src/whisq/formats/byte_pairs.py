@@ -8,7 +8,7 @@ from. A ``.bin`` holds only the tokens; a GGUF wants the merges.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 _LONGEST_MERGED = 256
 """Bytes; splitting is quadratic, and Whisper's longest token has 128."""
@@ -83,6 +83,12 @@ def merges_of(tokens: Sequence[bytes]) -> tuple[str, ...]:
     Each token must fall into exactly two when only lower ranks may join; one that does not (a special token in
     its midst, or one that no merge reaches) has no merge.
     """
+    return _merges_of(tuple(tokens))
+
+
+@lru_cache(maxsize=1)
+def _merges_of(tokens: tuple[bytes, ...]) -> tuple[str, ...]:
+    """Return the same; a search plans a dozen files of one model."""
     ranks: dict[bytes, int] = {}
     for rank, token in enumerate(tokens):
         ranks.setdefault(token, rank)

@@ -135,7 +135,7 @@ def layout(model: Model, outputs: Sequence[Output], provenance: dict[str, Any]) 
 
 
 def _json_bytes(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+    return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace")
 
 
 def _config(model: Model, special: SpecialTokens) -> dict[str, Any]:

@@ -87,8 +87,9 @@ class Simulated(Hands):
     def wait(self, most_s: float) -> list[Event]:
         """Go on to the next end of a unit or start of a node, and return what ended."""
         waiting = [node.ready_s for node in self._nodes if node.ready_s > self._time]
-        ends = [self._time + most_s, *(self._ends[0][:1] if self._ends else ()), *waiting]
-        self._time = min(ends)
+        ends = [*(self._ends[0][:1] if self._ends else ()), *waiting]
+        # Whoever is idle may be given a copy of what hangs by and by: then the clock goes on in steps.
+        self._time = min(ends) if ends and not self.idle() else min([self._time + most_s, *ends])
         events = []
         while self._ends and self._ends[0][0] <= self._time:
             _, _, hand, unit, lost, takes = heapq.heappop(self._ends)

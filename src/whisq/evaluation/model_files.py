@@ -11,7 +11,7 @@ from whisq.errors import RuntimeUnavailableError
 from whisq.evaluation.known_hashes import known_sha256
 from whisq.extras import install_hint
 from whisq.formats import open_model
-from whisq.formats.special_tokens import special_tokens
+from whisq.formats.special_tokens import languages_of
 from whisq.model import Model
 from whisq.provenance import stated_provenance
 from whisq.runtimes.registry import is_readable, parse_runtime, runnable_runtimes, verdicts
@@ -80,7 +80,7 @@ def describe(source: str | Path | Model, label: str, cache_folder: Path | None =
         size_bytes=source.size_bytes,
         dims=source.dims,
         tensors=tuple((tensor.spec, tensor.type) for tensor in source.tensors),
-        languages=frozenset(special_tokens(source).languages) or frozenset({"en"}),
+        languages=frozenset(languages_of(source)) or frozenset({"en"}),
         states=source.states,
         provenance=stated_provenance(source),
         tokens=source.tokenizer.tokens,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
@@ -36,6 +36,7 @@ _GROUPED = re.compile(r"(?<!\d)(\d{1,3})((?: \d{3})+)(?!\d)")
 """A number in groups of three digits, its commas, points or thin spaces already spaces."""
 
 
+@lru_cache(maxsize=4096)  # what is said is compared with what each of several models wrote
 def normalize(text: str, language: str | None) -> str:
     """Return the text as it is compared, with one space between words; English where no language is told.
 

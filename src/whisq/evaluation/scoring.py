@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 from whisq.evaluation.normalizing import characters, normalize
 
@@ -42,6 +43,7 @@ class Edits:
         return self.substitutions + self.deletions + self.insertions + self.runaway
 
 
+@lru_cache(maxsize=4096)  # models of one evaluation often write the same
 def count_edits(said: str, written: str, language: str | None) -> Edits:
     """Return the edits that turn what was said into what a model wrote, both normalized here.
 

@@ -137,6 +137,11 @@ def special_tokens(model: Model) -> SpecialTokens:
     )
 
 
+def languages_of(model: Model) -> dict[str, int]:
+    """Return the ids of a model's language tokens by code, as ``special_tokens`` does, in a fraction of its time."""
+    return _languages(model, _ids_by_text(model))
+
+
 def _ids_by_text(model: Model) -> dict[str, int]:
     named = {text: number for text, number in model.tokenizer.special.items() if 0 <= number < model.dims.n_vocab}
     if _START not in named:

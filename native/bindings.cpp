@@ -153,6 +153,37 @@ void feedback(const std::string& isa, nb::handle weights, nb::handle triangle, n
     require_kernel(unlocked([&] { return kernels.feedback(job); }), row);
 }
 
+void fit(const std::string& isa, nb::handle weights, nb::handle importance, nb::handle plain, int type,
+         int64_t n_columns, nb::handle levels, nb::handle units, nb::handle minimum_units, nb::handle scale_integers,
+         nb::handle minimum_integers, nb::handle is_better) {
+    const whisq::Kernels& kernels = kernels_named(isa);
+    Buffer w(weights, false), v(importance, false), p(plain, false), b(is_better, true);
+    Buffer l(levels, true), u(units, true), m(minimum_units, true), s(scale_integers, true), t(minimum_integers, true);
+    const whisq::TypeRow& row = type_of(type);
+    require(n_columns > 0 && n_columns % row.block_size == 0, kRowLength);
+    const int64_t n_rows = w.size() / (4 * n_columns), n_blocks = n_rows * (n_columns / row.block_size);
+    require(w.size() == 4 * n_rows * n_columns, "the weights are not a whole number of rows");
+    require(v.size() == 4 * n_columns, "the importance has another length than a row");
+    require(p.size() == w.size(), "the other rounding has another size than the weights");
+    require(l.size() == n_rows * n_columns && u.size() == 4 * n_blocks && m.size() == 4 * n_blocks,
+            "an output has another size");
+    require(s.size() >= 4 * n_blocks * row.subs.n && t.size() >= 4 * n_blocks * row.subs.n && b.size() == n_blocks,
+            "an output has another size");
+    const whisq::FitJob job{(const float*)w.data(),
+                            (const float*)v.data(),
+                            (const float*)p.data(),
+                            row.type,
+                            n_rows,
+                            n_columns,
+                            (int8_t*)l.data(),
+                            (float*)u.data(),
+                            (float*)m.data(),
+                            (float*)s.data(),
+                            (float*)t.data(),
+                            (uint8_t*)b.data()};
+    require_kernel(unlocked([&] { return kernels.fit(job); }), row);
+}
+
 // Returns whether the moment is positive definite; None for the outputs: only that.
 bool factor(const std::string& isa, nb::handle undamped, int64_t n_columns, float damping, nb::handle triangle,
             nb::handle inside, nb::handle gain, nb::handle moment) {
@@ -199,6 +230,9 @@ NB_MODULE(_core, m) {
           nb::arg("gain"), nb::arg("moment"), nb::arg("type"), nb::arg("n_columns"), nb::arg("n_sweeps"),
           nb::arg("levels"), nb::arg("units"), nb::arg("minimum_units"), nb::arg("scale_integers"),
           nb::arg("minimum_integers"));
+    m.def("fit", &fit, nb::arg("isa"), nb::arg("weights"), nb::arg("importance"), nb::arg("plain"), nb::arg("type"),
+          nb::arg("n_columns"), nb::arg("levels"), nb::arg("units"), nb::arg("minimum_units"),
+          nb::arg("scale_integers"), nb::arg("minimum_integers"), nb::arg("is_better"));
     m.def("factor", &factor, nb::arg("isa"), nb::arg("undamped"), nb::arg("n_columns"), nb::arg("damping"),
           nb::arg("triangle").none(), nb::arg("inside").none(), nb::arg("gain").none(), nb::arg("moment").none());
     m.def("dequantize", &dequantize, nb::arg("isa"), nb::arg("source"), nb::arg("type"), nb::arg("destination"));

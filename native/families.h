@@ -85,6 +85,7 @@ static_assert(answers_every_row([](Type type) { return quantizer_of(type).is_kno
 
 Outcome quantize(const Job& job, Tally& tally);
 Outcome feedback(const FeedbackJob& job);
+Outcome fit(const FitJob& job);
 bool factor(const FactorJob& job);
 void invert(const float* triangle, int64_t n_columns, float* upper);
 Outcome dequantize(const uint8_t* source, Type type, float* destination, int64_t n_weights);

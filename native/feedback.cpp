@@ -286,10 +286,6 @@ void put(float* to, int64_t row, int64_t width, const F* values, int n_lanes) {
         for (int lane = 0; lane < n_lanes; ++lane) to[(row + lane) * width + at] = values[at][lane];
 }
 
-int8_t stored_integer(const Levels& levels, float level) {
-    return levels.book != nullptr ? levels.book->stored[(int)level] : (int8_t)(int)(level - levels.low);
-}
-
 // Take the weights of a group, a row a lane.
 void load_weights(const Rows& rows) {
     const FeedbackJob& job = rows.job;

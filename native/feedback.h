@@ -11,6 +11,11 @@ inline F value_of(const Levels& levels, F level) {
     return levels.book != nullptr ? value_at(*levels.book, level) : level;
 }
 
+// What a block holds for a level.
+inline int8_t stored_integer(const Levels& levels, float level) {
+    return levels.book != nullptr ? levels.book->stored[(int)level] : (int8_t)(int)(level - levels.low);
+}
+
 inline F as_half(F value) {
     uint16_t halves[kLanes];
     return through_half(value, halves);

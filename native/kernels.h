@@ -236,6 +236,18 @@ struct FeedbackJob {
     float* minimum_integers;  // [n_rows, sub-blocks]
 };
 
+// Rounding to what is nearest to the weights (fit.cpp); units and integers are those of feedback.
+struct FitJob {
+    const float* weights;     // [n_rows, n_columns]
+    const float* importance;  // [n_columns]
+    const float* plain;       // [n_rows, n_columns] what another rounding of the weights decodes to
+    Type type;
+    int64_t n_rows, n_columns;
+    int8_t* levels;
+    float *units, *minimum_units, *scale_integers, *minimum_integers;
+    uint8_t* is_better;  // [n_rows, blocks] whether the block found is nearer than the other's
+};
+
 // What is prepared for feedback, as in Prepared; without `triangle` it is only found out whether that can be.
 struct FactorJob {
     const float* undamped;  // [n_columns, n_columns] second moment, row by row
@@ -254,6 +266,7 @@ struct Kernels {
     Outcome (*quantize)(const Job&, Tally&);
     Outcome (*dequantize)(const uint8_t* source, Type type, float* destination, int64_t n_weights);
     Outcome (*feedback)(const FeedbackJob&);
+    Outcome (*fit)(const FitJob&);
     bool (*factor)(const FactorJob&);  // false where the moment is not positive definite
     // The inverse of V, row by row, from Prepared's triangle.
     void (*invert)(const float* triangle, int64_t n_columns, float* upper);

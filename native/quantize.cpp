@@ -188,6 +188,6 @@ Outcome quantize(const Job& job, Tally& tally) {
 #define WHISQ_NAME_OF(isa) #isa
 #define WHISQ_NAME(isa) WHISQ_NAME_OF(isa)
 
-const Kernels kernels{WHISQ_NAME(WHISQ_ISA), kLanes, quantize, dequantize, feedback, factor, invert};
+const Kernels kernels{WHISQ_NAME(WHISQ_ISA), kLanes, quantize, dequantize, feedback, fit, factor, invert};
 
 }  // namespace whisq::WHISQ_ISA

@@ -129,6 +129,8 @@ class Run {
             decode(type);
         }
         feedback();
+        for (const TypeRow& type : kTypes)
+            if (!is_dense(type)) fit(type);
         return found_;
     }
 
@@ -196,6 +198,25 @@ class Run {
             }
             found_.push_back({type.name, "feedback", hash.digits()});
         }
+    }
+
+    void fit(const TypeRow& type) {
+        const int64_t units = kRows * kColumns / type.block_size, parts = units * type.subs.n;
+        const auto bytes = quantized(weights_.data(), kF32, type, nullptr);
+        std::vector<float> plain(kRows * kColumns), unit(units), minimum_unit(units), scale(parts), minimum(parts);
+        std::vector<int8_t> levels(kRows * kColumns);
+        std::vector<uint8_t> is_better(units);
+        const FitJob job{weights_.data(), importance_.data(), plain.data(), type.type,           kRows,
+                         kColumns,        levels.data(),      unit.data(),  minimum_unit.data(), scale.data(),
+                         minimum.data(),  is_better.data()};
+        Hash hash;
+        const auto decoded = kernels_.dequantize(bytes.data(), type.type, plain.data(), kRows * kColumns);
+        if (decoded == Outcome::kDone && kernels_.fit(job) == Outcome::kDone) {
+            hash.add(levels);
+            hash.add(is_better);
+            for (const auto* output : {&unit, &minimum_unit, &scale, &minimum}) hash.add(*output);
+        }
+        found_.push_back({type.name, "fit", hash.digits()});
     }
 
     const Kernels& kernels_;

@@ -10,7 +10,7 @@ namespace whisq {
 
 struct SelfTestHash {
     std::string type;    // ggml's name
-    std::string method;  // plain, importance, feedback, decode or factor
+    std::string method;  // plain, importance, feedback, fit, decode or factor
     std::string hash;    // FNV-1a of what was written, 16 hexadecimal digits
 };
 

@@ -58,7 +58,7 @@ def test_commands_options_values_and_files_are_completed(capsys, shell, tmp_path
     assert complete(script, "whisq", "") == [*COMMANDS, "--help", "--version"]
     assert complete(script, "whisq", "qu") == ["quantize"]
     assert complete(script, "/usr/bin/whisq", "evaluate", "--dat") == ["--data"]
-    assert complete(script, "whisq", "quantize", "--method", "f") == ["feedback"]
+    assert complete(script, "whisq", "quantize", "--method", "fe") == ["feedback"]
     assert complete(script, "whisq", "quantize", "model") == ["model-f16.bin"]
     assert "--embedding" in complete(script, "whisq-quantize", "--e")
 
@@ -67,7 +67,7 @@ def test_fish_is_told_of_every_command(capsys):
     script = printed(capsys, "--completion=fish")[1].out
     for name in COMMANDS:
         assert f"-f -a {name} -d '" in script
-    assert "from quantize' -l method -x -a 'ggml importance feedback' -d '" in script
+    assert "from quantize' -l method -x -a 'ggml fit importance feedback' -d '" in script
     if shutil.which("fish"):
         assert subprocess.run(["fish", "-n"], input=script, text=True, check=False).returncode == 0
 

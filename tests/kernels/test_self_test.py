@@ -19,7 +19,7 @@ def test_every_type_and_method_is_in_it():
     stored = self_test.stored_hashes()
     for kind in TYPES.values():
         methods = {method for name, method in stored if name == kind.name}
-        expected = {"plain", "decode"} | ({"importance"} if kind.is_quantized else set())
+        expected = {"plain", "decode"} | ({"importance", "fit"} if kind.is_quantized else set())
         expected |= {"feedback"} if kernels.has_feedback(kind) else set()
         assert methods - {"factor"} == expected, kind
     assert ("f32", "factor") in stored

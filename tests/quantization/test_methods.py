@@ -24,6 +24,7 @@ from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import GGML, UnfitWeightsError, Weights
 from whisq.quantization.rounding import (
     FEEDBACK,
+    FIT,
     IMPORTANCE,
     METHODS,
     best_method,
@@ -246,7 +247,7 @@ def example_of_the_docs(folder: Path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     import scaled
 
-    monkeypatch.setattr("whisq.quantization.rounding.METHODS", (GGML, scaled.Scaled(), IMPORTANCE, FEEDBACK))
+    monkeypatch.setattr("whisq.quantization.rounding.METHODS", (GGML, FIT, scaled.Scaled(), IMPORTANCE, FEEDBACK))
     return scaled.Scaled()
 
 

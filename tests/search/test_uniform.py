@@ -80,6 +80,8 @@ def test_every_file_is_whole_and_loads_there(model, calibration) -> None:
     found = candidates_of(model, ("q4_0", "q8_0", "iq4_nl"), calibration)
     names = [candidate.name for candidate in found]
     assert {"q4_0 ggml", "q4_0 importance", "q4_0 feedback", "q8_0 ggml", "q8_0 feedback"} <= set(names)
+    # What needs no calibration is for where there is none.
+    assert "q4_0 fit" not in names
     # q8_0 does not look at importance: that file would be ggml's again.
     assert "q8_0 importance" not in names
     for candidate in found:

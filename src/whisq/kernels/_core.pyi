@@ -44,5 +44,19 @@ def feedback(
     scale_integers: Buffer,
     minimum_integers: Buffer,
 ) -> None: ...
+def fit(
+    isa: str,
+    weights: Buffer,
+    importance: Buffer,
+    plain: Buffer,
+    type: int,
+    n_columns: int,
+    levels: Buffer,
+    units: Buffer,
+    minimum_units: Buffer,
+    scale_integers: Buffer,
+    minimum_integers: Buffer,
+    is_better: Buffer,
+) -> None: ...
 def invert(isa: str, triangle: Buffer, n_columns: int, upper: Buffer) -> None: ...
 def unpack_triangle(packed: Buffer, n: int, matrix: Buffer) -> None: ...

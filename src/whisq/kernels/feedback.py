@@ -9,7 +9,7 @@ block is chosen when the feedback reaches it. Then integers and scales are impro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -164,7 +164,7 @@ def quantize_with_feedback(
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the core's feedback writes for rows of weights.
+    """What the core's feedback, or its fit, writes for rows of weights.
 
     ``levels`` are the stored integers, ``int8[rows, columns]``; the rest is ``float32[rows, …]``: a unit, and one of
     the minimums, per block, and the integers of the scales and minimums per sub-block.
@@ -183,15 +183,25 @@ class Outputs:
         shapes = (units, units, units * sub_blocks, units * sub_blocks)
         return cls(np.zeros((rows, columns), np.int8), *(np.zeros((rows, n), np.float32) for n in shapes))
 
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """All of them, in the order of the fields."""
+        return self.levels, self.units, self.minimum_units, self.scale_integers, self.minimum_integers
+
+    def parts(self, kind: TensorType) -> Parts:
+        """Return what a type's blocks are made of."""
+        n_subs = CORE_TYPES[kind.ggml_type].sub_blocks
+        return Parts(
+            self.levels.reshape(-1, kind.block_size).astype(np.int32) & 0xFF,
+            self.units.reshape(-1),
+            self.minimum_units.reshape(-1),
+            self.scale_integers.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
+            self.minimum_integers.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
+        )
+
     def rows(self, start: int, stop: int) -> Outputs:
         """Return a view of some rows."""
-        return Outputs(
-            self.levels[start:stop],
-            self.units[start:stop],
-            self.minimum_units[start:stop],
-            self.scale_integers[start:stop],
-            self.minimum_integers[start:stop],
-        )
+        return Outputs(*(array[start:stop] for array in self.arrays))
 
 
 def run_core(
@@ -220,11 +230,7 @@ def run_core(
             ggml_type,
             weights.shape[1],
             sweeps,
-            into.levels,
-            into.units,
-            into.minimum_units,
-            into.scale_integers,
-            into.minimum_integers,
+            *into.arrays,
         )
 
 
@@ -253,12 +259,4 @@ def feedback_parts(
             run_core(weights[start:stop], factor, kind.ggml_type, found.rows(start, stop), isa=isa, sweeps=sweeps)
 
     over_rows(work, rows, threads)
-    n_subs = CORE_TYPES[kind.ggml_type].sub_blocks
-    stored = found.levels.reshape(-1, kind.block_size).astype(np.int32) & 0xFF
-    return Parts(
-        stored,
-        found.units.reshape(-1),
-        found.minimum_units.reshape(-1),
-        found.scale_integers.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
-        found.minimum_integers.reshape(-1, n_subs).astype(np.int32) if n_subs else None,
-    )
+    return found.parts(kind)

@@ -20,8 +20,8 @@ STORED = Path(__file__).with_suffix(".txt")
 def hashes(isa: str) -> dict[tuple[str, str], str]:
     """Return the hash of what an instruction set writes, by type and method.
 
-    Methods are ``plain`` (from f32, f16 and bf16), ``importance``, ``feedback``, ``decode`` (back to weights) and
-    ``factor`` (what feedback rounds with).
+    Methods are ``plain`` (from f32, f16 and bf16), ``importance``, ``feedback`` and ``fit`` (parts of blocks),
+    ``decode`` (back to weights) and ``factor`` (what feedback rounds with).
     """
     return {(type, method): digits for type, method, digits in _core.self_test(isa)}
 

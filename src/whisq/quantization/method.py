@@ -41,16 +41,21 @@ class UnfitWeightsError(WeightError):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Rows of a tensor as a file holds them: whole rows of ``n_columns`` weights in f32, f16 or bf16."""
+    """Rows of a tensor as a file holds them: whole rows of ``n_columns`` weights in f32, f16 or bf16.
+
+    ``expected`` is the importance of the columns that the model itself lets expect, ``float32[columns]``
+    (``expected_importance``): for a method that ``weighs_columns``, where the model tells.
+    """
 
     data: memoryview
     type: TensorType
     n_columns: int
+    expected: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, array: NDArray[np.float32]) -> Weights:
+    def of(cls, array: NDArray[np.float32], expected: NDArray[np.float32] | None = None) -> Weights:
         """Return the rows of a contiguous ``float32[rows, columns]``."""
-        return cls(array.data, F32, array.shape[-1])
+        return cls(array.data, F32, array.shape[-1], expected)
 
     @property
     def n_rows(self) -> int:
@@ -90,13 +95,14 @@ class Method(ABC):
 
     ``needs`` is what it must know of a layer's inputs. ``is_plain`` is true for what is done where nothing was asked,
     which output does not mention. With ``shifts_bias`` the bias of a layer takes up what the rounding takes from its
-    mean output.
+    mean output. One that ``weighs_columns`` is told what the model itself lets expect of a layer's inputs.
     """
 
     name: str
     needs: Needs = "nothing"
     is_plain: bool = False
     shifts_bias: bool = False
+    weighs_columns: bool = False
 
     def __str__(self) -> str:
         return self.name

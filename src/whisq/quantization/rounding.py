@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from whisq import kernels
 from whisq.calibration.inputs import EMBEDDING_INPUT, input_of
 from whisq.errors import CalibrationError, PlanError, WeightError
+from whisq.quantization.fit import Fit
 from whisq.quantization.method import (
     GGML,
     Method,
@@ -123,8 +124,8 @@ class Feedback(Method):
         return {**stated, "calibration": {**stated["calibration"], "weighed_outputs": len(calibration.outputs)}}
 
 
-IMPORTANCE, FEEDBACK = Importance(), Feedback()
-METHODS: tuple[Method, ...] = (GGML, IMPORTANCE, FEEDBACK)
+FIT, IMPORTANCE, FEEDBACK = Fit(), Importance(), Feedback()
+METHODS: tuple[Method, ...] = (GGML, FIT, IMPORTANCE, FEEDBACK)
 """Every method that a command line can name; of those that a calibration allows, the last is taken."""
 
 
@@ -207,9 +208,19 @@ def rounded(
 ) -> Rounded:
     """Return a whole matrix of a model as a file would hold it; raises ``WeightError`` with its name."""
     try:
-        return method.round(tensor.spec, Weights.of(model.array(tensor)), type, inputs, threads)
+        weights = Weights.of(model.array(tensor), expected_by(method, model, tensor.name))
+        return method.round(tensor.spec, weights, type, inputs, threads)
     except UnfitWeightsError as error:
         raise WeightError(f"{model.path}: {tensor.name}: {error}", hint=hint_for([error.tally])) from None
+
+
+def expected_by(method: Method, model: Model, matrix: str) -> NDArray[np.float32] | None:
+    """Return what a method is told of a matrix's columns; None where it does not ask, or the model does not tell."""
+    if not method.weighs_columns:
+        return None
+    from whisq.quantization.expected import expected_importance
+
+    return expected_importance(model, matrix)
 
 
 def exchanged(

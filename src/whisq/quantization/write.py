@@ -23,7 +23,7 @@ from whisq.kernels.threads import available_cpus, blas_on_one_thread
 from whisq.quantization.background_sync import BackgroundSync, join_all
 from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
 from whisq.quantization.plan import Assignment, Plan
-from whisq.quantization.rounding import shifted
+from whisq.quantization.rounding import expected_by, shifted
 from whisq.quantization.scales import count_unfinite, may_be_unfinite, refuse_unfinite
 from whisq.writing import Part, check_writable, files_with, whole
 
@@ -165,6 +165,7 @@ class _Worker:
         self.shifts: dict[str, NDArray[np.float32]] = {}
         self.stopped = False
         self._inputs = _layer_inputs(plan, threads)
+        self._expected: dict[str, NDArray[np.float32] | None] = {}
         self._lock = threading.Lock()
 
     def do(self, piece: _Piece) -> None:
@@ -195,10 +196,11 @@ class _Worker:
 
     def _computed(self, piece: _Piece, source: memoryview) -> memoryview:
         tensor, kind = piece.assignment.tensor, piece.assignment.type
-        weights = Weights(source, tensor.type, tensor.n_columns)
+        expected = self._expected_of(piece.assignment)
+        weights = Weights(source, tensor.type, tensor.n_columns, expected)
         if tensor.type.is_quantized:
             array = kernels.dequantize(source, tensor.type, (piece.stop - piece.start, tensor.n_columns))
-            weights = Weights.of(array)
+            weights = Weights.of(array, expected)
         rounded = piece.assignment.method.round(tensor.spec, weights, kind, self._inputs)
         if rounded.bias_shift is not None and tensor.spec.bias is not None:
             self._shift(tensor.spec.bias, tensor.n_rows, piece, rounded.bias_shift)
@@ -206,6 +208,15 @@ class _Worker:
         if shift is not None:
             return shifted(rounded.blocks, shift).data.cast("B")
         return rounded.blocks.cast("B")
+
+    def _expected_of(self, assignment: Assignment) -> NDArray[np.float32] | None:
+        if not assignment.method.weighs_columns:
+            return None
+        name = assignment.tensor.name
+        with self._lock:
+            if name not in self._expected:
+                self._expected[name] = expected_by(assignment.method, self.model, name)
+            return self._expected[name]
 
     def _note(self, name: str, tally: kernels.Tally) -> None:
         with self._lock:

@@ -19,7 +19,7 @@ from whisq.model import Model
 from whisq.network.devices import operations_for
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import Method, Rounded, Weights
-from whisq.quantization.rounding import exchanged, parse_method, rounded
+from whisq.quantization.rounding import exchanged, expected_by, parse_method, rounded
 from whisq.search.probing import PatchedWhisper
 from whisq.types import TensorType, parse_type
 from whisq.work import Bench, Job, Needs, Parcel, Source
@@ -112,7 +112,8 @@ class MixBench(Bench):
         rows = np.ascontiguousarray(weights[::step])
         spec = self._model[name].spec
         method = self._method.decide(spec, kind, self._calibration).method
-        found = method.round(spec, Weights.of(rows), kind, self._inputs.of_single_rows(), self._threads)
+        given = Weights.of(rows, expected_by(method, self._model, name))
+        found = method.round(spec, given, kind, self._inputs.of_single_rows(), self._threads)
         change = rows - kernels.dequantize(found.blocks, kind, rows.shape)
         # On one thread: how BLAS shares a product out would be seen in the last digits.
         with blas_on_one_thread():

@@ -131,12 +131,17 @@ def uniform_candidates(
     calibration: Calibration | None,
     target: str | None = None,
 ) -> list[Candidate]:
-    """Return a candidate for each recipe and each method that rounds any matrix otherwise, ggml's own first."""
+    """Return a candidate for each recipe and each method that rounds any matrix otherwise, ggml's own first.
+
+    A method that needs no calibration is no candidate, but for ggml's: who compares files calibrates, and what uses
+    that comes nearer.
+    """
     found = []
     for kind, recipe in recipes.items():
         for method in METHODS:
             given = None if method.needs == "nothing" else calibration
-            if method.what_is_missing(given) is not None:
+            is_outdone = method.needs == "nothing" and not method.is_plain
+            if is_outdone or method.what_is_missing(given) is not None:
                 continue
             stated = provenance_of(model, recipe, method, given) if CONTAINERS[container].has_provenance else None
             plan = make_plan(

@@ -26,10 +26,13 @@ _TOLD_EVERY_S = 2.0
 
 
 class Record:
-    """Counts inputs and keeps one of each kind of failure, on disk whenever two seconds have passed."""
+    """Counts inputs and keeps one of each kind of failure, on disk whenever two seconds have passed.
 
-    def __init__(self, folder: Path, guided: bool) -> None:
-        self.folder, self.guided = folder, guided
+    And at the last of ``most`` inputs: libFuzzer then ends the process, and Python does not always hear of it.
+    """
+
+    def __init__(self, folder: Path, guided: bool, most: int) -> None:
+        self.folder, self.guided, self.most = folder, guided, most
         self.n_inputs, self.failures = 0, {}  # type: ignore[var-annotated]
         self._told = 0.0
 
@@ -40,7 +43,7 @@ class Record:
             error = TimeoutError(f"took {seconds:.0f} s of processor time")
         if error is not None:
             self._keep(content, error)
-        if error is not None or time.monotonic() - self._told > _TOLD_EVERY_S:
+        if error is not None or self.n_inputs == self.most or time.monotonic() - self._told > _TOLD_EVERY_S:
             self.write()
 
     def _keep(self, content: bytes, error: BaseException) -> None:
@@ -151,13 +154,10 @@ def main() -> int:
     work = args.folder / "work"
     work.mkdir(exist_ok=True)
     reader = READERS[args.reader](work)
-    record = Record(args.folder, guide)
+    record = Record(args.folder, guide, args.runs)
     once = _timed(record, lambda content: outcome(reader, content))
     given: tuple[Any, ...] = (reader.seeds, once, args.runs, args.seconds, args.seed)
     if guide:
-        import atexit
-
-        atexit.register(record.write)
         guided(*given, args.folder)
     else:
         unguided(*given)

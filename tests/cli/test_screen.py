@@ -98,10 +98,14 @@ def test_a_bar_shows_its_label(monkeypatch, capsys) -> None:
     monkeypatch.setenv("TERM", "xterm")
     labels = []
     monkeypatch.setattr("rich.progress.Progress.add_task", lambda self, label, total: labels.append(label) or 0)
-    monkeypatch.setattr("rich.progress.Progress.advance", lambda self, task, amount: None)
+    monkeypatch.setattr(
+        "rich.progress.Progress.update", lambda self, task, advance, description=None: labels.append(description)
+    )
     with Console().progress(3, f"[red]{HOSTILE}") as advance:
         advance(1)
-    assert labels == [f"[red]{shown(HOSTILE)}"]
+    with Console().bar(3, "start") as advance:
+        advance(1, HOSTILE)
+    assert labels == [f"[red]{shown(HOSTILE)}", None, "start", shown(HOSTILE)]
 
 
 def actions(name: str) -> list[argparse.Action]:

@@ -77,7 +77,7 @@ def test_nats(value: float, text: str) -> None:
 def test_runtimes_by_their_short_names() -> None:
     assert loads_text(None) == "–"
     assert loads_text(frozenset()) == "none"
-    assert loads_text(frozenset(NAMES)) == "stock whisper.cpp, PR 3605, transcribe.cpp"
+    assert loads_text(frozenset(NAMES)) == "stock whisper.cpp, PR 3605, transcribe.cpp, candle"
 
 
 def test_a_file_of_unknown_runtimes_has_a_dash() -> None:

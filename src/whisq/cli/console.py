@@ -175,7 +175,9 @@ class Console:
         columns = (description, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
             task = bar.add_task(shown(label), total=total)
-            yield lambda amount, label="": bar.update(task, advance=amount, **({"description": label} if label else {}))
+            yield lambda amount, label="": bar.update(
+                task, advance=amount, **({"description": shown(label)} if label else {})
+            )
 
     @contextlib.contextmanager
     def stages(self, account: Account | None = None) -> Iterator[Stages]:

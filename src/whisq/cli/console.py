@@ -175,9 +175,7 @@ class Console:
         columns = (description, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         with RichProgress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
             task = bar.add_task(shown(label), total=total)
-            yield lambda amount, label="": bar.update(
-                task, advance=amount, **({"description": shown(label)} if label else {})
-            )
+            yield lambda amount, label="": bar.update(task, advance=amount, description=shown(label) if label else None)
 
     @contextlib.contextmanager
     def stages(self, account: Account | None = None) -> Iterator[Stages]:

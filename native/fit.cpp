@@ -68,7 +68,7 @@ struct Result {
         for (int j = 0; j < n; ++j) {
             const Scales s = scales(j / Part::size);
             const F scaled = (Part::has_offset ? x[j] - s.offset : x[j]) * Part::inverse_of(s.scale);
-            if constexpr (Part::levels.book != nullptr)
+            if constexpr (Part::levels.has_book)
                 level[j] = nearest_index(*Part::levels.book, scaled);
             else
                 level[j] = nearest_float(scaled, Part::levels.low, Part::levels.high);

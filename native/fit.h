@@ -95,8 +95,8 @@ struct Fitter {
     static constexpr Reach reach = reach_of(kType);
     static constexpr bool is_super = row.subs.n != 0, has_offset = levels.has_minimum;
     static constexpr int size = sub_size(row), n_subs = is_super ? row.subs.n : 1;
-    static constexpr float lowest = levels.book != nullptr ? levels.book->value[0] : levels.low;
-    static constexpr float highest = levels.book != nullptr ? levels.book->value[levels.book->n - 1] : levels.high;
+    static constexpr float lowest = levels.has_book ? levels.book->value[0] : levels.low;
+    static constexpr float highest = levels.has_book ? levels.book->value[levels.book->n - 1] : levels.high;
 
     struct Found {
         Scales scales;
@@ -116,7 +116,7 @@ struct Fitter {
     static F nearest_to(F x, Scales s, F inverse, F& error) {
         const F scaled = has_offset ? (x - s.offset) * inverse : x * inverse;
         F value;
-        if constexpr (levels.book != nullptr)
+        if constexpr (levels.has_book)
             value = nearest_value(*levels.book, scaled);
         else
             value = nearest_float(scaled, levels.low, levels.high);

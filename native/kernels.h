@@ -88,16 +88,19 @@ enum class ScaleAs { kHalf, kPowerOfTwo };
 
 // How feedback rounds a weight to scale * l + offset. Without a default, so that every row has to say it.
 struct Levels {
-    float low, high;       // l is an integer from low to high, stored as l - low; equal: no feedback for this type
-    bool has_minimum;      // there is an offset
-    const Codebook* book;  // or null: l is book->value[from low to high], stored as book->stored of the same
+    float low, high;        // l is an integer from low to high, stored as l - low; equal: no feedback for this type
+    bool has_minimum;       // there is an offset
+    const Codebook* book;   // or null: l is book->value[from low to high], stored as book->stored of the same
+    bool has_book = false;  // for constants: under its sanitizers GCC compares no pointer while it compiles
     ScaleAs scale_as;
 
     static constexpr Levels none() { return {0, 0, false, nullptr, ScaleAs::kHalf}; }
     static constexpr Levels integers(float low, float high) { return {low, high, false, nullptr, ScaleAs::kHalf}; }
     static constexpr Levels with_minimum(float high) { return {0, high, true, nullptr, ScaleAs::kHalf}; }
     static constexpr Levels from(const Codebook& book, ScaleAs scale_as) {
-        return {0, (float)(book.n - 1), false, &book, scale_as};
+        Levels found{0, (float)(book.n - 1), false, &book, scale_as};
+        found.has_book = true;
+        return found;
     }
 
    private:

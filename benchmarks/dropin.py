@@ -3,7 +3,7 @@
     python benchmarks/dropin.py MODEL CLIPS --types q4_0 q5_1 --methods ggml feedback [--calibration FILE]
 
 MODEL is in f16, CLIPS what `whisq evaluate` takes. Every file is what `whisq quantize --target whisper.cpp` writes, the
-token embedding included; a calibration is needed for methods other than ggml. The divergence is that of the next
+token embedding included; a calibration is needed for importance and feedback. The divergence is that of the next
 token's distribution from f16's, in nats per token, in libwhisper (pywhispercpp), teacher-forced on the text that f16
 writes there. Clips of one language that follow each other are joined into windows of up to 30 s, the unit of the
 bootstrap. Columns: the ratio to ggml's bytes of the same type and to its q4_0, each with the paired 95 % interval over
@@ -208,7 +208,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("clips", help="a folder or manifest of clips")
     parser.add_argument("--types", nargs="+", default=["q4_0", "iq4_nl", "q4_K", "q5_0", "q5_1", "q5_K"])
-    parser.add_argument("--methods", nargs="+", default=["ggml", "feedback"], help="ggml, importance, feedback")
+    parser.add_argument("--methods", nargs="+", default=["ggml", "feedback"], help="ggml, fit, importance, feedback")
     parser.add_argument("--only", nargs="+", metavar="TYPE:METHOD", help="these files alone, instead of all pairs")
     parser.add_argument("--calibration", type=Path, help="what `whisq calibrate` wrote")
     parser.add_argument("--language", help="measure clips of this language only")

@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -201,7 +202,7 @@ class Console:
             yield found
 
 
-class Stages:
+class Stages(ABC):
     """How far work in several stages is, and what all of them will still take where it was said what to expect."""
 
     def __init__(self, console: Console, beside: Callable[[], str]) -> None:
@@ -220,8 +221,9 @@ class Stages:
             everything = "" if left_s is None else f"{_minutes(left_s)} for everything"
             self._show(stage, done, total, "; ".join(filter(None, (everything, self._beside()))))
 
+    @abstractmethod
     def _show(self, stage: str, done: float, total: float, all_left: str) -> None:
-        raise NotImplementedError
+        """Show it, with what is said of all stages together."""
 
 
 class _Bars(Stages):

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 import whisq
-from tests.support.cluster import ROOT, Cluster
+from tests.support.cluster import Cluster
 from tests.support.jobs import SquaresJob
 from tests.support.optimized import FEW
 from whisq.calibration import Calibration
 from whisq.errors import ClusterError, WeightError
-from whisq.kernels import available_isas
+from whisq.kernels import _core, available_isas
 from whisq.work import Executor, Needs, Unit, executor_at
 
 pytestmark = pytest.mark.slow
@@ -135,8 +135,17 @@ def test_what_a_node_cannot_do_is_said_and_it_gets_nothing(
         ray_cluster.nodes.remove(full)
 
 
+# An editable install's finder is asked before any path: without it the copy beside this file is what is imported.
+NO_FINDER = """import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "Redirecting" not in type(finder).__name__]
+"""
+
+
 def test_another_whisq_on_a_node_is_refused_before_work(ray_cluster: Cluster, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "src" / "whisq", tmp_path / "whisq")
+    shutil.copytree(Path(whisq.__file__).parent, tmp_path / "whisq")
+    if Path(_core.__file__).parent != Path(whisq.__file__).parent / "kernels":
+        shutil.copy(_core.__file__, tmp_path / "whisq" / "kernels")
+    (tmp_path / "sitecustomize.py").write_text(NO_FINDER)
     with (tmp_path / "whisq" / "work" / "__init__.py").open("a") as stream:
         stream.write("# changed\n")
     other = ray_cluster.start(PYTHONPATH=os.pathsep.join([str(tmp_path), *[path for path in sys.path if path]]))

@@ -17,9 +17,12 @@ def test_a_larger_model_needs_more_and_what_is_said_is_of_the_right_size() -> No
     tiny, turbo = (
         needs_of(released(name), 4, 2000, spills=True, writes=False) for name in ("tiny.en", "large-v3-turbo")
     )
-    assert 53e6 < tiny.file_bytes < 60e6
+    assert 45e6 < tiny.file_bytes < 60e6
     assert 2.0e9 < turbo.file_bytes < 2.6e9
-    assert 0.4e9 < tiny.memory_bytes < 0.8e9  # the way back takes the most
+    assert 0.25e9 < tiny.memory_bytes < 0.5e9
+    weighing = needs_of(released("tiny.en"), 4, 2000, spills=True, writes=False, weighs=True)
+    assert weighing.memory_bytes > tiny.memory_bytes + 0.3e9  # the way back takes the most
+    assert weighing.file_bytes > tiny.file_bytes
     assert turbo.memory_bytes < 4e9
     assert str(tiny).startswith(f"{tiny.memory_bytes / 1e6:.0f} MB of memory")
     more = needs_of(released("tiny.en"), 40, 2000, spills=True, writes=False)

@@ -12,6 +12,7 @@ from whisq.calibration.outputs import OUTPUT_DAMPINGS, moment_of_halves, weighed
 from whisq.calibration.run import CalibrationSettings, calibrate
 from whisq.calibration.weighing import PASSES, _drawn, _likely
 from whisq.demo import SENTENCE, speech
+from whisq.errors import CalibrationError
 
 
 def moment(width: int, n_vectors: int, seed: int, mixing: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ def test_a_calibration_of_several_lines_has_them_with_any_number_of_threads(tmp_
             model,
             tmp_path / "clips.csv",
             tmp_path / f"{threads}.calib",
-            settings=CalibrationSettings(cache=None, threads=threads),
+            settings=CalibrationSettings(cache=None, threads=threads, weigh_outputs=True),
             progress=note,
         )
         for threads in (1, 2)
@@ -91,3 +92,19 @@ def test_a_calibration_of_several_lines_has_them_with_any_number_of_threads(tmp_
         assert found.damping == other.damping
         assert found.second_moment.shape == (width, width)
     assert one.load_output("encoder.blocks.0.mlp.0") is None
+
+
+def test_outputs_are_weighed_where_that_is_asked_for_and_the_model_is_narrow_enough(tmp_path: Path) -> None:
+    import soundfile
+
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", speech(), 16000)
+    (tmp_path / "clips.csv").write_text(f"path,text,language\na.wav,{SENTENCE},en\nb.wav,{SENTENCE},en\n")
+    dims = replace(TINY, n_audio_ctx=1500, n_text_ctx=128)
+    model = write_huggingface(tmp_path / "hf", tiny_weights(dims))
+    settings = CalibrationSettings(cache=None)
+    assert not calibrate(model, tmp_path / "clips.csv", tmp_path / "a.calib", settings=settings).outputs
+    wide = replace(TINY, n_audio_state=832, n_text_state=832, n_audio_head=13, n_text_head=13)
+    model = write_huggingface(tmp_path / "wide", tiny_weights(wide))
+    with pytest.raises(CalibrationError, match="832 values a frame, at most 768"):
+        calibrate(model, None, tmp_path / "b.calib", settings=CalibrationSettings(cache=None, weigh_outputs=True))

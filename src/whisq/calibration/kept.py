@@ -71,6 +71,7 @@ def calibration_on(
 
 def _key(model: Model, clips: ClipSet, settings: CalibrationSettings) -> str:
     heard = {"data": clips.sha256, "own_text": settings.own_text, "text_tokens": settings.text_tokens}
+    heard["weigh_outputs"] = settings.weigh_outputs
     made_by = {"whisq": __version__, "seed": settings.seed, "device": settings.device, "holds": _HOLDS}
     digest = hashlib.sha256(json.dumps({**heard, **made_by}, sort_keys=True).encode()).hexdigest()
     what = "built-in" if clips.source == SOURCE else clips.sha256[:16]

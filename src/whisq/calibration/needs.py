@@ -20,7 +20,7 @@ from whisq.whisper import expected_tensors
 if TYPE_CHECKING:
     from whisq.whisper import Dimensions
 
-_LIBRARIES = 120_000_000
+_LIBRARIES = 170_000_000
 """Bytes that Python, numpy, scipy and the audio library take."""
 _FACTORING = 5
 """Matrices of the widest input in float64 that are there at once when it is said whether feedback can use it."""
@@ -42,18 +42,21 @@ class Needs:
         return f"{megabytes(self.memory_bytes):.0f} MB of memory and {disk_mb:.0f} MB of disk, {kept_mb:.0f} MB to stay"
 
 
-def needs_of(dims: Dimensions, n_windows: int, n_tokens: int, *, spills: bool, writes: bool) -> Needs:
+def needs_of(
+    dims: Dimensions, n_windows: int, n_tokens: int, *, spills: bool, writes: bool, weighs: bool = False
+) -> Needs:
     """Return what calibrating a model takes on so many windows and tokens.
 
     With ``spills`` an interrupted run is kept on disk; with ``writes`` the model writes texts, for which its decoder is
-    in memory. The memory is an upper bound: tiny.en on the built-in speech took 0.8 of it.
+    in memory; with ``weighs`` all of it and the outputs of its layers are. The memory is an upper bound: tiny.en on the
+    built-in speech took 0.8 of it.
     """
     widths = inputs_of(dims).values()
     moments = sum(4 * (triangle_size(width) + width) for width in widths)
     states = 4 * (n_windows * dims.n_audio_ctx * dims.n_audio_state + n_tokens * dims.n_text_state)
     weights = 4 * (dims.n_vocab + dims.n_text_ctx + 16 * dims.n_text_state * dims.n_text_layer) * dims.n_text_state
     memory = _LIBRARIES + _STATES * states + max(8 * _FACTORING * max(widths) ** 2, weights if writes else 0)
-    outputs = weighed_outputs(dims)
+    outputs = weighed_outputs(dims) if weighs else {}
     if outputs:
         memory = max(memory, _LIBRARIES + states + _way_back(dims, outputs))
     if not spills:

@@ -21,6 +21,7 @@ from whisq.calibration import Calibration, Moments, Probes, read_calibration, wr
 from whisq.calibration.calibration import dims_of
 from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, input_of, inputs_of
 from whisq.calibration.needs import check_room, needs_of
+from whisq.calibration.outputs import WIDEST_STATE, weighed_outputs
 from whisq.calibration.probes import MOST_PROBES, PROBE_FRAMES
 from whisq.calibration.spill import Checkpoint
 from whisq.calibration.sums import Sums
@@ -65,7 +66,8 @@ class CalibrationSettings:
     """How to calibrate. ``cache`` is where an interrupted run is kept, None for nowhere.
 
     ``own_text`` has the decoder see the model's own text even where the data has a transcript; ``text_tokens`` is how
-    many tokens of other text it sees besides, on the same audio.
+    many tokens of other text it sees besides, on the same audio. ``weigh_outputs`` takes the words' gradients back to
+    the outputs of layers, which rounding then heeds: as long again, and a model up to small.
     """
 
     limit: int | None = None
@@ -73,6 +75,7 @@ class CalibrationSettings:
     language: str | None = None
     own_text: bool = False
     text_tokens: int = 0
+    weigh_outputs: bool = False
     device: str = "cpu"
     threads: int | None = None
     skip_bad: bool = False
@@ -102,6 +105,12 @@ def calibrate(
             f"{opened.path}: is quantized: a calibration is made with the f16 or f32 model",
             hint="calibrate the original once, then use the result for all its quantizations",
         )
+    if chosen.weigh_outputs and not weighed_outputs(opened.dims):
+        raise CalibrationError(
+            f"{opened.path}: is too wide to weigh its outputs: {opened.dims.n_audio_state} values a frame, at most"
+            f" {WIDEST_STATE}",
+            hint="calibrate without it",
+        )
     special = special_tokens(opened)
     clips = clips_for(opened, data, chosen, progress)
     chosen = settings_for(clips, chosen)
@@ -119,7 +128,8 @@ def calibrate(
     lines.sort(key=lambda line: line.window)
     n_tokens = sum(len(line.ids) or LONGEST_TEXT for line in lines)
     writes = any(not line.ids for line in lines)
-    needs = needs_of(opened.dims, len(windows), n_tokens, spills=chosen.cache is not None, writes=writes)
+    spills, weighs = chosen.cache is not None, chosen.weigh_outputs
+    needs = needs_of(opened.dims, len(windows), n_tokens, spills=spills, writes=writes, weighs=weighs)
     say(f"calibrating takes up to {needs}")
     check_room(needs, Path(output), chosen.cache)
     with operations.no_gradients():
@@ -130,9 +140,10 @@ def calibrate(
         path = Path(output)
         widths = inputs_of(opened.dims)
         listed = [(name, widths[name], count) for name, count in collector.counts.items()]
-        outputs = output_moments(
-            opened, special, windows, lines, operations, progress, seed=chosen.seed, threads=chosen.threads
-        )
+        outputs = {}
+        if weighs:
+            rest = (lines, operations, progress)
+            outputs = output_moments(opened, special, windows, *rest, seed=chosen.seed, threads=chosen.threads)
         write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows), outputs)
     checkpoint.remove()
     return read_calibration(path)

@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_clips(data, what="audio, and what is said in it where that is known", seed_of="the draw", required=False)
     data.add_argument("--own-text", action="store_true", help="use the model's own text, not the transcripts")
     data.add_argument(
+        "--weigh-outputs",
+        action="store_true",
+        help="look at the words' gradients, too: closer blocks of tiny models for twice the time",
+    )
+    data.add_argument(
         "--merge",
         type=Read,
         metavar="FILE",
@@ -136,6 +141,7 @@ def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibr
         seed=args.seed,
         language=args.language,
         own_text=args.own_text,
+        weigh_outputs=args.weigh_outputs,
         device=args.device,
         threads=args.threads,
         skip_bad=args.skip_bad,

@@ -12,7 +12,7 @@ from whisq.clips.clip import Clip
 from whisq.optimization.choices import Choices, evenly
 from whisq.quantization.rounding import METHODS
 
-_CALIBRATING = {"calibrating": 35.0, "weighing outputs": 17.0}
+_CALIBRATING = {"calibrating": 35.0}
 _ROUNDING = "rounding"
 _SEARCHING = {
     _ROUNDING: 12.0,

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import whisq
 from tests.support.cluster import Cluster
+from tests.support.containers import write_huggingface
 from tests.support.jobs import SquaresJob
+from tests.support.models import TINY, tiny_weights
 from tests.support.optimized import FEW
 from whisq.calibration import Calibration
 from whisq.errors import ClusterError, WeightError
@@ -180,6 +183,52 @@ def test_a_wrong_address_is_told_at_once(address: str) -> None:
     with pytest.raises(ClusterError, match="no Ray cluster answers there"):
         executor_at(address)
     assert time.monotonic() - started < 20
+
+
+LATER = r"(en|de)coder\.blocks\.[123]\..*"
+
+
+@pytest.mark.parametrize("method", ["feedback", "fit"])
+def test_a_file_rounded_in_units_has_the_bytes_of_one_process(
+    ray_cluster: Cluster, tiny_en_bin: Path, tiny_en_calibration: Calibration, tmp_path: Path, method: str
+) -> None:
+    words = ["quantize", str(tiny_en_bin), "q4_0", "--embedding", "q8_0", "--method", method, "--protect", LATER]
+    words += ["--calibration", str(tiny_en_calibration.path)] if method == "feedback" else []
+    files = {name: tmp_path / f"{name}.bin" for name in ("local", "ray")}
+    for name, more in (("local", []), ("ray", ["--ray", ray_cluster.address])):
+        done = subprocess.run(
+            [sys.executable, "-m", "whisq", *words[:2], str(files[name]), *words[2:], *more],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    assert files["ray"].read_bytes() == files["local"].read_bytes()
+    units = sum(int(part.split()[-1]) for part in done.stderr.partition("units by node: ")[2].split(";")[0].split(","))
+    with whisq.open_model(tiny_en_bin) as model:
+        plan = whisq.make_plan(
+            model, whisq.Recipe(whisq.parse_type("q4_0"), protect=(LATER,), embedding=whisq.parse_type("q8_0"))
+        )
+    assert units == sum(a.is_quantized_here for a in plan.assignments)
+
+
+def test_weights_that_no_block_holds_are_told_as_here(ray_cluster: Cluster, tmp_path: Path) -> None:
+    weights = tiny_weights(TINY)
+    bad = ["encoder.blocks.0.mlp.0.weight", "decoder.blocks.0.attn.query.weight"]
+    for name in bad:
+        weights.arrays[name][0, 0] = np.nan
+    with whisq.open_model(write_huggingface(tmp_path / "hf", weights)) as model:
+        plan = whisq.make_plan(model, whisq.Recipe(whisq.parse_type("q4_0")), method="fit")
+        cluster, told = executor_at(ray_cluster.address), []
+        try:
+            for executor in (None, cluster):
+                with pytest.raises(WeightError) as caught:
+                    whisq.quantize(plan, tmp_path / "q.bin", executor=executor)
+                told.append(str(caught.value))
+        finally:
+            cluster.close()
+    assert told[0] == told[1]
+    assert all(f"{name}: 1 NaN" in told[0] for name in bad)
+    assert not (tmp_path / "q.bin").exists()
 
 
 def measured(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from whisq.cli.arguments import (
     add_json,
     add_other_model,
     add_overwrite_and_quiet,
+    add_ray,
     cache_folder,
     thread_count,
 )
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from whisq.model import Model
     from whisq.quantization.method import Method
     from whisq.quantization.plan import Plan
+    from whisq.quantization.write import Written as Result
     from whisq.recipe import Recipe
+    from whisq.work import Executor
 
 _EPILOG = r"""
 A rule's PATTERN is a regular expression that must match a whole tensor name; the first rule that matches wins.
@@ -98,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--verbose", action="store_true", help="print a line for every tensor, as the plain `quantize` always does"
     )
     add_cache(runs, "calibrations")
+    add_ray(runs)
     add_overwrite_and_quiet(runs)
     add_json(runs)
 
@@ -138,9 +142,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.calibration.calibration import foreseen_calibration
     from whisq.cli.notes import notes_on, weights_note
     from whisq.formats import open_model
-    from whisq.provenance import provenance_of, sidecar
+    from whisq.provenance import provenance_of
     from whisq.quantization.plan import make_plan, recipe_for
-    from whisq.quantization.write import check_output, quantize
+    from whisq.quantization.write import check_output
 
     asked = recipe_from(args)
     target = parse_runtime(args.target) if args.target else None
@@ -169,30 +173,50 @@ def run(args: argparse.Namespace, console: Console) -> int:
         _warn(plan, console, strict=args.strict)
         if given is not None and (note := weights_note(given, model)):
             console.note_always(note)
+        executor: Executor | None = None
         if not args.dry_run:
             check_output(plan, args.output)
+            if plan.slow or foreseen is not None:
+                executor = stack.enter_context(console.executor(args.ray))
+            elif args.ray:
+                console.note("--ray: this is rounded as fast as it is read: done here")
             if foreseen is not None:
                 plan = planned(stack.enter_context(_calibrated(args, model, console)))
         _print_plan(plan, console, verbose=args.verbose)
-        written = None
-        with contextlib.ExitStack() as beside:
-            if args.recipe_out:
-                from whisq.recipe import save_recipe
-                from whisq.writing import text_with
-
-                beside.enter_context(text_with(args.recipe_out, save_recipe(recipe)))
-            if not args.dry_run:
-                if args.sidecar:
-                    beside.enter_context(sidecar(plan, args.output))
-                checking = _Checking(plan, args.target) if args.check else None
-                with console.progress(model.n_weights, "quantizing") as advance:
-                    written = quantize(plan, args.output, threads=args.threads, progress=advance, check=checking)
-                if checking is not None:
-                    checking.tell(console)
+        written = _write(args, console, plan, recipe, executor)
         _conclude(args, console, plan, written.duration_s if written else None)
         for note in notes_on(plan, asked, target, args.output):
             console.note_always(note)
     return 0
+
+
+def _write(
+    args: argparse.Namespace, console: Console, plan: Plan, recipe: Recipe, executor: Executor | None
+) -> Result | None:
+    """Write what is asked for; returns nothing where no model is."""
+    from whisq.provenance import sidecar
+    from whisq.quantization.write import quantize
+
+    with contextlib.ExitStack() as beside:
+        if args.recipe_out:
+            from whisq.recipe import save_recipe
+            from whisq.writing import text_with
+
+            beside.enter_context(text_with(args.recipe_out, save_recipe(recipe)))
+        if args.dry_run:
+            return None
+        if args.sidecar:
+            beside.enter_context(sidecar(plan, args.output))
+        checking = _Checking(plan, args.target) if args.check else None
+        with console.progress(plan.model.n_weights, "quantizing") as advance:
+            written = quantize(
+                plan, args.output, threads=args.threads, progress=advance, check=checking, executor=executor
+            )
+        if executor is not None and (told := executor.account.line()):
+            console.note(f"units by node: {told}")
+        if checking is not None:
+            checking.tell(console)
+    return written
 
 
 class _Checking:

@@ -61,8 +61,8 @@ class OptimizationSettings:
 
     ``embedding`` is the token embedding's one type; without it it may be q8_0 in a mix, and has that of all others in a
     file of one type. ``inside`` is the number of clips that files are judged by; ``folder`` is where what is made on
-    the way is kept, by default ``best.optimize`` for ``best.bin``; ``executor`` is who searches and evaluates, None for
-    this process.
+    the way is kept, by default ``best.optimize`` for ``best.bin``; ``executor`` is who searches, rounds and
+    evaluates, None for this process.
     """
 
     types: tuple[str, ...] = ()
@@ -301,7 +301,7 @@ class _Work:
             done += weights
             self.progress(f"writing {path.name}", done, self.model.n_weights)
 
-        quantize(plan, path, progress=advance, check=check)
+        quantize(plan, path, progress=advance, check=check, executor=self.settings.executor)
 
     def evaluate(self, made: Plan, clips: ClipSet) -> Evaluation:
         """Return the transcripts of the source, the file made, and files of one type beside it, with a report."""

@@ -65,7 +65,7 @@ class PublicationSettings:
     ``name`` is what files are called by, ``license``, ``base_model`` (an id on the hub) and ``languages`` what the card
     says; without them it is what the model and its own card say. ``calibration`` is a file; without it the built-in
     speech calibrates. ``method`` defaults to the best that a calibration allows. ``folder`` is for what is made on the
-    way, by default the output's name with ``.publish``; ``executor`` is who evaluates, None for this process.
+    way, by default the output's name with ``.publish``; ``executor`` rounds and evaluates, None for this process.
     """
 
     containers: tuple[ContainerName, ...] = ("bin",)
@@ -151,7 +151,7 @@ def publish(
             how = CalibrationSettings(threads=chosen.threads, cache=chosen.cache)
             calibration = stack.enter_context(calibration_on(opened, None, how, say=say, progress=progress))
         plans = [edition.plan(opened, method, calibration) for edition in editions]
-        work = _Work(opened, folder, method, calibration, steps, progress)
+        work = _Work(opened, folder, method, calibration, steps, chosen.executor, progress)
         for edition, plan in zip(editions, plans, strict=True):
             work.write(edition, plan)
         evaluation = work.evaluate(editions, clips, chosen)
@@ -249,6 +249,7 @@ class _Work:
     method: Method
     calibration: Calibration | None
     steps: Steps
+    executor: Executor | None
     progress: Progress
 
     def write(self, edition: Edition, plan: Plan) -> None:
@@ -274,7 +275,7 @@ class _Work:
             done += weights
             self.progress(f"writing {path.name}", done, self.model.n_weights)
 
-        quantize(plan, path, progress=advance, check=check)
+        quantize(plan, path, progress=advance, check=check, executor=self.executor)
 
     def evaluate(self, editions: Sequence[Edition], clips: ClipSet, chosen: PublicationSettings) -> Evaluation:
         """Return what every file transcribes; raises ``RuntimeUnavailableError`` for one that does not load."""

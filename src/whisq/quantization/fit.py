@@ -19,6 +19,7 @@ class Fit(Method):
 
     name: str = "fit"
     weighs_columns: bool = True
+    is_slow: bool = True
 
     def round(
         self,

@@ -95,7 +95,8 @@ class Method(ABC):
 
     ``needs`` is what it must know of a layer's inputs. ``is_plain`` is true for what is done where nothing was asked,
     which output does not mention. With ``shifts_bias`` the bias of a layer takes up what the rounding takes from its
-    mean output. One that ``weighs_columns`` is told what the model itself lets expect of a layer's inputs.
+    mean output. One that ``weighs_columns`` is told what the model itself lets expect of a layer's inputs. What
+    ``is_slow`` takes far longer than reading and writing do, so that a cluster's nodes are worth asking.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Method(ABC):
     is_plain: bool = False
     shifts_bias: bool = False
     weighs_columns: bool = False
+    is_slow: bool = False
 
     def __str__(self) -> str:
         return self.name

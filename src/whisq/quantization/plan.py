@@ -130,6 +130,11 @@ class Plan:
         """Bits of the whole file per weight."""
         return 8 * self.size_bytes / self.model.n_weights
 
+    @property
+    def slow(self) -> tuple[Assignment, ...]:
+        """Those whose rounding takes long enough to be shared out."""
+        return tuple(a for a in self.assignments if a.method.is_slow and a.is_quantized_here)
+
     def __getitem__(self, name: str) -> Assignment:
         """Return the assignment of the tensor with a canonical name; raises ``KeyError``."""
         for assignment in self.assignments:

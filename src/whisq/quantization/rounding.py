@@ -82,6 +82,7 @@ class Feedback(Method):
     name: str = "feedback"
     needs: Needs = "second moments"
     shifts_bias: bool = True
+    is_slow: bool = True
 
     def round(
         self,
@@ -212,6 +213,28 @@ def rounded(
         return method.round(tensor.spec, weights, type, inputs, threads)
     except UnfitWeightsError as error:
         raise WeightError(f"{model.path}: {tensor.name}: {error}", hint=hint_for([error.tally])) from None
+
+
+def rounded_rows(
+    model: Model,
+    tensor: TensorRef,
+    rows: tuple[int, int],
+    type: TensorType,
+    method: Method,
+    inputs: LayerInputs | None,
+    expected: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> Rounded:
+    """Return some rows of a tensor, from the first to before the last, as a file would hold them.
+
+    ``expected`` is what ``expected_by`` says. Raises ``UnfitWeightsError``.
+    """
+    source = model.rows(tensor, *rows)
+    weights = Weights(source, tensor.type, tensor.n_columns, expected)
+    if tensor.type.is_quantized:
+        array = kernels.dequantize(source, tensor.type, (rows[1] - rows[0], tensor.n_columns))
+        weights = Weights.of(array, expected)
+    return method.round(tensor.spec, weights, type, inputs, threads)
 
 
 def expected_by(method: Method, model: Model, matrix: str) -> NDArray[np.float32] | None:

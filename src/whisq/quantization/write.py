@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ from whisq.calibration.inputs import input_of
 from whisq.errors import FormatError, OutputError, WeightError
 from whisq.kernels.threads import available_cpus, blas_on_one_thread
 from whisq.quantization.background_sync import BackgroundSync, join_all
-from whisq.quantization.method import UnfitWeightsError, Weights, hint_for
+from whisq.quantization.method import UnfitWeightsError, hint_for
 from whisq.quantization.plan import Assignment, Plan
-from whisq.quantization.rounding import expected_by, shifted
+from whisq.quantization.rounding import expected_by, rounded_rows, shifted
 from whisq.quantization.scales import count_unfinite, may_be_unfinite, refuse_unfinite
 from whisq.writing import Part, check_writable, files_with, whole
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from whisq.quantization.bench import RoundedMatrix
     from whisq.quantization.layer_inputs import LayerInputs
+    from whisq.work import Executor
 
 PIECE_WEIGHTS = 1 << 19
 """Weights in a piece of work: 1 MiB of f16, small enough that Ctrl-C and two threads' buffers cost nothing."""
@@ -58,6 +60,7 @@ def quantize(
     progress: Callable[[int], None] | None = None,
     piece_weights: int = PIECE_WEIGHTS,
     check: Callable[[Path], object] | None = None,
+    executor: Executor | None = None,
 ) -> Written:
     """Write the file that a plan describes.
 
@@ -65,7 +68,8 @@ def quantize(
     error nothing is left and an existing file is as it was. ``threads`` defaults to the CPUs at hand;
     ``progress`` is called with the number of weights done since the last call, from any thread. The bytes do not
     depend on either, nor on ``piece_weights``, how many are read, rounded and written at once. ``check`` is called with
-    the whole file before it takes its name: where that raises, nothing is left either.
+    the whole file before it takes its name: where that raises, nothing is left either. ``executor`` is who does what is
+    slow, a matrix a unit, None for this process; the bytes do not depend on that either.
 
     What goes with the file is written beside it first, and goes where it fails; what is there and says the same stays.
 
@@ -84,7 +88,7 @@ def quantize(
             n_threads = threads or available_cpus()
             # numpy is for calibrated plans only: its import costs a plain one more than all else.
             with nullcontext() if plan.calibration is None else blas_on_one_thread():
-                _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights)
+                _write_tensors(_Worker(plan, part, progress, syncing, n_threads), n_threads, piece_weights, executor)
         part.truncate(plan.size_bytes)
         duration_s = time.perf_counter() - started
         if check is not None:
@@ -174,34 +178,47 @@ class _Worker:
             return
         tensor, kind = piece.assignment.tensor, piece.assignment.type
         n_rows, row_bytes = piece.stop - piece.start, kind.row_bytes(tensor.n_columns)
-        source = self.model.rows(tensor, piece.start, piece.stop)
+        copied = tensor.type.is_quantized and tensor.type is kind
         try:
-            result = source if tensor.type.is_quantized and tensor.type is kind else self._computed(piece, source)
+            result = self.model.rows(tensor, piece.start, piece.stop) if copied else self._computed(piece)
         except UnfitWeightsError as error:
             self._note(tensor.name, error.tally)
         else:
             if self.stopped:
                 return
-            if may_be_unfinite(piece.assignment):
-                self._note_unfinite(piece.assignment, count_unfinite(result[: n_rows * row_bytes], kind))
-            self.part.write(result[: n_rows * row_bytes], piece.offset + piece.start * row_bytes)
-            self.syncing.wrote(n_rows * row_bytes)
+            self._write(piece, result[: n_rows * row_bytes])
             del result
         if self.progress is not None:
             self.progress(n_rows * tensor.n_columns)
+
+    def take(self, piece: _Piece, found: RoundedMatrix) -> None:
+        """Write a whole matrix that was rounded elsewhere; of weights that its type cannot hold, only take note."""
+        tensor = piece.assignment.tensor
+        if found.unfit is not None:
+            self._note(tensor.name, found.unfit)
+        else:
+            if found.bias_shift is not None and tensor.spec.bias is not None:
+                self._shift(tensor.spec.bias, tensor.n_rows, piece, found.bias_shift)
+            self._write(piece, memoryview(found.blocks))
+        if self.progress is not None:
+            self.progress(tensor.n_weights)
+
+    def _write(self, piece: _Piece, result: memoryview) -> None:
+        kind = piece.assignment.type
+        if may_be_unfinite(piece.assignment):
+            self._note_unfinite(piece.assignment, count_unfinite(result, kind))
+        self.part.write(result, piece.offset + piece.start * kind.row_bytes(piece.assignment.tensor.n_columns))
+        self.syncing.wrote(len(result))
 
     def would_wait(self, piece: _Piece) -> bool:
         """True for a piece that needs what another thread is still computing."""
         return self._inputs is not None and self._inputs.is_being_factored(piece.assignment.tensor.name)
 
-    def _computed(self, piece: _Piece, source: memoryview) -> memoryview:
-        tensor, kind = piece.assignment.tensor, piece.assignment.type
-        expected = self._expected_of(piece.assignment)
-        weights = Weights(source, tensor.type, tensor.n_columns, expected)
-        if tensor.type.is_quantized:
-            array = kernels.dequantize(source, tensor.type, (piece.stop - piece.start, tensor.n_columns))
-            weights = Weights.of(array, expected)
-        rounded = piece.assignment.method.round(tensor.spec, weights, kind, self._inputs)
+    def _computed(self, piece: _Piece) -> memoryview:
+        tensor = piece.assignment.tensor
+        expected, rows = self._expected_of(piece.assignment), (piece.start, piece.stop)
+        method = piece.assignment.method
+        rounded = rounded_rows(self.model, tensor, rows, piece.assignment.type, method, self._inputs, expected)
         if rounded.bias_shift is not None and tensor.spec.bias is not None:
             self._shift(tensor.spec.bias, tensor.n_rows, piece, rounded.bias_shift)
         shift = self.shifts.get(tensor.name)
@@ -244,9 +261,11 @@ def _layer_inputs(plan: Plan, threads: int) -> LayerInputs | None:
     return LayerInputs(plan.calibration, most_kept=threads + 1)
 
 
-def _write_tensors(worker: _Worker, threads: int, piece_weights: int) -> None:
-    # Matrices with one input after each other: it is read and factored once, and then forgotten.
+def _write_tensors(worker: _Worker, threads: int, piece_weights: int, executor: Executor | None) -> None:
     pieces = list(_pieces(worker.plan, piece_weights))
+    if executor is not None and not executor.is_here:
+        pieces = _share(worker, pieces, executor)
+    # Matrices with one input after each other: it is read and factored once, and then forgotten.
     if worker.plan.calibration is not None:
         first: dict[str, int] = {}
         for piece in pieces:
@@ -261,6 +280,20 @@ def _write_tensors(worker: _Worker, threads: int, piece_weights: int) -> None:
         _do_all(worker, work, threads)
     _refuse_unfit(worker)
     refuse_unfinite(worker.plan, worker.unfinite)
+
+
+def _share(worker: _Worker, pieces: list[_Piece], executor: Executor) -> list[_Piece]:
+    """Have others round what is slow, each matrix in the pieces that this process would; returns what is left."""
+    # Imports numpy, which a plain quantization does without.
+    from whisq.quantization.bench import RoundingJob, units_of
+
+    slow = {a.tensor.name for a in worker.plan.slow}
+    firsts = {p.assignment.tensor.name: p for p in pieces if p.start == 0 and p.assignment.tensor.name in slow}
+    units = units_of([(piece.assignment, piece.stop) for piece in firsts.values()])
+    for done in executor.run(RoundingJob(worker.plan), units):
+        first = firsts[done.unit.key]
+        worker.take(replace(first, stop=first.assignment.tensor.n_rows), done.value)
+    return [piece for piece in pieces if piece.assignment.tensor.name not in slow]
 
 
 def _pieces(plan: Plan, piece_weights: int) -> Iterator[_Piece]:

@@ -46,15 +46,8 @@ from whisq.version import __version__
 from whisq.writing import default_cache_folder
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from whisq.network.operations import Array, Operations
     from whisq.whisper import Stack
-
-PADDING_SHARE = 0.25
-"""Weight of the silence up to 30 s against that of the audio. The decoder attends to it (35 % on tiny.en): of none,
-0.25 and 0.5, this gave the encoder's q4_0 the least divergence on held-out speakers."""
-
 
 BUILT_IN_TEXT_TOKENS = 2000
 """Tokens that the decoder reads beside the built-in speech, which has 200 in English: the output layer sees a vector a
@@ -100,17 +93,7 @@ def calibrate(
     chosen = settings or CalibrationSettings()
     operations = operations_for(chosen.device, chosen.threads)
     opened = model if isinstance(model, Model) else open_model(str(model))
-    if any(tensor.type.is_quantized for tensor in opened.tensors):
-        raise CalibrationError(
-            f"{opened.path}: is quantized: a calibration is made with the f16 or f32 model",
-            hint="calibrate the original once, then use the result for all its quantizations",
-        )
-    if chosen.weigh_outputs and not weighed_outputs(opened.dims):
-        raise CalibrationError(
-            f"{opened.path}: is too wide to weigh its outputs: {opened.dims.n_audio_state} values a frame, at most"
-            f" {WIDEST_STATE}",
-            hint="calibrate without it",
-        )
+    _check_model(opened, chosen)
     special = special_tokens(opened)
     clips = clips_for(opened, data, chosen, progress)
     chosen = settings_for(clips, chosen)
@@ -147,6 +130,20 @@ def calibrate(
         write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows), outputs)
     checkpoint.remove()
     return read_calibration(path)
+
+
+def _check_model(model: Model, settings: CalibrationSettings) -> None:
+    if any(tensor.type.is_quantized for tensor in model.tensors):
+        raise CalibrationError(
+            f"{model.path}: is quantized: a calibration is made with the f16 or f32 model",
+            hint="calibrate the original once, then use the result for all its quantizations",
+        )
+    if settings.weigh_outputs and not weighed_outputs(model.dims):
+        raise CalibrationError(
+            f"{model.path}: is too wide to weigh its outputs: {model.dims.n_audio_state} values a frame, at most"
+            f" {WIDEST_STATE}",
+            hint="calibrate without it",
+        )
 
 
 def settings_for(clips: ClipSet, settings: CalibrationSettings) -> CalibrationSettings:
@@ -353,7 +350,7 @@ class _Collector:
         layer = read_layer(self.model, "encoder", number, self.operations)
         sees, result = _Sees(self.operations), []
         for states, window in zip(hidden, self.windows, strict=True):
-            sees.frame_weights = self.operations.array(_frame_weights(window, states.shape[1]))
+            sees.frame_weights = self.operations.array(window.frame_weights(states.shape[1]))
             result.append(stack.encoder_block(layer, states, sees))
             self._advance(1)
         self._keep(sees)
@@ -379,15 +376,6 @@ class _Collector:
         with ThreadPoolExecutor(self.settings.threads or available_cpus()) as pool:
             for name, moments in zip(names, pool.map(lambda name: sees.sums[name].moments(name), names), strict=True):
                 self.checkpoint.put(name, _checked(moments, name, self.model))
-
-
-def _frame_weights(window: Window, n_frames: int) -> NDArray[np.float32]:
-    """Return the weight of each frame: 1 over the audio, together ``PADDING_SHARE`` of that in the silence."""
-    weights = np.ones(n_frames, np.float32)
-    silent = n_frames - window.frames
-    if silent > 0:
-        weights[window.frames :] = PADDING_SHARE * window.frames / silent
-    return weights
 
 
 def _checked(moments: Moments, name: str, model: Model) -> Moments:

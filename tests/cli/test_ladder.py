@@ -35,11 +35,12 @@ def judged(name, plan, *sums, is_uniform=True):
 
 def test_the_answer_is_marked_and_the_speech_named(plans) -> None:
     first, second = judged("q5_0 ggml", plans[0], 0.2, 0.4), judged("q5_0 feedback", plans[0], 0.1, 0.2)
-    lines = list(ladder_lines(Ladder((second, first), second, ("q4_0 feedback",)), ClipSet(SOURCE, "judge", ())))
+    untried = ("q4_0 importance", "q4_0 feedback", "q4_1 feedback")
+    lines = list(ladder_lines(Ladder((second, first), second, untried), ClipSet(SOURCE, "judge", ())))
     (marked,) = [line for line in lines if line.startswith("->")]
     assert marked.split()[1:5] == ["q5_0", "feedback", f"{plans[0].size_bytes / 1e6:.2f}", "0.01500"]
     assert "on 2 pieces of synthetic speech that comes with whisq" in lines[-2]
-    assert lines[-1].endswith("too far off: q4_0 feedback")
+    assert lines[-1].endswith("too far off: q4_0 importance; q4_0, q4_1 feedback")
     assert "clips held out" in list(ladder_lines(Ladder((first,), first, ()), ClipSet("mine", "folder", ())))[-1]
 
 
@@ -52,7 +53,13 @@ def test_it_says_why_the_answer_is_the_answer(plans) -> None:
     better = judged("searched mix", plans[1], 0.05, is_uniform=False)
     said = answer_line(Ladder((q5, better), better, ()), plans[1])
     assert said == "the searched mix diverges 0.50 times as much as q5_0 feedback, the closest file of one type"
-    assert answer_line(Ladder((q5,), q5, ()), plans[0]) == "the answer is q5_0 feedback"
+    said = answer_line(Ladder((q5,), q5, ()), plans[0])
+    assert said == "the answer is q5_0 feedback: of what the goal allows it is closest to the source"
+    near = judged("q6_K ggml", plans[0], 0.099, 0.101), judged("q5_0 ggml", plans[0], 0.101, 0.1)
+    said = answer_line(Ladder(near, near[1], ()), plans[0])
+    assert said.endswith("as far as these clips can tell as close to the source as q6_K ggml, and smaller")
+    far = judged("q4_0 ggml", plans[0], 0.5, 0.5)
+    assert answer_line(Ladder((far, *near), far, ()), plans[0]).endswith("the smallest that is close enough")
 
 
 def test_what_became_of_the_embedding(plans, source) -> None:

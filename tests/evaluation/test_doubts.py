@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.evaluations import made_evaluation
 from whisq.errors import PlanError
-from whisq.evaluation.doubts import audio_lines, doubts, refuse_other_models
+from whisq.evaluation.doubts import doubts, refuse_other_models
 from whisq.evaluation.model_files import describe
 
 SOURCE = {"whisq.source.name": "other.bin", "whisq.source.format": "bin", "whisq.source.sha256": "12" * 32}
@@ -73,18 +73,6 @@ def test_weights_of_another_source_by_what_the_file_says(made) -> None:
     assert doubts(both) == []
     converted = {**SOURCE, "whisq.source.format": "huggingface"}
     assert doubts(with_model(made, 2, provenance=converted)) == [], "the same weights have another hash there"
-
-
-def test_what_the_audio_says_nothing_about(made) -> None:
-    assert audio_lines(made) == [
-        "No clip is longer than 30 s: it says nothing of long recordings, heard window by window."
-    ]
-    many = with_model(made, 0, n_languages=99)
-    assert "Heard in en only, of 99 languages that the model knows" in audio_lines(many)[0]
-    asked = replace(made, settings={**made.settings, "language": "de"})
-    assert audio_lines(asked)[0] == "No clip is in the language asked for (de): the data says en."
-    clips = tuple(replace(clip, duration_s=60.0) for clip in made.data.clips)
-    assert audio_lines(replace(made, data=replace(made.data, clips=clips))) == []
 
 
 def test_other_dimensions_and_other_tokens_are_refused_all_at_once(tmp_path) -> None:

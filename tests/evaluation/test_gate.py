@@ -162,3 +162,19 @@ def test_what_is_broken(hearing: Hearing, said: str) -> None:
 )
 def test_edit_distance(one: str, other: str, edits: int) -> None:
     assert edit_distance(one.split(), other.split()) == edits
+
+
+@pytest.mark.parametrize(
+    ("others_cpus", "threads"), [(0.0, 4), (0.4, 4), (3.0, 3), (5.0, 1), (9.0, 1)], ids=lambda value: str(value)
+)
+def test_a_runtime_gets_threads_for_idle_cpus_only(
+    monkeypatch: pytest.MonkeyPatch, others_cpus: float, threads: int
+) -> None:
+    monkeypatch.setattr(gate, "available_cpus", lambda: 6)
+    monkeypatch.setattr(gate, "busy_s", lambda: 100.0 + others_cpus * clock[0])
+    clock = [0.0]
+    monkeypatch.setattr(gate.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(gate.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    assert gate._idle_threads() == threads
+    monkeypatch.setattr(gate, "busy_s", lambda: None)
+    assert gate._idle_threads() == 4, "where nobody tells, as many as there may be"

@@ -43,6 +43,7 @@ class MadeUp:
 
     def __init__(self, model, clips, operations, progress) -> None:
         self.heard = [clip.id for clip in clips]
+        self.languages = [("en", "de")] * len(clips)
 
     def divergences(self, plan) -> Divergences:
         MadeUp.asked.append(f"{plan.recipe.default} {plan.method}")
@@ -123,6 +124,7 @@ def test_what_was_judged_is_not_judged_again(model, calibration, made_up, tmp_pa
     again = ladder_for(choices, limit, calibration, CLIPS, cache=tmp_path / "cache", progress=no_progress)
     assert len(made_up.asked) == first
     assert [j.divergences for j in again.judged] == [j.divergences for j in small.judged]
+    assert again.languages == small.languages == (("en", "de"),) * len(CLIPS.clips)
     more = Goal(bits=8 * choices.candidates(None)[1].plan.size_bytes / model.n_weights)
     ladder_for(choices, more, calibration, CLIPS, cache=tmp_path / "cache", progress=no_progress)
     assert made_up.asked[first:] == ["q5_0 ggml", "q5_0 importance", "q5_0 feedback"]

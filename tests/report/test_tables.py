@@ -23,9 +23,10 @@ from whisq.report.tables import (
 from whisq.report.tensor_map import map_figures
 from whisq.report.texts import markdown_text, terminal_lines
 from whisq.report.transcripts import marked_words, transcript_records, worst_order
-from whisq.report.wording import audio_needed, duration, in_chart, in_markdown, number, speed_remark, verdict_sentence
+from whisq.report.wording import audio_needed, in_chart, in_markdown, number, speed_remark, verdict_sentence
 from whisq.screen import shown
 from whisq.search import Mix
+from whisq.units import duration
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,16 @@ def test_fewer_bits_diverge_more_and_none_at_all_not(model, judge) -> None:
     assert nothing == Divergences((0.0, 0.0), nothing.tokens)
 
 
+def test_the_language_that_the_source_hears_follows_the_start_token(model, clips, judge) -> None:
+    network = load_network(model, NumpyOperations())
+    decoder, encoder = network.decoder, network.encoder
+    for clip, (taken, heard) in zip(clips, judge.languages, strict=True):
+        assert taken == clip.language
+        mel = log_mel(clip.samples(), model)[:, :, : 2 * DIMS.n_audio_ctx]
+        scores = decoder.logits(encoder.encode(mel), [decoder.special.required("start")])[0]
+        assert heard == max(decoder.special.languages, key=lambda code: scores[decoder.special.languages[code]])
+
+
 def test_a_clip_with_sentences_is_judged_by_each_in_its_language(model, clips) -> None:
     said = (Sentence(0.1, 0.3, "en", "one"), Sentence(0.4, 0.6, "de", "zwei"))
     whole = replace(clips[1], language=None, sentences=said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from whisq.clips.builtin import SOURCE
 from whisq.clips.clip import ClipSet
@@ -34,7 +34,16 @@ def ladder_lines(ladder: Ladder, clips: ClipSet) -> Iterator[str]:
     what = "synthetic speech that comes with whisq" if clips.source == SOURCE else "clips held out"
     yield f"divergence in nats per token, on {pieces} pieces of {what}, none of which calibrated anything"
     if ladder.untried:
-        yield f"not measured, as their type is too far off: {', '.join(ladder.untried)}"
+        yield f"not measured, as their type is too far off: {_by_method(ladder.untried)}"
+
+
+def _by_method(names: Iterable[str]) -> str:
+    """Return names of a type and a method each as types of every method: "q4_0, q5_0 feedback; q4_0 importance"."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kind, _, method = name.rpartition(" ")
+        kinds.setdefault(method, []).append(kind)
+    return "; ".join(f"{', '.join(found)} {method}" for method, found in kinds.items())
 
 
 def _loads_in(which: WhichFile, name: str) -> str:
@@ -55,7 +64,18 @@ def answer_line(ladder: Ladder, plan: Plan) -> str:
     if not chosen.candidate.is_uniform and others:
         best = min(others, key=lambda judged: judged.divergences.mean)
         return f"the searched mix diverges {_times(chosen, best)} as much as {best.name}, the closest file of one type"
-    return f"the answer is {chosen.name}"
+    return f"the answer is {chosen.name}: {_why(ladder)}"
+
+
+def _why(ladder: Ladder) -> str:
+    """Return why a file is the answer among others of one type."""
+    chosen = ladder.chosen
+    best = min(ladder.judged, key=lambda judged: judged.divergences.mean)
+    if chosen is best:
+        return "of what the goal allows it is closest to the source"
+    if chosen.is_as_good_as(best):
+        return f"as far as these clips can tell as close to the source as {best.name}, and smaller"
+    return "the smallest that is close enough"
 
 
 def _times(mine: Judged, theirs: Judged) -> str:

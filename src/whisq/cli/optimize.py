@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note_always(str(found.checked))
     console.result("optimize", _document(found))
     if found.left_out:
-        console.note(f"left out: {found.left_out}")
+        compared = f"whisq evaluate {shlex.quote(str(args.model))} {shlex.quote(str(args.output))} --data CLIPS"
+        console.note(f"words were not compared: {found.left_out}; on speech of your own: {compared}")
     for note in lost_companions(found.plan, found.output):
         console.note_always(note)
     return 0
@@ -189,6 +191,7 @@ def _document(found: Optimized) -> dict[str, Any]:
         "chosen": found.ladder.chosen.name,
         "judged": which_file_document(found.which_file),
         "judged_on": found.judged.source,
+        "audio": list(found.audio),
         "untried": list(found.ladder.untried),
         "words": which_file_document(found.evaluation.which_file) if found.evaluation is not None else None,
         "left_out": found.left_out or None,
@@ -209,6 +212,7 @@ def lines_of(found: Optimized, target: Runtime, embedding: str | None) -> Iterat
     yield embedding_line(found.plan, target=target.name, loads_mixes=target.loads_mixes, asked=embedding)
     if found.evaluation is not None:
         yield from word_lines(found.evaluation)
+    yield from found.audio
     loading = ", ".join(verdict.runtime for verdict in found.plan.verdicts if verdict.loads)
     yield f"loads in {loading}"
     report = f"; report: {found.folder / 'report.html'}" if found.evaluation is not None else ""

@@ -51,7 +51,7 @@ class DivergenceWorker:
             raise RuntimeError("no models were loaded")
         found: dict[str, Any] = {
             "divergences": [], "same_top": 0, "encoder_error": 0.0, "encoder_power": 0.0,
-            "timestamp_divergences": [], "shifts_s": [],
+            "timestamp_divergences": [], "shifts_s": [], "heard": "",
         }  # fmt: skip
         for window in windows(samples_at(path, row, segment)):
             compare(*self._models, window, language, found)
@@ -79,6 +79,7 @@ def compare(
     if truth is not None and mine is not None:
         found["encoder_error"] += float(((mine - truth) ** 2).sum())
         found["encoder_power"] += float((truth**2).sum())
+    found["heard"] = found.get("heard") or reference.language() or ""
     prompt = reference.special.prompt(language)
     ids = reference.write(prompt)
     start = len(prompt) - 1

@@ -12,8 +12,6 @@ from whisq.evaluation.results import Evaluation, ModelResult, TensorError
 from whisq.evaluation.scoring import repeated_marks
 from whisq.types import TYPES
 
-WINDOW_S = 30.0
-"""Whisper hears that much at once; longer recordings are taken window by window."""
 _UNROUNDED = 0.004
 """Relative error beyond which no rounding to f16 or bf16 explains it: theirs are about 0.0003 and 0.002."""
 _MOST_ROUNDED = 0.8
@@ -123,24 +121,3 @@ def _is_another(source: dict[str, str], reference: ModelResult) -> bool:
     if source["sha256"] in (reference.sha256, _stated_source(reference).get("sha256")):
         return False
     return source["format"] == reference.container  # of another container the same weights have another hash
-
-
-def audio_lines(evaluation: Evaluation) -> list[str]:
-    """Return what the audio says nothing about: the language that was asked for, other languages, long recordings."""
-    told = []
-    clips = [clip for clip in evaluation.data.clips if clip.text]
-    heard = sorted({clip.language or "en" for clip in clips})
-    asked = evaluation.settings.get("language")
-    if asked and heard and asked not in heard:
-        told.append(f"No clip is in the language asked for ({asked}): the data says {', '.join(heard)}.")
-    elif heard and evaluation.reference.n_languages > len(heard):
-        told.append(
-            f"Heard in {', '.join(heard)} only, of {evaluation.reference.n_languages} languages that the model knows:"
-            " others may lose more."
-        )
-    longest = max((clip.duration_s for clip in clips), default=0.0)
-    if clips and longest <= WINDOW_S:
-        told.append(
-            f"No clip is longer than {WINDOW_S:.0f} s: it says nothing of long recordings, heard window by window."
-        )
-    return told

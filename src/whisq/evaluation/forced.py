@@ -21,7 +21,7 @@ from whisq.model import Model
 from whisq.network.mel import FRAME_SAMPLES, log_mel
 from whisq.network.model import Network, load_network
 from whisq.network.operations import Operations
-from whisq.network.tokens import LONGEST_TEXT, text_ids
+from whisq.network.tokens import LONGEST_TEXT, likeliest_language, text_ids
 from whisq.runtimes.runtime import NextTokens
 
 TIMESTAMP_S = 0.02
@@ -40,6 +40,9 @@ class Forced(Protocol):
 
     def hear(self, window: Samples) -> None:
         """Encode up to 30 s of 16 kHz mono samples."""
+
+    def language(self) -> str | None:
+        """Return the code of the language that the model hears, None for an English-only one."""
 
     def write(self, prompt: Sequence[int]) -> list[int]:
         """Return the prompt and the text that the model writes greedily after it, the end token included."""
@@ -125,6 +128,12 @@ class InRuntime:
         self._tokens.hear(window)
         self._written = ([], [])
 
+    def language(self) -> str | None:
+        """Return the code of the language that the model hears, None for an English-only one."""
+        if not self.special.languages:
+            return None
+        return likeliest_language(self.special, self._tokens.after([self.special.required("start")]))
+
     def write(self, prompt: Sequence[int], *, timestamps: bool = False) -> list[int]:
         """Return the prompt and what is written greedily after it, the end token included."""
         ids, end, seen = list(prompt), self.special.required("end"), []
@@ -169,6 +178,13 @@ class InNetwork:
         self._frames = max(1, -(-len(window) // FRAME_SAMPLES))
         with self._operations.no_gradients():
             self._encoded = self._network.encoder.encode(self._operations.array(log_mel(window, self._model)))
+
+    def language(self) -> str | None:
+        """Return the code of the language that the model hears, None for an English-only one."""
+        if not self.special.languages:
+            return None
+        scores = self.rows([self.special.required("start")], 0)
+        return likeliest_language(self.special, self._operations.numpy(scores)[0])
 
     def write(self, prompt: Sequence[int]) -> list[int]:
         """Return the prompt and what is written greedily after it, the end token included."""

@@ -9,6 +9,7 @@ the source does not is the other way to be broken. Everything between is a figur
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from whisq.recipe import Recipe
 from whisq.runtimes.process import WorkerError, WorkerProcess
 from whisq.runtimes.registry import parse_runtime, runnable_runtimes
 from whisq.runtimes.runtime import Runtime
+from whisq.runtimes.worker import busy_s
 from whisq.types import F16
 from whisq.writing import scratch_folder
 
@@ -37,6 +39,9 @@ LANGUAGE = "en"
 """Of the recordings that are heard: all Whispers know it."""
 _PARTS: tuple[Part, Part] = ("judge", "calibrate")
 """What is heard, and what is about something else."""
+MOST_THREADS = 4
+GLANCE_S = 0.2
+"""How long others are watched before a runtime is given its threads."""
 _SHOWN = 5
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
@@ -74,7 +79,11 @@ class Hearing:
         if not self.words:
             return f"loads in {self.runtime}; the source writes nothing of the built-in speech, so nothing is compared"
         same = max(0.0, 1 - self.edits / self.words)
-        return f"of {self.words} words of the built-in speech it hears {same:.0%} as the source does, in {self.runtime}"
+        needed = max(0.0, 1 - self.unrelated / self.words)
+        return (
+            f"of {self.words} words of the built-in speech, which is hard to make out, it hears {same:.0%} as the"
+            f" source does (a broken file {needed:.0%} or less), in {self.runtime}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +187,23 @@ def _of_source(model: Model, runtime: Runtime, clips: Sequence[Clip]) -> list[tu
 def _texts(runtime: Runtime, path: Path, clips: Sequence[Clip]) -> list[tuple[str, str]]:
     """Return what a model writes of each clip, and what the runtime remarks."""
     with WorkerProcess("whisq.runtimes.worker") as worker:
-        worker.ask("load", runtime=runtime.name, path=str(path), threads=min(4, available_cpus()), fallback=False)
+        worker.ask("load", runtime=runtime.name, path=str(path), threads=_idle_threads(), fallback=False)
         replies = [worker.ask("run", **clip.place(), language=clip.language) for clip in clips]
     return [(reply["text"], reply["remark"]) for reply in replies]
+
+
+def _idle_threads() -> int:
+    """Return how many threads a runtime is given: as many as CPUs are idle, one at least.
+
+    Its threads spin while they wait for each other: one that others keep from its CPU holds up all of them, many times
+    as long as it has to wait.
+    """
+    busy, started = busy_s(), time.perf_counter()
+    if busy is None:
+        return min(MOST_THREADS, available_cpus())
+    time.sleep(GLANCE_S)
+    others = ((busy_s() or 0.0) - busy) / (time.perf_counter() - started)
+    return max(1, min(MOST_THREADS, round(available_cpus() - others)))
 
 
 def _words(text: str) -> list[str]:

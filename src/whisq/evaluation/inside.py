@@ -14,7 +14,7 @@ from whisq.runtimes.process import WorkerError, WorkerProcess
 from whisq.runtimes.registry import parse_runtime, runnable_runtimes
 from whisq.work.known import Cache, clip_key
 
-_LAYOUT = 3
+_LAYOUT = 4
 """Of what is cached of a clip; counted up when its fields change."""
 
 

@@ -77,6 +77,7 @@ class InsideUtterance:
 
     Where the reference writes timestamps too, which runtimes do by themselves, ``timestamp_divergences`` are those at
     its timestamps, and ``shifts_s`` how many seconds the candidate's likeliest timestamp is from each of them.
+    ``heard`` is the language that the reference hears, empty for an English-only one and in older results.
     """
 
     clip: str
@@ -86,6 +87,7 @@ class InsideUtterance:
     encoder_power: float
     timestamp_divergences: tuple[float, ...] = ()
     shifts_s: tuple[float, ...] = ()
+    heard: str = ""
 
 
 def inside_utterance(fields: dict[str, Any]) -> InsideUtterance:

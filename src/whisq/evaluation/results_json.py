@@ -1,7 +1,7 @@
 """An evaluation as JSON, versioned, and back.
 
-``summary``, ``which_file`` and ``doubts`` in the file are for other readers: reading it back derives all from what was
-counted.
+``summary``, ``which_file``, ``doubts`` and ``audio`` in the file are for other readers: reading it back derives all
+from what was counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from whisq.documents import Document
 from whisq.errors import DataError
+from whisq.evaluation.coverage import audio_lines
 from whisq.evaluation.doubts import doubts
 from whisq.evaluation.results import Evaluation
 from whisq.evaluation.which_file import Answer, WhichFile
@@ -49,6 +50,7 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "which_file": which_file_document(evaluation.which_file),
         "doubts": doubts(evaluation),
+        "audio": audio_lines(evaluation),
     }
     return {key: _finite(value) for key, value in document.items()}
 

@@ -34,8 +34,7 @@ def _character_of_byte() -> dict[int, str]:
 
 def printable(token: bytes) -> str:
     """Return a token in GPT-2's printable spelling, one character per byte."""
-    table = _character_of_byte()
-    return "".join([table[value] for value in token])
+    return token.decode("latin-1").translate(_character_of_byte())
 
 
 def is_printable(text: str) -> bool:
@@ -63,17 +62,18 @@ def split(text: bytes, ranks: Mapping[bytes, int], below: int | None = None) -> 
 
     With ``below``, only pairs whose joint token ranks lower are joined. Bytes that are not a token stay single.
     """
+    limit, rank_of = len(ranks) + 1 if below is None else below, ranks.get
     parts = [text[i : i + 1] for i in range(len(text))]
-    limit = len(ranks) + 1 if below is None else below
-    while len(parts) > 1:
-        best, where = limit, -1
-        for i in range(len(parts) - 1):
-            rank = ranks.get(parts[i] + parts[i + 1], limit)
-            if rank < best:
-                best, where = rank, i
-        if where < 0:
-            break
+    pairs = [rank_of(text[i : i + 2], limit) for i in range(len(text) - 1)]
+    while pairs and (best := min(pairs)) < limit:
+        where = pairs.index(best)
         parts[where : where + 2] = [parts[where] + parts[where + 1]]
+        # The joint token takes the pair's place; the pairs on both sides of it are others now.
+        del pairs[where]
+        if where > 0:
+            pairs[where - 1] = rank_of(parts[where - 1] + parts[where], limit)
+        if where < len(pairs):
+            pairs[where] = rank_of(parts[where] + parts[where + 1], limit)
     return parts
 
 
@@ -105,11 +105,10 @@ def _merges_of(tokens: tuple[bytes, ...]) -> tuple[str, ...]:
 
 
 def _two_parts(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[bytes, bytes] | None:
-    # Most tokens can be cut in one place only, which needs no encoding.
-    cuts = [i for i in range(1, len(token)) if ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank]
-    if not cuts:
-        return None
-    if len(cuts) == 1 and len(token) == 2:
-        return token[:1], token[1:]
     parts = split(token, ranks, rank)
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+    if len(parts) != 2:
+        return None
+    # A byte that is not split off by a merge may rank higher than the token: then some other cut has to be one.
+    places = (len(parts[0]), *range(1, len(token)))
+    cut = any(ranks.get(token[:i], rank) < rank and ranks.get(token[i:], rank) < rank for i in places)
+    return (parts[0], parts[1]) if cut else None

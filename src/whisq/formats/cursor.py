@@ -96,21 +96,21 @@ class Cursor:
         most = end if longest is None else longest
         length_of, width = struct.Struct(f"<{code}").unpack_from, struct.calcsize(f"<{code}")
         begin = offset + self._load(offset, _READ_STRINGS_BYTES)
-        view, n_here = self._window, len(self._window)
+        view, n_here = bytes(self._window), len(self._window)
         found = []
         for number in range(count):
             start = offset + width
             if start - begin > n_here and start <= end:
                 begin = offset + self._load(offset, _READ_STRINGS_BYTES)
-                view, n_here = self._window, len(self._window)
+                view, n_here = bytes(self._window), len(self._window)
             length = length_of(view, offset - begin)[0] if start <= end else 0
             offset = start + length
             if length > most or offset > end:
                 self._refuse_string(start - width, code, what(number), longest)
             if offset - begin > n_here:
                 begin = start + self._load(start, max(length, _READ_STRINGS_BYTES))
-                view, n_here = self._window, len(self._window)
-            found.append(view[start - begin : offset - begin].tobytes())
+                view, n_here = bytes(self._window), len(self._window)
+            found.append(view[start - begin : offset - begin])
         self.offset = offset
         return found
 

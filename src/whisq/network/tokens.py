@@ -61,3 +61,11 @@ def text_ids(model: Model, special: SpecialTokens) -> NDArray[np.bool_]:
     found[: len(model.tokenizer.tokens)] = True
     found[[number for number in special.texts if number < len(found)]] = False
     return found
+
+
+def likeliest_language(special: SpecialTokens, scores: NDArray[np.float32]) -> str | None:
+    """Return the code of the language whose token scores highest, None for an English-only vocabulary.
+
+    ``scores`` are the logits ``[vocabulary]`` of what follows the start token: so Whisper tells the language.
+    """
+    return max(special.languages, key=lambda code: float(scores[special.languages[code]]), default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whisq.calibration import Calibration
@@ -24,6 +24,9 @@ from whisq.search.uniform import Candidate, Ladder, judge_all, uniform_candidate
 from whisq.types import F16, TensorType, parse_type
 from whisq.version import __version__
 from whisq.work.known import Cache
+
+_LANGUAGES = "languages"
+"""The key of what was heard, beside those of files, which are hashes."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def ladder_for(
         if found is None:
             if judge is None:
                 judge = Judge(model, heard, operations_for(device), progress)
+                known.put(_LANGUAGES, {"pairs": judge.languages})
             measured = judge.divergences(candidate.plan)
             found = {"name": candidate.name, "sums": list(measured.sums), "tokens": list(measured.tokens)}
             known.put(key, found)
@@ -137,7 +141,9 @@ def ladder_for(
         progress("measuring files", done, max(done, len(candidates) + len(mixes)))
         return Divergences(tuple(found["sums"]), tuple(found["tokens"]))
 
-    return judge_all(candidates, measure, divergence=goal.divergence, mixes=mixes, seed=seed)
+    ladder = judge_all(candidates, measure, divergence=goal.divergence, mixes=mixes, seed=seed)
+    pairs = (known.get(_LANGUAGES) or {"pairs": ()})["pairs"]
+    return replace(ladder, languages=tuple((taken, heard) for taken, heard in pairs))
 
 
 def evenly(clips: Sequence[Clip], most: int | None) -> list[Clip]:

@@ -17,9 +17,10 @@ from whisq.calibration.factors import check_factors
 from whisq.calibration.run import CalibrationSettings, calibrate, clips_for
 from whisq.clips.builtin import builtin_clips
 from whisq.clips.clip import ClipSet
-from whisq.clips.datasets import load_clips
+from whisq.clips.datasets import load_clips, parse_language
 from whisq.clips.split import split_clips
 from whisq.errors import RuntimeUnavailableError
+from whisq.evaluation.coverage import coverage_lines
 from whisq.evaluation.gate import Checked, check_file
 from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
@@ -98,7 +99,8 @@ class Optimized:
     """What came of it: the file, all that was judged, and with what.
 
     ``plan`` is what was written. ``evaluation`` has the source first, then the result, then ggml's files of one type
-    beside it; it is None where ``left_out`` says why. ``judged`` are the clips that calibrated nothing. ``reused``
+    beside it; it is None where ``left_out`` says why. ``judged`` are the clips that calibrated nothing, and ``audio``
+    says what these tell nothing about: other languages, long recordings. ``reused``
     names the files that an earlier run had made already; ``checked`` says what the result does in a runtime, None where
     an earlier run has made and checked it.
     """
@@ -109,6 +111,7 @@ class Optimized:
     plan: Plan
     ladder: Ladder
     judged: ClipSet
+    audio: tuple[str, ...]
     evaluation: Evaluation | None
     left_out: str
     checked: Checked | None
@@ -149,6 +152,7 @@ def optimize(
     container = parse_runtime(chosen.target).container_for(target)
     goal = Goal(size_bytes, bits, divergence, container)
     check_device(chosen.device)
+    asked = parse_language(chosen.language) if chosen.language else None
     with open_model(model) as opened:
         choices = chosen.choices(opened, goal.container)
         refuse_out_of_reach(goal, choices.sizes(), opened)
@@ -176,8 +180,16 @@ def optimize(
         plan = ladder.chosen.candidate.plan
         checked = work.write(plan)
         evaluation = None if left_out else work.evaluate(plan, judged)
+        audio = coverage_lines(
+            [(clip.language, clip.duration_s) for clip in judged.clips],
+            len(special_tokens(opened).languages) or 1,
+            asked=asked,
+            heard=ladder.languages,
+        )
     reused = tuple(steps.reused)
-    return Optimized(target, folder, calibration, plan, ladder, judged, evaluation, left_out, checked, reused)
+    return Optimized(
+        target, folder, calibration, plan, ladder, judged, tuple(audio), evaluation, left_out, checked, reused
+    )
 
 
 def _clips(
@@ -201,7 +213,7 @@ def _clips(
 def _why_no_transcripts(model: Model, data: str | Path | None) -> str:
     """Return why the files' words are not compared, empty where they can be."""
     if data is None:
-        return "synthetic speech gives no verdict in words: compare those on your own (--data)"
+        return "synthetic speech gives no verdict on them"
     missing = missing_packages(*SCORING, *REPORTING)
     if missing:
         return f"transcripts and report need {', '.join(missing)}: not installed ({install_hint('evaluate')})"
@@ -313,6 +325,7 @@ class _Work:
             candidates.append(path)
         settings = EvaluationSettings(
             seed=self.settings.seed,
+            language=self.settings.language,
             inside=self.settings.inside,
             device=self.settings.device,
             cache=self._file("cache"),

@@ -18,7 +18,6 @@ from whisq.report.tables import Table, accuracy_table, difference_table, inside_
 from whisq.report.tensor_map import map_figures
 from whisq.report.transcripts import SHOWN, transcript_records
 from whisq.report.wording import (
-    duration,
     inside_sentence,
     megabytes_text,
     number,
@@ -28,7 +27,7 @@ from whisq.report.wording import (
     verdict_word,
 )
 from whisq.screen import shown
-from whisq.units import megabytes
+from whisq.units import duration, megabytes
 from whisq.writing import write_bytes
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ import html
 import math
 import re
 
-from whisq.evaluation.doubts import audio_lines, doubts
+from whisq.evaluation.coverage import audio_lines
+from whisq.evaluation.doubts import doubts
 from whisq.evaluation.results import FORWARD_PASS, Evaluation, ModelResult, Summary
 from whisq.evaluation.speed import NOT_MEASURABLE, Ratio, Speed, others_at_work
 from whisq.evaluation.statistics import DIFFERENCE_OF_INTEREST, Difference, Interval
 from whisq.screen import shown
-from whisq.units import megabytes
+from whisq.units import duration, megabytes
 
 _MINUS = "−"
 _READ_IN_MARKDOWN = re.compile(r"[\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
@@ -102,19 +103,6 @@ def speed_remark(evaluation: Evaluation) -> str:
     elif unclear:
         told += f"; {NOT_MEASURABLE}: the interval is wider than the difference, or clock and CPU time disagree"
     return f"{told}."
-
-
-def duration(seconds: float) -> str:
-    """Return a length of audio or time: ``43 s``, ``8 min``, ``1 h 40 min``, ``31 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 600:
-        hours, rest = divmod(minutes, 60)
-        return f"{hours} h {rest} min" if rest else f"{hours} h"
-    return f"{minutes / 60:.0f} h"
 
 
 def audio_needed(difference: Difference, duration_s: float) -> str:

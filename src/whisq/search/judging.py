@@ -18,6 +18,7 @@ from whisq.clips.clip import Clip
 from whisq.network.divergence import distributions
 from whisq.network.mel import FRAME_SAMPLES, WINDOW_SAMPLES, log_mel, windows
 from whisq.network.model import load_network
+from whisq.network.tokens import likeliest_language
 from whisq.progress import Progress, no_progress
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.plan import Plan
@@ -54,12 +55,16 @@ class Divergences:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """A piece as the source took it: its input, the prompt and text, and the logits from the text on."""
+    """A piece as the source took it: its input, the prompt and text, and the logits from the text on.
+
+    ``languages`` are the one that it was taken for and the one that the source hears.
+    """
 
     mel: NDArray[np.float32]
     ids: tuple[int, ...]
     start: int
     logits: Array
+    languages: tuple[str, str]
 
 
 class Judge:
@@ -78,6 +83,11 @@ class Judge:
                     self._heard.append(self._hear(samples, language))
                     self.duration_s += len(samples) / SAMPLE_RATE
                 progress("listening to the source", number + 1, len(clips))
+
+    @property
+    def languages(self) -> list[tuple[str, str]]:
+        """The language that each piece was taken for and the one that the source hears; empty if it knows one only."""
+        return [heard.languages for heard in self._heard] if self._network.decoder.special.languages else []
 
     def divergences(self, plan: Plan) -> Divergences:
         """Return how far the weights of a plan are, rounded here and not written."""
@@ -107,8 +117,10 @@ class Judge:
         prompt = decoder.special.prompt(language)
         longest = max(8, TOKENS_PER_S * len(samples) // SAMPLE_RATE)
         ids = tuple(decoder.write(encoded, prompt, longest)[:-1])
-        start = len(prompt) - 1
-        return _Heard(mel, ids, start, decoder.logits(encoded, ids)[start:])
+        start, logits = len(prompt) - 1, decoder.logits(encoded, ids)
+        # The prompt begins with the start token: what follows that is the language.
+        heard = likeliest_language(decoder.special, self._operations.numpy(logits[:1])[0])
+        return _Heard(mel, ids, start, logits[start:], (language or "en", heard or "en"))
 
 
 def _pieces(clip: Clip) -> Iterator[tuple[Samples, str | None]]:

@@ -88,12 +88,14 @@ class Ladder:
     """All that was judged, by size, and which of it is the answer to a goal.
 
     ``untried`` names files that were not measured: even ``LEAST_SHARE`` of what the same type diverges in ggml's own
-    rounding is more than the best diverges.
+    rounding is more than the best diverges. ``languages`` are those that each piece judged by was taken for, and those
+    that the source hears in it; empty for an English-only model.
     """
 
     judged: tuple[Judged, ...]
     chosen: Judged
     untried: tuple[str, ...]
+    languages: tuple[tuple[str, str], ...] = ()
 
 
 def uniform_types(model: Model, names: Sequence[str], runtime: Runtime) -> tuple[TensorType, ...]:

@@ -180,12 +180,7 @@ def optimize(
         plan = ladder.chosen.candidate.plan
         checked = work.write(plan)
         evaluation = None if left_out else work.evaluate(plan, judged)
-        audio = coverage_lines(
-            [(clip.language, clip.duration_s) for clip in judged.clips],
-            len(special_tokens(opened).languages) or 1,
-            asked=asked,
-            heard=ladder.languages,
-        )
+        audio = _audio(opened, judged, ladder, asked)
     reused = tuple(steps.reused)
     return Optimized(
         target, folder, calibration, plan, ladder, judged, tuple(audio), evaluation, left_out, checked, reused
@@ -208,6 +203,13 @@ def _clips(
         on_clip=lambda done, total: progress("checking clips", done, total),
     )
     return split_clips(clips, seed=chosen.seed)
+
+
+def _audio(model: Model, judged: ClipSet, ladder: Ladder, asked: str | None) -> list[str]:
+    """Return what the clips that judged say nothing about."""
+    spoken = [(clip.language, clip.duration_s) for clip in judged.clips]
+    n_languages = len(special_tokens(model).languages) or 1
+    return coverage_lines(spoken, n_languages, asked=asked, heard=ladder.languages)
 
 
 def _why_no_transcripts(model: Model, data: str | Path | None) -> str:

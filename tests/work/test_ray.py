@@ -185,6 +185,28 @@ def test_a_wrong_address_is_told_at_once(address: str) -> None:
     assert time.monotonic() - started < 20
 
 
+def test_a_calibration_in_units_has_the_bytes_of_one_process_with_its_driver_killed(
+    ray_cluster: Cluster, tiny_en_bin: Path, speakers: Path, tmp_path: Path
+) -> None:
+    words = ["calibrate", str(tiny_en_bin), "--data", str(speakers), "--own-text"]
+
+    def start(name: str, *more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "whisq", *words, "-o", str(tmp_path / name), *more])
+
+    assert start("local.calib", "--no-cache").wait() == 0
+    more = ("--ray", ray_cluster.address, "--cache", str(tmp_path / "cache"))
+    driver = start("ray.calib", *more)
+    stages = tmp_path / "cache" / "calibrate"
+    while driver.poll() is None and not any(path.name == "hidden-2.npz" for path in stages.rglob("*.npz")):
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not (tmp_path / "ray.calib").exists()
+    assert start("ray.calib", *more).wait() == 0
+    assert (tmp_path / "ray.calib").read_bytes() == (tmp_path / "local.calib").read_bytes()
+    assert not list(stages.rglob("*.npz"))
+
+
 LATER = r"(en|de)coder\.blocks\.[123]\..*"
 
 

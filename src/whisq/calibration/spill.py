@@ -111,6 +111,11 @@ class Checkpoint:
                 hint="name another folder with --cache, or none with --no-cache",
             ) from None
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it is kept, None where that is in memory."""
+        return self._folder
+
     def finish(self, stage: int, hidden: Sequence[Array]) -> None:
         """Keep the states after a layer whose moments were put, and say that it is finished."""
         self.states.put(stage, hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -198,25 +198,18 @@ def _between_timestamps(special: SpecialTokens, start_s: float, text: Sequence[i
     return [start, *text, end]
 
 
-def write_texts(
-    decoder: Decoder,
-    missing: Sequence[Window],
-    encoded: Mapping[str, Array],
-    progress: Callable[[str, float, float], None],
-) -> dict[str, list[int]]:
-    """Return what the model itself writes for windows, greedily and without its prompt, by the windows' keys."""
-    texts = {}
-    for start in range(0, len(missing), _TOGETHER):
-        windows = missing[start : start + _TOGETHER]
-        states = decoder.outside.operations.concatenate([encoded[window.key] for window in windows], 0)
-        prompts = [decoder.special.prompt(window.language) for window in windows]
-        for window, prompt, ids in zip(windows, prompts, decoder.write_together(states, prompts), strict=True):
-            texts[window.key] = ids[len(prompt) :]
-        progress("writing texts", start + len(windows), len(missing))
-    return texts
+def write_texts(decoder: Decoder, encoded: Sequence[Array], languages: Sequence[str | None]) -> list[list[int]]:
+    """Return what the model itself writes for some windows at once, greedily and without its prompt.
+
+    ``encoded`` are the encoder's outputs, ``[1, frames, width]`` of each window.
+    """
+    states = decoder.outside.operations.concatenate(list(encoded), 0)
+    prompts = [decoder.special.prompt(language) for language in languages]
+    written = decoder.write_together(states, prompts)
+    return [ids[len(prompt) :] for prompt, ids in zip(prompts, written, strict=True)]
 
 
-_TOGETHER = 4
+TEXTS_TOGETHER = 4
 """Windows whose texts are written at once: each takes the room of its keys and values in all layers."""
 
 

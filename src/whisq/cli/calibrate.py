@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.calibration.imatrix import IMATRIX_FORMS
-from whisq.cli.arguments import add_cache, add_clips, add_json, add_overwrite_and_quiet, cache_folder, count, device
+from whisq.cli.arguments import (
+    add_cache,
+    add_clips,
+    add_json,
+    add_overwrite_and_quiet,
+    add_ray,
+    cache_folder,
+    count,
+    device,
+)
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenCalibration, WrittenImatrix
 from whisq.errors import CalibrationError
@@ -67,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: all cores)")
     add_cache(how, "an interrupted run")
+    add_ray(how)
     out = parser.add_argument_group("more outputs")
     out.add_argument(
         "--imatrix-out", type=WrittenImatrix, metavar="FILE", help="also write the importance as an imatrix GGUF"
@@ -136,18 +146,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
     from whisq.calibration.run import CalibrationSettings, calibrate
 
-    settings = CalibrationSettings(
-        limit=args.limit,
-        seed=args.seed,
-        language=args.language,
-        own_text=args.own_text,
-        weigh_outputs=args.weigh_outputs,
-        device=args.device,
-        threads=args.threads,
-        skip_bad=args.skip_bad,
-        cache=cache_folder(args),
-    )
-    with console.stages() as progress:
+    with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
+        settings = CalibrationSettings(
+            limit=args.limit,
+            seed=args.seed,
+            language=args.language,
+            own_text=args.own_text,
+            weigh_outputs=args.weigh_outputs,
+            device=args.device,
+            threads=args.threads,
+            skip_bad=args.skip_bad,
+            cache=cache_folder(args),
+            executor=executor,
+        )
         return calibrate(args.model, args.data, output, settings=settings, progress=progress, say=console.note)
 
 

@@ -181,7 +181,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             elif args.ray:
                 console.note("--ray: this is rounded as fast as it is read: done here")
             if foreseen is not None:
-                plan = planned(stack.enter_context(_calibrated(args, model, console)))
+                plan = planned(stack.enter_context(_calibrated(args, model, console, executor)))
         _print_plan(plan, console, verbose=args.verbose)
         written = _write(args, console, plan, recipe, executor)
         _conclude(args, console, plan, written.duration_s if written else None)
@@ -262,12 +262,14 @@ def calibration_from(args: argparse.Namespace) -> tuple[Calibration | None, Meth
 
 
 @contextlib.contextmanager
-def _calibrated(args: argparse.Namespace, model: Model, console: Console) -> Iterator[Calibration]:
+def _calibrated(
+    args: argparse.Namespace, model: Model, console: Console, executor: Executor | None
+) -> Iterator[Calibration]:
     from whisq.calibration.kept import calibration_on
     from whisq.calibration.run import CalibrationSettings
     from whisq.stopping import begin
 
-    settings = CalibrationSettings(threads=args.threads, cache=cache_folder(args))
+    settings = CalibrationSettings(threads=args.threads, cache=cache_folder(args), executor=executor)
     begin(resumes=settings.cache is not None)
     with contextlib.ExitStack() as stack:
         with console.stages() as progress:

@@ -62,8 +62,8 @@ class OptimizationSettings:
 
     ``embedding`` is the token embedding's one type; without it it may be q8_0 in a mix, and has that of all others in a
     file of one type. ``inside`` is the number of clips that files are judged by; ``folder`` is where what is made on
-    the way is kept, by default ``best.optimize`` for ``best.bin``; ``executor`` is who searches, rounds and
-    evaluates, None for this process.
+    the way is kept, by default ``best.optimize`` for ``best.bin``; ``executor`` is who calibrates,
+    searches, rounds and evaluates, None for this process.
     """
 
     types: tuple[str, ...] = ()
@@ -244,7 +244,12 @@ class _Work:
 
     def calibrate(self, clips: ClipSet) -> Calibration:
         path = self._file("model.calib")
-        settings = CalibrationSettings(seed=self.settings.seed, device=self.settings.device, cache=self._file("cache"))
+        settings = CalibrationSettings(
+            seed=self.settings.seed,
+            device=self.settings.device,
+            cache=self._file("cache"),
+            executor=self.settings.executor,
+        )
         self.steps.make(
             path,
             {"model": self.model.sha256, "clips": clips.sha256},

@@ -65,7 +65,7 @@ class PublicationSettings:
     ``name`` is what files are called by, ``license``, ``base_model`` (an id on the hub) and ``languages`` what the card
     says; without them it is what the model and its own card say. ``calibration`` is a file; without it the built-in
     speech calibrates. ``method`` defaults to the best that a calibration allows. ``folder`` is for what is made on the
-    way, by default the output's name with ``.publish``; ``executor`` rounds and evaluates, None for this process.
+    way, by default the output's name with ``.publish``; ``executor`` is who works, None for this process.
     """
 
     containers: tuple[ContainerName, ...] = ("bin",)
@@ -148,7 +148,7 @@ def publish(
         steps = _check_outputs(folder, editions, foreseen_plans, chosen)
         calibration = given
         if needed:
-            how = CalibrationSettings(threads=chosen.threads, cache=chosen.cache)
+            how = CalibrationSettings(threads=chosen.threads, cache=chosen.cache, executor=chosen.executor)
             calibration = stack.enter_context(calibration_on(opened, None, how, say=say, progress=progress))
         plans = [edition.plan(opened, method, calibration) for edition in editions]
         work = _Work(opened, folder, method, calibration, steps, chosen.executor, progress)

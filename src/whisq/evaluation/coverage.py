@@ -31,8 +31,8 @@ def coverage_lines(
     if not clips:
         return []
     return [
-        *_languages({language or "en" for language, _ in clips}, n_languages, asked),
         *_taken_for_another(heard),
+        *_languages({language or "en" for language, _ in clips}, n_languages, asked),
         *_length([seconds for _, seconds in clips], long_form_s),
     ]
 

@@ -51,7 +51,7 @@ class Line:
 def run(words: list[str], cache: Path) -> tuple[float, float]:
     """Return the seconds by the clock and of CPU that ``whisq`` takes with these words; SystemExit where it fails."""
     started = time.perf_counter()
-    environment = {**os.environ, "WHISQ_CACHE": str(cache)}
+    environment = {**peers.as_installed(), "WHISQ_CACHE": str(cache)}
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     )

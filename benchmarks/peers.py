@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.support import oracle
 from tests.support.containers import WRITERS
 from tests.support.models import hollow_weights, released
-from tests.support.process import run_whisq
+from tests.support.process import as_installed, run_whisq
 from whisq import open_model
 from whisq.types import TensorType
 
-__all__ = ["WRITERS", "hollow_weights", "released", "run_whisq"]
+__all__ = ["WRITERS", "as_installed", "hollow_weights", "released", "run_whisq"]
 
 Quantizer = Callable[[np.ndarray, TensorType, "np.ndarray | None"], object]
 

@@ -202,4 +202,7 @@ def test_speeds_are_drawn_where_they_can_be_told(made: Evaluation) -> None:
     assert len(memory["y"]) == 3
     assert times["y"] == ["same"]
     assert "other work took 0.5 CPUs; not measurable here: the two were not" in speed_remark(evaluation)
+    (shown,) = [line for line in terminal_lines(evaluation) if line.startswith("same ") and "faster" in line]
+    assert shown.split()[1:6] == ["0.50", "(0.50", "to", "0.50)", "faster"], "the runtime is in the remark"
+    assert len(shown) < 120
     assert len(speed_figure(made)["data"]) == 1

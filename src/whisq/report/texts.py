@@ -5,6 +5,7 @@ from __future__ import annotations
 from whisq.evaluation.results import Evaluation
 from whisq.report.ladder import answer_lines, ladder_table
 from whisq.report.tables import (
+    Table,
     accuracy_table,
     difference_table,
     inside_table,
@@ -13,6 +14,10 @@ from whisq.report.tables import (
     text_lines,
 )
 from whisq.report.wording import in_markdown, inside_sentence, remarks, speed_remark, verdict_sentence
+
+
+ON_A_TERMINAL = ("model", "time ÷ reference's", "CPU time", "encoder", "decoder", "peak memory, MB")
+"""Columns of speeds that fit there; Markdown and the report have all."""
 
 
 def markdown_text(evaluation: Evaluation) -> str:
@@ -42,6 +47,12 @@ def markdown_text(evaluation: Evaluation) -> str:
     return "\n".join([*lines, *([""] if told else []), *told]) + "\n"
 
 
+def _columns(table: Table, names: tuple[str, ...]) -> Table:
+    """Return some of a table's columns."""
+    places = [table.columns.index(name) for name in names]
+    return Table(names, tuple(tuple(row[place] for place in places) for row in table.rows))
+
+
 def terminal_lines(evaluation: Evaluation) -> list[str]:
     """Return all that the terminal shows: what to ship, one table, the verdict of words on each model, remarks."""
     which = evaluation.which_file
@@ -50,7 +61,7 @@ def terminal_lines(evaluation: Evaluation) -> list[str]:
     where = inside_sentence(evaluation)
     lines += [where, ""] if where else []
     if any(summary and summary.speed and summary.speed.is_measurable for summary in evaluation.summaries):
-        lines += [*text_lines(speed_table(evaluation)), ""]
+        lines += [*text_lines(_columns(speed_table(evaluation), ON_A_TERMINAL)), ""]
     if said := speed_remark(evaluation):
         lines += [said, ""]
     for index, model in enumerate(evaluation.models):

@@ -89,7 +89,9 @@ def speed_remark(evaluation: Evaluation) -> str:
     if not speeds:
         return ""
     threads = evaluation.settings.get("threads")
-    told = f"Speeds: {threads} {'thread' if threads == 1 else 'threads'}"
+    runtimes = sorted({f" in {model.runtime} {model.runtime_version}" for model in evaluation.models if model.runtime})
+    where = runtimes[0] if len(runtimes) == 1 else ""
+    told = f"Speeds{where}: {threads} {'thread' if threads == 1 else 'threads'}"
     clips = max(speed.clips for speed in speeds)
     if clips:
         told += f"; models took turns on {clips} {'clip' if clips == 1 else 'clips'}; medians of the ratios by clip"

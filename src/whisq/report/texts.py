@@ -15,7 +15,6 @@ from whisq.report.tables import (
 )
 from whisq.report.wording import in_markdown, inside_sentence, remarks, speed_remark, verdict_sentence
 
-
 ON_A_TERMINAL = ("model", "time ÷ reference's", "CPU time", "encoder", "decoder", "peak memory, MB")
 """Columns of speeds that fit there; Markdown and the report have all."""
 

@@ -23,6 +23,7 @@ from tests.support.containers import write_huggingface
 from tests.support.jobs import SquaresJob
 from tests.support.models import TINY, tiny_weights
 from tests.support.optimized import FEW
+from tests.support.schema import checked
 from whisq.calibration import Calibration
 from whisq.errors import ClusterError, WeightError
 from whisq.kernels import _core, available_isas
@@ -311,6 +312,14 @@ def test_an_evaluation_has_the_results_of_one_process(
         assert subprocess.run([sys.executable, "-m", "whisq", *words], check=False).returncode == 0
         return dict(json.loads((tmp_path / name).read_text()))
 
+    words = ["evaluate", str(tiny_en_bin), str(tmp_path / "q4_0.bin"), "--data", str(speakers), "--inside", "1"]
+    told = subprocess.run(
+        [sys.executable, "-m", "whisq", *words, "--threads", "1", "--no-cache", "--plan", "--json", "-"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert checked(told.stdout, "plan")["units"] == 3
     cache = tmp_path / "cache"
     local = evaluated("local.json", "--no-cache")
     shared = evaluated("ray.json", "--ray", ray_cluster.address, "--cache", str(cache))

@@ -11,6 +11,7 @@ import numpy as np
 
 from whisq.calibration import Moments
 from whisq.calibration.bench import DecoderPart, EncoderPart, LayersJob, TextsPart, layer_bytes, layer_cost, texts_bytes
+from whisq.calibration.calibration import triangle_size
 from whisq.calibration.in_order import InOrder, groups_of_lines, groups_of_windows
 from whisq.calibration.inputs import EMBEDDING_INPUT, ENCODER_OUTPUT, inputs_of
 from whisq.calibration.sums import Sums
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from whisq.network.stack import Layer
     from whisq.progress import Progress
     from whisq.whisper import Stack
-    from whisq.work import Executor
+    from whisq.work import Executor, Outline
+
+
+_EXPECTED_TOKENS = 60
+"""Of what a model writes for a window, before it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,25 @@ class Collector:
         dims = model.dims
         self._total = len(windows) * dims.n_audio_layer + len(lines) * dims.n_text_layer
         self._done = 0
+
+    def foresee(self, outline: Outline) -> None:
+        """Note all units, from the beginning; a text that is not written yet counts as one of so many tokens."""
+        dims, windows = self.model.dims, len(self.windows)
+        state, n_vectors = 4 * dims.n_audio_ctx * dims.n_audio_state, dims.n_audio_ctx * windows
+        groups, lines = self._window_groups, groups_of_lines(self.lines)
+        written = [line for line in self.lines if not line.ids]
+        n_tokens = sum(len(line.ids) or _EXPECTED_TOKENS for line in self.lines) + n_vectors // 8
+        layers = (
+            ("encoder", groups, dims.n_audio_layer, dims.n_audio_state, n_vectors, 2 * windows * state),
+            ("decoder", lines, dims.n_text_layer, dims.n_text_state, n_tokens, windows * state),
+        )
+        for name, parts, n_layers, width, vectors, sent in layers:
+            each = layer_cost(dims, vectors) / len(parts)
+            sums = 4 * len(parts) * sum(triangle_size(n) for n in (width, width, width, 4 * width))
+            outline.note(f"{name} layers", self._job, [each] * len(parts) * n_layers, n_layers * (sent + sums))
+        batches = -(-len(written) // TEXTS_TOGETHER)
+        cost = dims.n_text_layer * layer_cost(dims, TEXTS_TOGETHER * (2 * _EXPECTED_TOKENS + dims.n_audio_ctx // 8))
+        outline.note("writing texts", self._job, [cost] * batches, len(written) * state)
 
     def run(self) -> None:
         """Collect, from where an earlier run stopped."""

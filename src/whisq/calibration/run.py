@@ -34,14 +34,14 @@ from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips
 from whisq.errors import CalibrationError, DataError
 from whisq.formats import open_model
-from whisq.formats.special_tokens import special_tokens
+from whisq.formats.special_tokens import SpecialTokens, special_tokens
 from whisq.model import Model
 from whisq.network.devices import operations_for
 from whisq.network.mel import HOP_SAMPLES, log_mel
 from whisq.network.tokens import LONGEST_TEXT
 from whisq.progress import Progress, no_progress
 from whisq.version import __version__
-from whisq.work import Executor, Local
+from whisq.work import Executor, Local, Outline
 from whisq.writing import default_cache_folder
 
 BUILT_IN_TEXT_TOKENS = 2000
@@ -90,10 +90,7 @@ def calibrate(
     chosen = settings or CalibrationSettings()
     operations = operations_for(chosen.device, chosen.threads)
     opened = model if isinstance(model, Model) else open_model(str(model))
-    _check_model(opened, chosen)
-    special = special_tokens(opened)
-    clips = clips_for(opened, data, chosen, progress)
-    chosen = settings_for(clips, chosen)
+    clips, chosen = _clips_and_settings(opened, data, chosen, progress)
     sha256 = opened.sha256
     key = {
         "model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "text_tokens": chosen.text_tokens,
@@ -101,12 +98,7 @@ def calibrate(
     }  # fmt: skip
     executor = chosen.executor or Local()
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
-    windows = windows_of(clips.clips)
-    for language in {window.language for window in windows}:
-        special.prompt(language)  # raises, before the work, for one that the vocabulary lacks
-    lines = lines_of(opened, special, windows, own=chosen.own_text)
-    lines += more_lines(opened, special, len(windows), chosen.text_tokens, chosen.seed)
-    lines.sort(key=lambda line: line.window)
+    special, windows, lines = _heard_and_read(opened, clips, chosen)
     n_tokens = sum(len(line.ids) or LONGEST_TEXT for line in lines)
     writes = any(not line.ids for line in lines)
     spills, weighs = chosen.cache is not None, chosen.weigh_outputs
@@ -129,6 +121,43 @@ def calibrate(
         write_calibration(path, audio, listed, checkpoint.load, _probes(opened, windows), outputs)
     checkpoint.remove()
     return read_calibration(path)
+
+
+def foresee_calibration(
+    model: Model,
+    data: str | Path | ClipSet | None,
+    outline: Outline,
+    *,
+    settings: CalibrationSettings | None = None,
+    progress: Progress = no_progress,
+) -> None:
+    """Note the units that ``calibrate`` would have done from the beginning; raises what that raises for the data."""
+    clips, chosen = _clips_and_settings(model, data, settings or CalibrationSettings(), progress)
+    operations = operations_for(chosen.device, chosen.threads)
+    special, windows, lines = _heard_and_read(model, clips, chosen)
+    runs = Runs(operations, outline, chosen.device, chosen.threads)
+    Collector(model, special, windows, lines, Checkpoint(None, "", operations), runs, progress).foresee(outline)
+
+
+def _clips_and_settings(
+    model: Model, data: str | Path | ClipSet | None, settings: CalibrationSettings, progress: Progress
+) -> tuple[ClipSet, CalibrationSettings]:
+    _check_model(model, settings)
+    clips = clips_for(model, data, settings, progress)
+    return clips, settings_for(clips, settings)
+
+
+def _heard_and_read(
+    model: Model, clips: ClipSet, settings: CalibrationSettings
+) -> tuple[SpecialTokens, list[Window], list[Line]]:
+    """Return the windows that the encoder hears, and the lines that the decoder reads, sorted by window."""
+    special = special_tokens(model)
+    windows = windows_of(clips.clips)
+    for language in {window.language for window in windows}:
+        special.prompt(language)  # raises, before the work, for one that the vocabulary lacks
+    lines = lines_of(model, special, windows, own=settings.own_text)
+    lines += more_lines(model, special, len(windows), settings.text_tokens, settings.seed)
+    return special, windows, sorted(lines, key=lambda line: line.window)
 
 
 def _check_model(model: Model, settings: CalibrationSettings) -> None:

@@ -121,6 +121,15 @@ def add_ray(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     )
 
 
+def add_plan(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare ``--plan``, which stops where ``Console.outline`` has told what is to be done."""
+    group.add_argument(
+        "--plan",
+        action="store_true",
+        help="print units, bytes to send and core-hours of what --ray shares out; do nothing",
+    )
+
+
 def add_other_model(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
     """Declare that what was measured on other weights is taken."""
     parser.add_argument(

@@ -13,6 +13,7 @@ from whisq.cli.arguments import (
     add_clips,
     add_json,
     add_overwrite_and_quiet,
+    add_plan,
     add_ray,
     cache_folder,
     count,
@@ -27,6 +28,9 @@ from whisq.writing import check_writable
 
 if TYPE_CHECKING:
     from whisq.calibration import Calibration
+    from whisq.calibration.run import CalibrationSettings
+    from whisq.model import Model
+    from whisq.work import Executor
 
 _EPILOG = """
 Without --data the model listens to the speech that comes with whisq. CLIPS is what `whisq evaluate` takes: a folder in
@@ -77,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: all cores)")
     add_cache(how, "an interrupted run")
     add_ray(how)
+    add_plan(how)
     out = parser.add_argument_group("more outputs")
     out.add_argument(
         "--imatrix-out", type=WrittenImatrix, metavar="FILE", help="also write the importance as an imatrix GGUF"
@@ -114,6 +119,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
                     f"{part.path}: was made with other weights ({part.model_name}) than those of {model.path}",
                     hint="calibrate this model on that audio",
                 )
+        if args.plan:
+            _foresee(args, console, model)
+            return 0
         if args.data or not args.merge:
             begin(resumes=not args.no_cache)
             parts.insert(0, _collect(args, console, output))
@@ -144,22 +152,40 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _collect(args: argparse.Namespace, console: Console, output: Path) -> Calibration:
-    from whisq.calibration.run import CalibrationSettings, calibrate
+    from whisq.calibration.run import calibrate
 
     with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
-        settings = CalibrationSettings(
-            limit=args.limit,
-            seed=args.seed,
-            language=args.language,
-            own_text=args.own_text,
-            weigh_outputs=args.weigh_outputs,
-            device=args.device,
-            threads=args.threads,
-            skip_bad=args.skip_bad,
-            cache=cache_folder(args),
-            executor=executor,
-        )
+        settings = _settings(args, executor)
         return calibrate(args.model, args.data, output, settings=settings, progress=progress, say=console.note)
+
+
+def _foresee(args: argparse.Namespace, console: Console, model: Model) -> None:
+    """Say what would be shared out."""
+    from whisq.calibration.run import foresee_calibration
+    from whisq.work import Outline
+
+    outline = Outline()
+    if args.data or not args.merge:
+        with console.stages() as progress:
+            foresee_calibration(model, args.data, outline, settings=_settings(args, outline), progress=progress)
+    console.outline("calibrate", outline)
+
+
+def _settings(args: argparse.Namespace, executor: Executor) -> CalibrationSettings:
+    from whisq.calibration.run import CalibrationSettings
+
+    return CalibrationSettings(
+        limit=args.limit,
+        seed=args.seed,
+        language=args.language,
+        own_text=args.own_text,
+        weigh_outputs=args.weigh_outputs,
+        device=args.device,
+        threads=args.threads,
+        skip_bad=args.skip_bad,
+        cache=cache_folder(args),
+        executor=executor,
+    )
 
 
 def audio_lines(calibration: Calibration) -> Iterator[str]:

@@ -21,7 +21,7 @@ from whisq.screen import shown, shown_lines
 from whisq.system import obeys_escapes
 
 if TYPE_CHECKING:
-    from whisq.work import Account, Executor
+    from whisq.work import Account, Executor, Outline
 
 SCHEMA_VERSION = 1
 """Of what ``--json`` prints; counted up when a field goes or changes its meaning."""
@@ -60,6 +60,11 @@ def discard_stdout() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open until exit
 
 
+def documented(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document of the published schema with its name."""
+    return {"schema": f"whisq-{name}", "schema_version": SCHEMA_VERSION, **fields}
+
+
 class Console:
     """The streams of one command. ``quiet`` drops lines of data and notes, never warnings and errors.
 
@@ -84,7 +89,7 @@ class Console:
     def result(self, command: str, fields: Mapping[str, Any]) -> None:
         """Print what a command found, where that is wanted as JSON: of the schema in docs/, named for the command."""
         if self.as_json:
-            self.json({"schema": f"whisq-{command}", "schema_version": SCHEMA_VERSION, **fields})
+            self.json(documented(command, fields))
 
     def json(self, document: Any) -> None:
         """Print the command's result as JSON on stdout, in ASCII: its own escapes keep every character.
@@ -200,6 +205,12 @@ class Console:
 
         with contextlib.closing(executor_at(asked_address(address), self.note)) as found:
             yield found
+
+    def outline(self, command: str, outline: Outline) -> None:
+        """Print what work would take, for ``--plan``."""
+        for line in outline.lines():
+            self.data(line)
+        self.result("plan", outline.document(command))
 
 
 class Stages(ABC):

@@ -9,6 +9,7 @@ from whisq.cli.arguments import (
     above_zero,
     add_clips,
     add_overwrite_and_quiet,
+    add_plan,
     add_ray,
     cache_folder,
     count,
@@ -100,6 +101,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     )
     how.add_argument("--no-cache", action="store_true", help="measure everything again, and keep nothing")
     add_ray(how)
+    add_plan(how)
 
 
 def _add_output(output: argparse._ArgumentGroup) -> None:
@@ -166,6 +168,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         check_report_name(args.report)
         require_packages(*REPORTING, purpose="--report")
     curve = _curve(args.search)
+    if args.plan:
+        return _foresee(args, console)
     begin(resumes=not args.no_cache)
     with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
         settings = _settings(args, executor)
@@ -190,6 +194,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for one in met:
         console.warn(str(one))
     return CONDITION_MET if met else 0
+
+
+def _foresee(args: argparse.Namespace, console: Console) -> int:
+    """Say what would be shared out; returns the exit code."""
+    import json
+
+    from whisq.cli.console import documented
+    from whisq.evaluation.run import foresee_evaluation
+    from whisq.work import Outline
+
+    outline = Outline()
+    with console.stages() as progress:
+        settings = _settings(args, outline)
+        foresee_evaluation(args.reference, args.candidates, args.data, outline, settings=settings, progress=progress)
+    document = documented("plan", outline.document("evaluate"))
+    if args.json == STDOUT:
+        console.json(document)
+        return 0
+    if args.json:
+        write_text(args.json, json.dumps(document, indent=2) + "\n")
+    console.outline("evaluate", outline)
+    return 0
 
 
 def _curve(path: str | None) -> tuple[Mix, ...]:

@@ -13,6 +13,7 @@ from whisq.cli.arguments import (
     add_json,
     add_other_model,
     add_overwrite_and_quiet,
+    add_plan,
     add_ray,
     cache_folder,
     thread_count,
@@ -102,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cache(runs, "calibrations")
     add_ray(runs)
+    add_plan(runs)
     add_overwrite_and_quiet(runs)
     add_json(runs)
 
@@ -173,6 +175,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         _warn(plan, console, strict=args.strict)
         if given is not None and (note := weights_note(given, model)):
             console.note_always(note)
+        if args.plan:
+            _foresee(args, console, plan, makes_calibration=foreseen is not None)
+            return 0
         executor: Executor | None = None
         if not args.dry_run:
             check_output(plan, args.output)
@@ -188,6 +193,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for note in notes_on(plan, asked, target, args.output):
             console.note_always(note)
     return 0
+
+
+def _foresee(args: argparse.Namespace, console: Console, plan: Plan, *, makes_calibration: bool) -> None:
+    """Say what would be shared out, a calibration that has to be made included."""
+    from whisq.work import Outline
+
+    outline = Outline()
+    if makes_calibration:
+        from whisq.calibration.run import CalibrationSettings, foresee_calibration
+
+        foresee_calibration(plan.model, args.data, outline, settings=CalibrationSettings(threads=args.threads))
+    if plan.slow:
+        from whisq.quantization.bench import foresee_rounding
+
+        foresee_rounding(plan, outline)
+    console.outline("quantize", outline)
 
 
 def _write(

@@ -13,6 +13,7 @@ from whisq.cli.arguments import (
     add_json,
     add_other_model,
     add_overwrite_and_quiet,
+    add_plan,
     add_ray,
     add_space,
     cache_folder,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from whisq.model import Model
     from whisq.recipe import Recipe
     from whisq.runtimes.runtime import Runtime
-    from whisq.search import Mix, Searched, Sensitivity, Space
+    from whisq.search import Mix, Searched, SearchSettings, Sensitivity, Space
     from whisq.work import Executor
 
 _EPILOG = """
@@ -102,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cache(how, "measurements")
     add_ray(how)
+    add_plan(how)
     how.add_argument("--sensitivity", type=WrittenSensitivity, metavar="FILE", help="keep what was measured, as JSON")
     how.add_argument(
         "--reuse", type=Read, metavar="FILE", help="take what was measured from this file, and measure nothing"
@@ -121,12 +123,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisq.recipe import save_recipe
 
     calibration = replace(read_calibration(args.calibration), takes_other_model=args.other_model)
-    with open_model(args.model) as model, console.executor(args.ray) as executor:
+    with open_model(args.model) as model, console.executor("" if args.plan else args.ray) as executor:
         # Before the moments are factored, which takes seconds.
         calibration.check_fits(model)
         calibration.check_weights(model)
         note = weights_note(calibration, model)
         calibration = check_factors(calibration)
+        if args.plan:
+            _foresee(args, console, model, calibration)
+            return 0
         if parse_runtime(args.target).loads_mixes:
             searched = _search(args, console, model, calibration, executor)
             write_text(args.output, save_recipe(searched.recipe))
@@ -204,28 +209,22 @@ def _search(
 ) -> Searched:
     from whisq.search import (
         Goal,
-        SearchSettings,
-        Space,
         measure_space,
         refuse_out_of_reach,
         sizes_of_mixes,
         solve,
         write_sensitivity,
     )
-    from whisq.search.measure import parse_how
 
-    embedding = parse_type(args.embedding) if args.embedding else None
-    space = Space.of(model, args.types, args.target, tuple(args.protect), tuple(args.unprotect), embedding)
+    space = _space(args, model)
     check_unit(args.size, lambda: sizes_of_mixes(space))
     goal = Goal(args.size, args.bits, args.divergence, args.format)
     meter = None
     if args.reuse:
         sensitivity = _reused(args, console, model, calibration)
     else:
-        method = parse_method(args.method) if args.method else best_method(calibration)
-        kept = cache_folder(args)
-        settings = SearchSettings(method, args.probes, args.seed, args.device, parse_how(args.measure), kept, executor)
-        begin(resumes=kept is not None)
+        settings = _settings(args, calibration, executor)
+        begin(resumes=settings.cache is not None)
         refuse_out_of_reach(goal, sizes_of_mixes(space), model)
         with console.stages(executor.account) as progress:
             sensitivity, meter = measure_space(model, calibration, space, settings=settings, progress=progress)
@@ -237,6 +236,34 @@ def _search(
         if args.sensitivity:
             write_sensitivity(args.sensitivity, sensitivity)
     return solve(model, calibration, goal, space, sensitivity, meter=meter, prefer_fast=args.prefer_fast)
+
+
+def _space(args: argparse.Namespace, model: Model) -> Space:
+    from whisq.search import Space
+
+    embedding = parse_type(args.embedding) if args.embedding else None
+    return Space.of(model, args.types, args.target, tuple(args.protect), tuple(args.unprotect), embedding)
+
+
+def _settings(args: argparse.Namespace, calibration: Calibration, executor: Executor) -> SearchSettings:
+    from whisq.search import SearchSettings
+    from whisq.search.measure import parse_how
+
+    method = parse_method(args.method) if args.method else best_method(calibration)
+    how = parse_how(args.measure)
+    return SearchSettings(method, args.probes, args.seed, args.device, how, cache_folder(args), executor)
+
+
+def _foresee(args: argparse.Namespace, console: Console, model: Model, calibration: Calibration) -> None:
+    """Say what would be shared out: nothing where files of one type are judged, or what was measured is reused."""
+    from whisq.search.measure import foresee_measuring
+    from whisq.work import Outline
+
+    outline = Outline()
+    if parse_runtime(args.target).loads_mixes and not args.reuse:
+        space, settings = _space(args, model), _settings(args, calibration, outline)
+        foresee_measuring(model, calibration, space.tensors, space.types, outline, settings=settings)
+    console.outline("search", outline)
 
 
 def _seconds(model: Model, space: Space, runtime: Runtime) -> dict[str, float]:

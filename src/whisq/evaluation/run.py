@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from whisq.clips.clip import Clip, ClipSet, Problem, data_error
-from whisq.clips.datasets import load_clips
-from whisq.errors import DataError, RuntimeUnavailableError
-from whisq.evaluation.doubts import refuse_other_models
+from whisq.clips.clip import Clip, ClipSet, Problem
+from whisq.errors import RuntimeUnavailableError
 from whisq.evaluation.environment import environment
-from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, choose_ways, measure_inside
+from whisq.evaluation.inside import Inside, Way, Ways, can_be_measured, measure_inside
 from whisq.evaluation.long_form import LONG_S, LongForm, long_clip
-from whisq.evaluation.model_files import ModelFile, RuntimeChoice, choose_runtimes, describe, labels_of
-from whisq.evaluation.normalizing import normalize
+from whisq.evaluation.model_files import ModelFile, RuntimeChoice
+from whisq.evaluation.preparing import prepared
 from whisq.evaluation.results import (
     ClipRecord,
     DataRecord,
@@ -35,11 +33,10 @@ from whisq.evaluation.which_file import LOSS_NATS
 from whisq.extras import SCORING, require_packages
 from whisq.kernels.threads import available_cpus
 from whisq.model import Model
-from whisq.network.devices import check_device
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError
 from whisq.runtimes.registry import installed_runtimes
-from whisq.work import Executor
+from whisq.work import Executor, Outline
 from whisq.writing import default_cache_folder, scratch_folder
 
 TIMED = 12
@@ -123,21 +120,7 @@ def evaluate(
         # What comes from elsewhere is found in a cache: one for this run.
         with scratch_folder() as folder:
             return evaluate(reference, candidates, data, settings=replace(chosen, cache=folder), progress=progress)
-    files = _describe_all(reference, [Path(path) for path in candidates], chosen.cache, progress)
-    refuse_other_models(files)
-    choices = choose_runtimes(files, chosen.runtime)
-    ways = choose_ways(files, chosen.runtime, chosen.device)
-    if chosen.inside and ways.common.runtime is None:
-        check_device(chosen.device)
-    clips = load_clips(
-        data,
-        limit=chosen.limit,
-        seed=chosen.seed,
-        language=chosen.language,
-        skip_bad=chosen.skip_bad,
-        on_clip=lambda done, total: progress("checking clips", done, total),
-    )
-    clips = _fit_to_models(clips, files, chosen)
+    files, choices, ways, clips = prepared(reference, candidates, data, chosen, progress)
     measurements = _measure(files, choices, ways, clips, chosen, progress)
     clips = _heard_by_all(clips, measurements)
     written = [str(reply["text"]) for reply in measurements[0].measured.replies]
@@ -153,37 +136,35 @@ def evaluate(
     return Evaluation(_data_record(clips), tuple(models), chosen.record(), where)
 
 
-def _describe_all(
-    reference: str | Path | Model, candidates: list[Path], cache: Path | None, progress: Progress
-) -> list[ModelFile]:
-    first = reference if isinstance(reference, Model) else Path(reference)
-    paths = [first.path if isinstance(first, Model) else first, *candidates]
-    labels = labels_of(paths)
-    if len(set(paths)) < len(paths):
-        raise DataError("a model is named twice", hint="give the reference and each candidate once")
-    files = []
-    for index, (source, label) in enumerate(zip((first, *candidates), labels, strict=True)):
-        progress("reading models", index, len(paths))
-        files.append(describe(source, label, cache))
-    progress("reading models", len(paths), len(paths))
-    return files
+def foresee_evaluation(
+    reference: str | Path | Model,
+    candidates: Sequence[str | Path],
+    data: str | Path | ClipSet,
+    outline: Outline,
+    *,
+    settings: EvaluationSettings | None = None,
+    progress: Progress = no_progress,
+) -> None:
+    """Note what ``evaluate`` would have others do of what is not kept yet; raises what that raises before its work."""
+    require_packages(*SCORING, purpose="measuring word error rates")
+    chosen = settings or EvaluationSettings()
+    files, choices, ways, clips = prepared(reference, candidates, data, chosen, progress)
+    running = Running(chosen.threads_each, chosen.fallback, chosen.jobs, chosen.cache)
+    _share(files, choices, ways, clips, running, outline, chosen, no_progress)
 
 
-def _fit_to_models(clips: ClipSet, files: list[ModelFile], settings: EvaluationSettings) -> ClipSet:
-    """Return the clips that these models can be scored on; the language is settled for each."""
-    good, problems = [], []
-    for clip in clips.clips:
-        language = clip.language or "en"
-        if clip.text and not normalize(clip.text, language):
-            problems.append(Problem(clip.id, f"nothing is left of its text after normalizing: {clip.text!r}"))
-        elif lacking := [file for file in files if language not in file.languages]:
-            has = "is English-only" if len(lacking[0].languages) == 1 else "has no token for it"
-            problems.append(Problem(clip.id, f"language {language}, but {lacking[0].label} {has}"))
-        else:
-            good.append(replace(clip, language=language))
-    if (problems and not settings.skip_bad) or not good:
-        raise data_error(clips.source, [*clips.problems, *problems])
-    return ClipSet(clips.source, clips.kind, tuple(good), (*clips.problems, *problems))
+def _share(
+    files: list[ModelFile],
+    choices: list[RuntimeChoice],
+    ways: Ways,
+    clips: ClipSet,
+    running: Running,
+    executor: Executor,
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> None:
+    ways_each = [_ways_of(file, ways) for file in files]
+    share(files, choices, ways_each, clips.clips, _inside_clips(clips, settings), running, executor, progress)
 
 
 def _data_record(clips: ClipSet) -> DataRecord:
@@ -230,8 +211,7 @@ def _measure(
 
     running = Running(settings.threads_each, settings.fallback, settings.jobs, settings.cache)
     if settings.executor is not None and not settings.executor.is_here:
-        ways_each = [_ways_of(file, ways) for file in files]
-        share(files, choices, ways_each, clips.clips, inside_clips, running, settings.executor, progress)
+        _share(files, choices, ways, clips, running, settings.executor, settings, progress)
         running = replace(running, timed=frozenset(clip.id for clip in _evenly(clips, TIMED)))
     progress("transcribing", 0.0, total)
     measured = transcribe_all(files, choices, clips.clips, running, advance)

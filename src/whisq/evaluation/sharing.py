@@ -114,6 +114,11 @@ class ClipsJob(Job):
     way: Way | None = None
     fallback: bool = False
 
+    @property
+    def title(self) -> str:
+        """What the units do."""
+        return f"transcribing in {self.runtime}" if self.way is None else "looking inside"
+
     def open(self) -> ClipsBench:
         """Return a bench on the files here."""
         parcel = self.parcel()

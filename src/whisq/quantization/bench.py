@@ -18,7 +18,7 @@ from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import Method, UnfitWeightsError
 from whisq.quantization.rounding import expected_by, rounded_rows
 from whisq.types import parse_type
-from whisq.work import Bench, Job, Needs, Parcel, Source, Unit
+from whisq.work import Bench, Job, Needs, Outline, Parcel, Source, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +123,13 @@ def units_of(matrices: Sequence[tuple[Assignment, int]]) -> Iterator[Unit]:
     """Yield a unit for each matrix, given with the number of its rows that are rounded at once; the longest first."""
     for a, step in sorted(matrices, key=lambda pair: -_cost(pair[0].tensor, pair[0].method)):
         yield Unit(a.tensor.name, (a.tensor.name, a.type.name, a.method, step), _cost(a.tensor, a.method))
+
+
+def foresee_rounding(plan: Plan, outline: Outline) -> None:
+    """Note what a plan's matrices take."""
+    sent = sum(a.size_after for a in plan.slow)
+    units = units_of([(a, a.tensor.n_rows) for a in plan.slow])
+    outline.note("rounding matrices", RoundingJob(plan), [unit.cost for unit in units], sent)
 
 
 def _cost(tensor: TensorRef, method: Method) -> float:

@@ -33,8 +33,9 @@ from whisq.search.prediction import (
     to_measure,
 )
 from whisq.search.sensitivity import Sensitivity
+from whisq.types import TensorType
 from whisq.version import __version__
-from whisq.work import Executor
+from whisq.work import Executor, Outline
 
 LARGEST_MEASURED = 100_000_000
 """Weights of the largest model of which every matrix is measured: base has 74 million, small 244."""
@@ -90,17 +91,7 @@ def measure(
     chosen = settings or SearchSettings()
     how = chosen.how_for(model)
     started = time.perf_counter()
-    meter = MixMeter(
-        model,
-        calibration,
-        chosen.method,
-        chosen.probes,
-        chosen.device,
-        keep=how != "few",
-        cache=chosen.cache,
-        executor=chosen.executor,
-    )
-    blocks = {t.name: [kind for kind in types[t.name] if kind.is_quantized] for t in tensors}
+    meter, blocks = _meter_and_blocks(model, calibration, tensors, types, chosen)
     errors = meter.output_errors(blocks, progress) if how == "one" else meter.predictions(blocks, chosen.seed, progress)
     wanted = to_measure(how, errors, blocks, chosen.seed)
     found: Harms = {name: {} for name in blocks}
@@ -132,3 +123,43 @@ def measure(
     return Sensitivity(
         harms, scale_of(mixes), correlation(mixes), tuple(mixes), provenance, types_measured, tuple(checks)
     ), meter
+
+
+def _meter_and_blocks(
+    model: Model, calibration: Calibration, tensors: Sequence[TensorRef], types: Types, settings: SearchSettings
+) -> tuple[MixMeter, dict[str, list[TensorType]]]:
+    meter = MixMeter(
+        model,
+        calibration,
+        settings.method,
+        settings.probes,
+        settings.device,
+        keep=settings.how_for(model) != "few",
+        cache=settings.cache,
+        executor=settings.executor,
+    )
+    return meter, {t.name: [kind for kind in types[t.name] if kind.is_quantized] for t in tensors}
+
+
+def foresee_measuring(
+    model: Model,
+    calibration: Calibration,
+    tensors: Sequence[TensorRef],
+    types: Types,
+    outline: Outline,
+    *,
+    settings: SearchSettings | None = None,
+) -> None:
+    """Note what ``measure`` would do of what is not kept yet.
+
+    Which matrices and mixes are measured follows from errors that are not known yet: others stand for them here.
+    """
+    chosen = settings or SearchSettings()
+    how = chosen.how_for(model)
+    meter, blocks = _meter_and_blocks(model, calibration, tensors, types, chosen)
+    # All of one size, so that the first of each counts as the worst.
+    equal = {name: {kind.name: 1.0 for kind in kinds} for name, kinds in blocks.items()}
+    singles = [{name: kind} for name, kind in to_measure(how, equal, blocks, chosen.seed)]
+    worst = largest_errors(equal, blocks)
+    drawn = random_parts(worst, N_MIXES[how], chosen.seed)
+    meter.foresee(blocks, [*singles, *drawn], outline, None if how == "one" else chosen.seed)

@@ -18,7 +18,7 @@ from whisq.search.bench import MixJob, picked_probes
 from whisq.search.probing import mean_of
 from whisq.types import TensorType
 from whisq.version import __version__
-from whisq.work import Executor, Local, Unit
+from whisq.work import Executor, Local, Outline, Unit
 from whisq.work.known import Cache
 
 if TYPE_CHECKING:
@@ -106,13 +106,34 @@ class MixMeter:
         """Return what the gradient and the output errors say of every matrix and type."""
         return self._errors(blocks, f"predicted {seed} ", seed, progress)
 
-    def _errors(self, blocks: Blocks, prefix: str, seed: int | None, progress: Progress) -> Figures:
-        """Return figures of every matrix and type by their keys; with a seed rows count as the gradient says."""
-        missing: dict[str, list[str]] = {}
+    def foresee(self, blocks: Blocks, mixes: Sequence[Mix], outline: Outline, seed: int | None) -> None:
+        """Note what is not kept yet of the errors of matrices in types, by gradients with a seed, and of mixes."""
+        prefix = "output error " if seed is None else f"predicted {seed} "
+        missing = self._missing(blocks, prefix)
+        tokens = [] if self._known.get("tokens") else [1.0]
+        gradients = [self._gradient_cost] * len(self.probes) if missing and seed is not None else []
+        errors = [unit.cost for unit in self._error_units(missing, {})]
+        units = {unit.key: unit for unit in map(self._unit_of, mixes) if unit is not None}
+        costs = [unit.cost for unit in units.values() if self._known.get(unit.key) is None]
+        stages = {"computing gradients": gradients, "rounding": errors, "measuring": [*tokens, *costs]}
+        for name, some in stages.items():
+            outline.note(name, self._job, some)
+
+    def _missing(self, blocks: Blocks, prefix: str) -> dict[str, list[str]]:
+        found = {}
         for name, kinds in blocks.items():
             wanted = [kind.name for kind in kinds if self._known.get(f"{prefix}{name}={kind.name}") is None]
             if wanted:
-                missing[name] = wanted
+                found[name] = wanted
+        return found
+
+    @property
+    def _gradient_cost(self) -> float:
+        return (_FORWARD_S + SAMPLES * _BACK_S) * self._model.n_weights
+
+    def _errors(self, blocks: Blocks, prefix: str, seed: int | None, progress: Progress) -> Figures:
+        """Return figures of every matrix and type by their keys; with a seed rows count as the gradient says."""
+        missing = self._missing(blocks, prefix)
         # Only for what an earlier run has not kept.
         fisher = self._fisher(list(blocks), seed, progress) if missing and seed is not None else {}
         total = sum(map(len, blocks.values()))
@@ -135,7 +156,7 @@ class MixMeter:
         return float(found["value"])
 
     def _fisher(self, names: list[str], seed: int, progress: Progress) -> dict[str, NDArray[np.float64]]:
-        n_probes, cost = len(self.probes), (_FORWARD_S + SAMPLES * _BACK_S) * self._model.n_weights
+        n_probes, cost = len(self.probes), self._gradient_cost
         progress("computing gradients", 0, n_probes)
         passes: dict[int, list[dict[str, Any]]] = {}
         units = (Unit(f"gradients {n}", ("gradients", names, n, SAMPLES, seed), cost) for n in range(n_probes))

@@ -4,6 +4,7 @@ from whisq.work.account import Account
 from whisq.work.cluster import asked_address, executor_at
 from whisq.work.content import Source
 from whisq.work.local import Local
+from whisq.work.outline import Outline, Stage
 from whisq.work.units import Bench, Done, Executor, Job, Needs, Parcel, Unit
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Job",
     "Local",
     "Needs",
+    "Outline",
     "Parcel",
     "Source",
+    "Stage",
     "Unit",
     "asked_address",
     "executor_at",

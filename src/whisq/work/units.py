@@ -93,6 +93,11 @@ class Parcel(ABC):
 class Job(ABC):
     """What many units have in common."""
 
+    @property
+    def title(self) -> str:
+        """What the units do, in a word or two."""
+        return "work"
+
     @abstractmethod
     def open(self) -> Bench:
         """Return a bench in this process, made of what is open here."""

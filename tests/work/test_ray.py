@@ -161,6 +161,24 @@ def test_another_whisq_on_a_node_is_refused_before_work(ray_cluster: Cluster, tm
         ray_cluster.nodes.remove(other)
 
 
+@pytest.mark.parametrize("module", ["ray", "sys"])
+def test_another_ray_or_python_than_the_clusters_is_refused_before_work(
+    ray_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """Ray itself compares what the head has noted with what this process says of itself."""
+    from ray._private import utils
+
+    ray_version, python_version = utils.compute_version_info()
+    other = ("0.0.1", python_version) if module == "ray" else (ray_version, "3.0.0")
+    monkeypatch.setattr(utils, "compute_version_info", lambda: other)
+    with pytest.raises(ClusterError, match="Version mismatch") as caught:
+        executor_at(ray_cluster.address)
+    assert other[module == "sys"] in str(caught.value)
+    assert caught.value.hint == "install the same versions of Ray and Python on all nodes"
+    monkeypatch.undo()
+    executor_at(ray_cluster.address).close()
+
+
 def test_another_kind_of_cpu_is_said_in_the_summary(ray_cluster: Cluster, job: SquaresJob) -> None:
     other = ray_cluster.start(WHISQ_FORCE_ISA=available_isas()[-1])
     try:

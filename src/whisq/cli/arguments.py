@@ -54,11 +54,22 @@ def above_zero(text: str) -> float:
 
 
 def device(text: str) -> str:
-    """Return a device as torch names it, as argparse wants it."""
-    if re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text) is None:
+    """Return a device as torch names it, or auto, as argparse wants it."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", text) is None:
         meant = " (did you mean cuda?)" if re.match(r"gpu|nvidia|cuda", text, re.IGNORECASE) else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of cpu, cuda, cuda:1, mps{meant}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of cpu, cuda, cuda:1, mps, auto{meant}")
     return text
+
+
+def add_device(group: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "run") -> None:
+    """Declare ``--device``, which ``Console.settle_device`` reads."""
+    group.add_argument(
+        "--device",
+        type=device,
+        default="cpu",
+        metavar="NAME",
+        help=f"{what} on cpu, with torch on cuda or mps, or on what auto finds (default: cpu)",
+    )
 
 
 class WithoutUnit(str):

@@ -11,13 +11,13 @@ from whisq.calibration.imatrix import IMATRIX_FORMS
 from whisq.cli.arguments import (
     add_cache,
     add_clips,
+    add_device,
     add_json,
     add_overwrite_and_quiet,
     add_plan,
     add_ray,
     cache_folder,
     count,
-    device,
 )
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenCalibration, WrittenImatrix
@@ -71,13 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="merge this calibration into the output; repeatable",
     )
     how = parser.add_argument_group("how it runs")
-    how.add_argument(
-        "--device",
-        type=device,
-        default="cpu",
-        metavar="NAME",
-        help="run on cpu, or with torch on cuda or mps (default: cpu)",
-    )
+    add_device(how)
     how.add_argument("--threads", type=count, metavar="N", help="use N threads (default: all cores)")
     add_cache(how, "an interrupted run")
     add_ray(how)
@@ -104,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; returns the exit code."""
+    console.settle_device(args)
     output = Path(args.output)
     check_writable(args.output, args.imatrix_out)
     from whisq.formats import open_model

@@ -21,6 +21,8 @@ from whisq.screen import shown, shown_lines
 from whisq.system import obeys_escapes
 
 if TYPE_CHECKING:
+    import argparse
+
     from whisq.work import Account, Executor, Outline
 
 SCHEMA_VERSION = 1
@@ -197,6 +199,14 @@ class Console:
                 yield _Bars(self, beside, stack)
         if told := beside():
             self.note(f"units by node: {told}")
+
+    def settle_device(self, args: argparse.Namespace) -> None:
+        """Put what is there in the place of ``--device auto``, and say what that is."""
+        if args.device == "auto":
+            from whisq.network.devices import device_there
+
+            args.device = device_there()
+            self.note(f"--device auto: {args.device}")
 
     @contextlib.contextmanager
     def executor(self, address: str | None) -> Iterator[Executor]:

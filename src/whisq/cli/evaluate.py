@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from whisq.cli.arguments import (
     above_zero,
     add_clips,
+    add_device,
     add_overwrite_and_quiet,
     add_plan,
     add_ray,
     cache_folder,
     count,
     count_or_none,
-    device,
 )
 from whisq.cli.console import CONDITION_MET, Console
 from whisq.cli.paths import STDOUT, Read, WrittenReport, WrittenResults
@@ -87,13 +87,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--long-form-minutes", type=above_zero, metavar="N", help="the same with a recording of N minutes at least"
     )
-    how.add_argument(
-        "--device",
-        type=device,
-        default="cpu",
-        metavar="NAME",
-        help="run --inside in the forward pass, with torch on cuda or mps (default: on the CPU)",
-    )
+    add_device(how, "transcribe where the runtime can, and run --inside in the forward pass,")
     how.add_argument(
         "--cache",
         metavar="FOLDER",
@@ -154,6 +148,7 @@ def _condition(text: str) -> Condition:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate; returns the exit code."""
+    console.settle_device(args)
     check_writable(args.report, None if args.json == STDOUT else args.json)
     from whisq.evaluation.conditions import conditions_met
     from whisq.evaluation.doubts import doubts
@@ -174,6 +169,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with console.executor(args.ray) as executor, console.stages(executor.account) as progress:
         settings = _settings(args, executor)
         evaluation = evaluate(args.reference, args.candidates, args.data, settings=settings, progress=progress)
+    for runtime, device in evaluation.settings.get("transcribed_on", {}).items():
+        lacks = "" if device == args.device else f", which has no {args.device} as it is installed"
+        console.note(f"transcribed on {device} in {runtime}{lacks}")
     for problem in evaluation.data.problems:
         console.warn(f"left out: {problem}")
     for doubt in doubts(evaluation):

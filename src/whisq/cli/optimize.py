@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from whisq.cli.arguments import (
     WithoutUnit,
     add_clips,
+    add_device,
     add_goal,
     add_json,
     add_overwrite_and_quiet,
@@ -19,7 +20,6 @@ from whisq.cli.arguments import (
     add_space,
     check_unit,
     count,
-    device,
 )
 from whisq.cli.console import Console
 from whisq.cli.mistakes import check_swapped
@@ -89,13 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_space(parser)
     how = parser.add_argument_group("how it runs")
     how.add_argument("--probes", type=count, default=8, metavar="N", help="search on N pieces of audio (default: 8)")
-    how.add_argument(
-        "--device",
-        type=device,
-        default="cpu",
-        metavar="NAME",
-        help="run on cpu, or with torch on cuda or mps (default: cpu)",
-    )
+    add_device(how)
     how.add_argument(
         "--folder", metavar="FOLDER", help="keep what is made on the way there (default: best.optimize beside best.bin)"
     )
@@ -120,6 +114,7 @@ def more_outputs(args: argparse.Namespace) -> list[Written]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Optimize; returns the exit code."""
+    console.settle_device(args)
     from whisq.cli.notes import lost_companions
     from whisq.formats import open_model
     from whisq.optimization.run import OptimizationSettings, optimize

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisq.cli.arguments import (
     add_cache,
     add_clips,
+    add_device,
     add_json,
     add_overwrite_and_quiet,
     add_ray,
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--threads", type=thread_count, metavar="N", help="use N threads (default: all CPUs, at most 4)")
     add_cache(how, "calibrations")
+    add_device(how)
     add_ray(how)
     add_json(how)
     add_overwrite_and_quiet(how)
@@ -104,6 +106,7 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Publish; returns the exit code."""
+    console.settle_device(args)
     for option, given in (("--public", args.public), ("--dry-run", args.dry_run)):
         if given and not args.repo:
             raise PlanError(f"{option} is about --repo, which is not given", hint=f"add --repo, or leave out {option}")
@@ -125,6 +128,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         skip_bad=args.skip_bad,
         overwrite=args.overwrite,
         threads=args.threads,
+        device=args.device,
         cache=cache_folder(args),
         folder=Path(args.folder) if args.folder else None,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from whisq.cli.arguments import (
     add_cache,
     add_clips,
+    add_device,
     add_goal,
     add_json,
     add_other_model,
@@ -19,7 +20,6 @@ from whisq.cli.arguments import (
     cache_folder,
     check_unit,
     count,
-    device,
 )
 from whisq.cli.console import Console
 from whisq.cli.paths import Read, WrittenRecipe, WrittenSensitivity
@@ -94,13 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " all others predicted from gradients (default: one up to base's size, few beyond)",
     )
     how.add_argument("--probes", type=count, default=8, metavar="N", help="measure on N pieces of audio (default: 8)")
-    how.add_argument(
-        "--device",
-        type=device,
-        default="cpu",
-        metavar="NAME",
-        help="run on cpu, or with torch on cuda or mps (default: cpu)",
-    )
+    add_device(how)
     add_cache(how, "measurements")
     add_ray(how)
     add_plan(how)
@@ -115,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Search; returns the exit code."""
+    console.settle_device(args)
     check_writable(args.output, args.sensitivity)
     from whisq.calibration import read_calibration
     from whisq.calibration.factors import check_factors

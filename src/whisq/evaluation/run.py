@@ -35,7 +35,7 @@ from whisq.kernels.threads import available_cpus
 from whisq.model import Model
 from whisq.progress import Progress, no_progress
 from whisq.runtimes.process import WorkerError
-from whisq.runtimes.registry import installed_runtimes
+from whisq.runtimes.registry import installed_runtimes, parse_runtime
 from whisq.work import Executor, Outline
 from whisq.writing import default_cache_folder, scratch_folder
 
@@ -54,6 +54,9 @@ class EvaluationSettings:
     ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely, as it does by itself.
     It is off because what it samples then differs by chance, which drowns small differences between
     weights.
+
+    ``device`` is where whisq's forward pass looks inside, and where models transcribe in runtimes that can as they are
+    installed; the others do so on the CPU.
 
     ``executor`` is who transcribes and looks inside, None for processes here. Times are taken here all the same, of
     ``TIMED`` clips, when nothing else is done.
@@ -133,7 +136,16 @@ def evaluate(
             state.check()  # what was transcribed has the hash that was taken
     work = chosen.executor.account.summary() if chosen.executor is not None else None
     where = {**environment(), **({"work": work} if work is not None else {})}
-    return Evaluation(_data_record(clips), tuple(models), chosen.record(), where)
+    return Evaluation(_data_record(clips), tuple(models), {**chosen.record(), **_devices(choices, chosen)}, where)
+
+
+def _devices(choices: Sequence[RuntimeChoice], settings: EvaluationSettings) -> dict[str, Any]:
+    """Return what the results say of devices: nothing where all was done on the CPU."""
+    if settings.device == "cpu":
+        return {}
+    runtimes = sorted({choice.runtime for choice in choices if choice.runtime is not None})
+    transcribed = {name: parse_runtime(name).device_for(settings.device) for name in runtimes}
+    return {"device": settings.device, "transcribed_on": transcribed}
 
 
 def foresee_evaluation(
@@ -149,7 +161,7 @@ def foresee_evaluation(
     require_packages(*SCORING, purpose="measuring word error rates")
     chosen = settings or EvaluationSettings()
     files, choices, ways, clips = prepared(reference, candidates, data, chosen, progress)
-    running = Running(chosen.threads_each, chosen.fallback, chosen.jobs, chosen.cache)
+    running = Running(chosen.threads_each, chosen.fallback, chosen.jobs, chosen.cache, device=chosen.device)
     _share(files, choices, ways, clips, running, outline, chosen, no_progress)
 
 
@@ -209,7 +221,7 @@ def _measure(
         ]
         return _Measurement(file, choices[index], measured[index], inside, tensors)
 
-    running = Running(settings.threads_each, settings.fallback, settings.jobs, settings.cache)
+    running = Running(settings.threads_each, settings.fallback, settings.jobs, settings.cache, device=settings.device)
     if settings.executor is not None and not settings.executor.is_here:
         _share(files, choices, ways, clips, running, settings.executor, settings, progress)
         running = replace(running, timed=frozenset(clip.id for clip in _evenly(clips, TIMED)))
@@ -286,7 +298,9 @@ def _hear_at_length(
         done += clip.duration_s
         progress("hearing a long recording", done, max(done, clip.duration_s * len(files)))
 
-    running = Running(settings.threads_each, settings.fallback, 1, settings.cache, "long recordings")
+    running = Running(
+        settings.threads_each, settings.fallback, 1, settings.cache, "long recordings", device=settings.device
+    )
     with scratch_folder() as folder:
         recording = long_clip(clips.clips, folder, settings.long_form_s)
         measured = transcribe_all(files, choices, [recording], running, advance)

@@ -90,6 +90,7 @@ class ClipsParcel(Parcel):
     runtime: str | None
     way: Way | None
     fallback: bool
+    device: str
 
     def open(self, paths: Mapping[str, Path], threads: int) -> ClipsBench:
         """Return a bench on files that were sent, or found."""
@@ -98,7 +99,7 @@ class ClipsParcel(Parcel):
             path = paths[str(number)]
             if self.way is not None:
                 return start_comparing(paths["0"], path, self.way, threads)
-            return start_transcribing(self.runtime or "", path, threads, fallback=self.fallback)[0]
+            return start_transcribing(self.runtime or "", path, threads, fallback=self.fallback, device=self.device)[0]
 
         return ClipsBench(start, paths[_AUDIO])
 
@@ -113,6 +114,7 @@ class ClipsJob(Job):
     runtime: str | None = None
     way: Way | None = None
     fallback: bool = False
+    device: str = "cpu"
 
     @property
     def title(self) -> str:
@@ -136,9 +138,9 @@ class ClipsJob(Job):
                 memory = 2 * (4 * max(file.n_weights for file in self.files) + WORKING_BYTES)
         runtime = parse_runtime(name) if (name := self.runtime or (self.way.runtime if self.way else None)) else None
         package = f"{runtime.package}=={runtime.installed_version()}" if runtime is not None else None
-        gpus = 1 if self.way is not None and self.way.device != "cpu" else 0
+        gpus = int((self.device if self.way is None else self.way.device) != "cpu")
         needs = Needs(memory, self.threads, gpus, (package,) if package else ())
-        return ClipsParcel(sources, needs, self.runtime, self.way, self.fallback)
+        return ClipsParcel(sources, needs, self.runtime, self.way, self.fallback, self.device)
 
 
 def audio_of(clips: Sequence[Clip]) -> tuple[Source, Path]:
@@ -174,7 +176,8 @@ def share(
     for runtime in sorted({choice.runtime for choice in choices if choice.runtime is not None}):
         mine = [file for file, choice in zip(files, choices, strict=True) if choice.runtime == runtime]
         caches = [transcripts_cache(file, runtime, running) for file in mine]
-        job = ClipsJob(mine, clips, running.threads, runtime, fallback=running.fallback)
+        device = running.device_in(runtime)
+        job = ClipsJob(mine, clips, running.threads, runtime, fallback=running.fallback, device=device)
         _share(job, caches, range(len(mine)), executor, advance, without=_TIMES)
     for way in dict.fromkeys(way for each in ways[1:] for way in each):
         numbers = [number for number, each in enumerate(ways) if number and way in each]

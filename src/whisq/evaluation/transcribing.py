@@ -20,7 +20,7 @@ from typing import Any
 from whisq.clips.clip import Clip
 from whisq.evaluation.model_files import ModelFile, RuntimeChoice
 from whisq.runtimes.process import WorkerError, WorkerProcess, WorkerRefusedError
-from whisq.runtimes.registry import installed_runtimes
+from whisq.runtimes.registry import installed_runtimes, parse_runtime
 from whisq.work.known import Cache, clip_key
 
 WORKING_SHARE, WORKING_BYTES = 1.2, 250_000_000
@@ -34,7 +34,7 @@ class Running:
     """How models are run: threads of each, retries at higher temperatures, how many at a time, and the cache.
 
     ``kept_as`` is the cache's folder: what is heard for another purpose took other memory. ``timed`` are the ids of
-    clips whose times are wanted: a reply without them is not enough.
+    clips whose times are wanted: a reply without them is not enough. On ``device`` models run in the runtimes that can.
     """
 
     threads: int
@@ -43,6 +43,11 @@ class Running:
     cache: Path | None
     kept_as: str = "transcripts"
     timed: frozenset[str] = frozenset()
+    device: str = "cpu"
+
+    def device_in(self, runtime: str) -> str:
+        """Return on what models run in a runtime."""
+        return parse_runtime(runtime).device_for(self.device)
 
 
 @dataclass(slots=True)
@@ -170,7 +175,10 @@ class _Session:
 
     def _started(self) -> WorkerProcess:
         runtime, running = self._choice.runtime or "", self._running
-        worker, loaded = start_transcribing(runtime, self.file.path, running.threads, fallback=running.fallback)
+        device = running.device_in(runtime)
+        worker, loaded = start_transcribing(
+            runtime, self.file.path, running.threads, fallback=running.fallback, device=device
+        )
         self._found.session = loaded
         self._cache.put("session", self._found.session)
         return worker
@@ -204,16 +212,17 @@ def transcripts_cache(file: ModelFile, runtime: str, running: Running) -> Cache:
         version=installed_runtimes()[runtime],
         threads=running.threads,
         fallback=running.fallback,
+        **({} if (device := running.device_in(runtime)) == "cpu" else {"device": device}),
     )
 
 
 def start_transcribing(
-    runtime: str, path: Path, threads: int, *, fallback: bool
+    runtime: str, path: Path, threads: int, *, fallback: bool, device: str = "cpu"
 ) -> tuple[WorkerProcess, dict[str, Any]]:
     """Return a process that has loaded a model in a runtime, and what loading took; raises ``WorkerError``."""
     worker = WorkerProcess("whisq.runtimes.worker")
     try:
-        loaded = worker.ask("load", runtime=runtime, path=str(path), threads=threads, fallback=fallback)
+        loaded = worker.ask("load", runtime=runtime, path=str(path), threads=threads, fallback=fallback, device=device)
     except BaseException:
         worker.close()
         raise

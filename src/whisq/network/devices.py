@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whisq.errors import PlanError
+from whisq.extras import is_installed
 
 if TYPE_CHECKING:
     from whisq.network.operations import Operations
@@ -26,6 +27,17 @@ def operations_for(device: str, threads: int | None = None) -> Operations:
     from whisq.network.torch_operations import TorchOperations
 
     return TorchOperations(device, threads)
+
+
+def device_there() -> str:
+    """Return what ``auto`` means on this machine: cuda or mps where torch is installed and has it, else cpu."""
+    if not is_installed("torch"):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def check_device(device: str) -> None:

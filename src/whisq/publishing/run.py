@@ -30,6 +30,7 @@ from whisq.extras import REPORTING, SCORING, require_packages
 from whisq.formats import open_model
 from whisq.formats.special_tokens import special_tokens
 from whisq.hashing import file_sha256
+from whisq.network.devices import check_device
 from whisq.optimization.steps import Steps
 from whisq.progress import Progress, no_progress
 from whisq.publishing.card import CARD, Origin, card_of, origin_of
@@ -83,6 +84,7 @@ class PublicationSettings:
     skip_bad: bool = False
     overwrite: bool = False
     threads: int | None = None
+    device: str = "cpu"
     inside: int = 20
     cache: Path | None = field(default_factory=default_cache_folder)
     folder: Path | None = None
@@ -134,6 +136,7 @@ def publish(
     """
     require_packages(*SCORING, *REPORTING, purpose="publishing")
     chosen, folder = settings or PublicationSettings(), Path(output)
+    check_device(chosen.device)
     given, method = _calibration_and_method(chosen)
     with open_model(model) as opened, ExitStack() as stack:
         name = model_name(opened, chosen.name)
@@ -148,7 +151,9 @@ def publish(
         steps = _check_outputs(folder, editions, foreseen_plans, chosen)
         calibration = given
         if needed:
-            how = CalibrationSettings(threads=chosen.threads, cache=chosen.cache, executor=chosen.executor)
+            how = CalibrationSettings(
+                device=chosen.device, threads=chosen.threads, cache=chosen.cache, executor=chosen.executor
+            )
             calibration = stack.enter_context(calibration_on(opened, None, how, say=say, progress=progress))
         plans = [edition.plan(opened, method, calibration) for edition in editions]
         work = _Work(opened, folder, method, calibration, steps, chosen.executor, progress)
@@ -282,6 +287,7 @@ class _Work:
         settings = EvaluationSettings(
             seed=chosen.seed,
             threads=chosen.threads,
+            device=chosen.device,
             inside=chosen.inside,
             cache=self.steps.folder / "cache",
             executor=chosen.executor,

@@ -109,6 +109,10 @@ class Verdict:
         return not self.reasons
 
 
+def _the_cpu_alone() -> tuple[str, ...]:
+    return ("cpu",)
+
+
 def _nothing_else(container: str, tensors: Tensors) -> Iterable[Objection]:
     del container, tensors
     return ()
@@ -126,6 +130,8 @@ class Runtime:
 
     ``package`` is the Python package that carries it, and ``load`` what loads a model with that package (arguments:
     path, threads, whether to retry at higher temperatures); both are None for one that cannot be run from Python.
+    ``devices`` lists on what the package as installed runs models, as torch names it, and ``load_on`` loads a model on
+    another of these than the CPU (one argument more, that name).
     ``logits`` is what loads a model to ask for the next token's logits (path, threads), None where it gives none.
     ``more_objections`` says what else it does not load. ``companion`` returns what it looks for beside a model of some
     name and does without where it is not there; None where it looks for nothing.
@@ -139,6 +145,8 @@ class Runtime:
     aliases: tuple[str, ...] = ()
     package: str | None = None
     load: Callable[[Path, int, bool], Transcriber] | None = None
+    devices: Callable[[], tuple[str, ...]] = _the_cpu_alone
+    load_on: Callable[[Path, int, bool, str], Transcriber] | None = None
     logits: Callable[[Path, int], NextTokens] | None = None
     more_objections: Callable[[str, Tensors], Iterable[Objection]] = _nothing_else
     companion: Callable[[Path], Path] | None = None
@@ -210,8 +218,12 @@ class Runtime:
         """True when it tells the next token's logits, so that divergence can be measured in it."""
         return self.logits is not None
 
-    def transcriber(self, path: Path, threads: int, fallback: bool) -> Transcriber:
-        """Return a model, loaded on the CPU. ``threads`` 0 leaves their number to the runtime.
+    def device_for(self, device: str) -> str:
+        """Return a device where the package as installed runs models on it, else the CPU."""
+        return device if device == "cpu" or device in self.devices() else "cpu"
+
+    def transcriber(self, path: Path, threads: int, fallback: bool, device: str = "cpu") -> Transcriber:
+        """Return a model, loaded on a device that is there. ``threads`` 0 leaves their number to the runtime.
 
         ``fallback`` lets the runtime retry at higher temperatures what it finds unlikely. Raises
         ``RuntimeUnavailableError`` when no package carries the runtime, ``MissingExtraError`` when it is not installed,
@@ -223,7 +235,14 @@ class Runtime:
                 hint="name a runtime that `whisq evaluate --help` lists under --runtime",
             )
         self._require_package()
-        return self.load(path, threads, fallback)
+        if device == "cpu":
+            return self.load(path, threads, fallback)
+        if self.load_on is None or device not in self.devices():
+            raise RuntimeUnavailableError(
+                f"{self.package} {self.installed_version()} runs models on {' '.join(self.devices())}, not on {device}",
+                hint="leave out --device, or install a build of it for that device",
+            )
+        return self.load_on(path, threads, fallback, device)
 
     def next_tokens(self, path: Path, threads: int) -> NextTokens:
         """Return a model, loaded on the CPU, that tells what it would write next.

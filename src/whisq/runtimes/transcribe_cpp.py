@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisq.extras import is_installed
 from whisq.runtimes.runtime import (
     SEED,
     VOCABULARIES,
@@ -29,16 +30,16 @@ _WARNING, _ERROR = 2, 3  # TRANSCRIBE_LOG_LEVEL_* of transcribe.h
 
 
 class TranscribeCpp:
-    """transcribe.cpp on the CPU: greedy; with ``fallback``, its own retries at higher temperatures."""
+    """transcribe.cpp on a device: greedy; with ``fallback``, its own retries at higher temperatures."""
 
-    def __init__(self, path: Path, threads: int, fallback: bool) -> None:
+    def __init__(self, path: Path, threads: int, fallback: bool, device: str = "cpu") -> None:
         import transcribe_cpp
 
         transcribe_cpp.set_log_callback(_log)
         self._truncated = transcribe_cpp.OutputTruncated
         increment = {} if fallback else {"temperature_inc": 0.0}
         self._options = transcribe_cpp.WhisperRunOptions(temperature=0.0, seed=SEED, **increment)
-        self._model = transcribe_cpp.Model(str(path), backend="cpu")
+        self._model = transcribe_cpp.Model(str(path), **_where(device))
         self._session = self._model.session(n_threads=threads)
 
     def transcribe(self, samples: Samples, language: str | None) -> Heard:
@@ -49,6 +50,35 @@ class TranscribeCpp:
             partial = getattr(error, "partial_result", None)
             remark = type(error).__name__
             return _heard(partial, remark) if partial else Heard("", remark)
+
+
+_BACKENDS = {"cuda": "cuda", "metal": "mps"}
+"""What transcribe-cpp calls its kinds of device, and what torch does."""
+
+
+def _devices() -> dict[str, Any]:
+    """Return what the installed wheel's backends have found, by torch's names."""
+    import transcribe_cpp
+
+    found: dict[str, Any] = {}
+    for device in transcribe_cpp.backends():
+        name = _BACKENDS.get(device.kind)
+        if name is not None:
+            number = sum(other.partition(":")[0] == name for other in found if ":" in other)
+            found |= {f"{name}:{number}": device}
+            found.setdefault(name, device)
+    return found
+
+
+def device_names() -> tuple[str, ...]:
+    """Return on what transcribe-cpp runs models here: the CPU first, where it is not installed that alone."""
+    if not is_installed("transcribe_cpp"):
+        return ("cpu",)
+    return ("cpu", *_devices())
+
+
+def _where(device: str) -> dict[str, Any]:
+    return {"backend": "cpu"} if device == "cpu" else {"device": _devices()[device]}
 
 
 def _heard(result: Any, remark: str = "") -> Heard:
@@ -95,5 +125,7 @@ TRANSCRIBE_CPP = Runtime(
     aliases=("transcribe-cpp",),
     package="transcribe-cpp",
     load=TranscribeCpp,
+    devices=device_names,
+    load_on=TranscribeCpp,
     more_objections=_more,
 )

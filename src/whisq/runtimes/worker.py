@@ -53,14 +53,14 @@ class Worker:
     def __init__(self) -> None:
         self._transcriber: Transcriber | None = None
 
-    def load(self, runtime: str, path: str, threads: int, fallback: bool) -> dict[str, Any]:
+    def load(self, runtime: str, path: str, threads: int, fallback: bool, device: str = "cpu") -> dict[str, Any]:
         """Load a model; returns the load time and the memory held before."""
         import numpy as np
 
         np.zeros(1)  # numpy's own memory belongs to the baseline
         baseline = peak_memory_bytes()
         started = time.perf_counter()
-        self._transcriber = parse_runtime(runtime).transcriber(Path(path), threads, fallback)
+        self._transcriber = parse_runtime(runtime).transcriber(Path(path), threads, fallback, device)
         return {"load_s": time.perf_counter() - started, "baseline_bytes": baseline}
 
     def run(self, path: str, row: int | None, segment: list[Any] | None, language: str | None) -> dict[str, Any]:

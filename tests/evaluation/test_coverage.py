@@ -44,10 +44,11 @@ def test_speech_in_another_language_than_it_was_taken_for() -> None:
     german = with_model(made, 1, inside=tuple(as_german))
     (told,) = [line for line in audio_lines(german) if "Taken for" in line]
     assert told.startswith(f"Taken for en, but the model hears de in {len(as_german)} of {len(as_german)} pieces")
-    mixed = [("en", "de"), ("en", "en"), ("es", "es")]
+    mixed = [("en", "de"), ("en", "de"), ("en", "de"), ("en", "en"), ("en", "en"), ("en", "en"), ("es", "es")]
     assert coverage_lines([("en", 60.0)], 1, heard=mixed) == [], "half of the pieces or less is chance"
     (told,) = coverage_lines([("en", 60.0)], 1, heard=[*mixed, ("en", "de")])
-    assert "hears de in 2 of 3 pieces" in told
+    assert "hears de in 4 of 7 pieces" in told
+    assert coverage_lines([("en", 60.0)], 1, heard=[("en", "th")] * 2) == [], "so few are chance, too"
     # In three other languages each, no single one is the speech's.
     assert coverage_lines([("en", 60.0)], 1, heard=[("en", "de"), ("en", "fr"), ("en", "nl")]) == []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from whisq.calibration import Calibration, read_calibration
 from whisq.calibration.factors import check_factors
 from whisq.calibration.run import CalibrationSettings, calibrate, clips_for
-from whisq.clips.builtin import builtin_clips
+from whisq.clips.builtin import SOURCE, builtin_clips
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips, parse_language
 from whisq.clips.split import split_clips
@@ -209,7 +209,9 @@ def _audio(model: Model, judged: ClipSet, ladder: Ladder, asked: str | None) -> 
     """Return what the clips that judged say nothing about."""
     spoken = [(clip.language, clip.duration_s) for clip in judged.clips]
     n_languages = len(special_tokens(model).languages) or 1
-    return coverage_lines(spoken, n_languages, asked=asked, heard=ladder.languages)
+    # The built-in speech is in the languages that it says: what a model makes of it is the model's.
+    heard = () if judged.source == SOURCE else ladder.languages
+    return coverage_lines(spoken, n_languages, asked=asked, heard=heard)
 
 
 def _why_no_transcripts(model: Model, data: str | Path | None) -> str:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from whisq.model import TensorRef
     from whisq.quantization.plan import Assignment, Plan
 
-_ROUNDING_S, _FACTOR_S = 6e-7, 3e-10
-"""Seconds of a core: for each weight, and for an input's factor by its columns cubed."""
+_ROUNDING_S, _FACTOR_S = 2e-7, 3e-11
+"""Seconds of a core: for each weight, and for an input's factor by its columns cubed. Feedback takes half of that on
+base with AVX-512."""
 _BYTES_BESIDE, _BYTES_WEIGHT, _BYTES_FACTOR = 400_000_000, 24, 40
 """Memory of a bench: of all else, of a weight of the largest matrix, and of an entry of the widest input's moments."""
 

@@ -30,8 +30,9 @@ Blocks = Mapping[str, Sequence[TensorType]]
 Figures = dict[str, dict[str, float]]
 SAMPLES = 2
 """Ways back for each probe."""
-_ROUNDING_S, _FORWARD_S, _BACK_S = 6e-7, 1.2e-9, 1e-8
-"""Seconds of a core for each weight: rounded, run over a probe, and gone back through."""
+_ROUNDING_S, _FORWARD_S, _BACK_S = 6e-7, 1e-8, 2.5e-8
+"""Seconds of a core for each weight: rounded, run over a probe, and gone back through: on tiny.en with AVX2, the
+last by the multiplications it has."""
 _FACTOR_S, _SAMPLE_S = 3e-10, 1e-5
 """Seconds of a core for a factor, by columns cubed, and for a sample's rounding, by columns."""
 

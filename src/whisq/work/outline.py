@@ -67,15 +67,15 @@ class Outline(Executor):
         yield f"{'':{width}} {'units':>8} {'core-hours':>11} {'MB to and fro':>14}"
         for stage in self.stages:
             sent = f"{megabytes(stage.sent_bytes):.0f}"
-            yield f"{stage.name:{width}} {stage.units:>8} {stage.core_s / 3600:>11.3f} {sent:>14}"
+            yield f"{stage.name:{width}} {stage.units:>8} {stage.core_s / 3600:>11.2g} {sent:>14}"
         units, core_s = sum(stage.units for stage in self.stages), sum(stage.core_s for stage in self.stages)
         sent = f"{megabytes(sum(stage.sent_bytes for stage in self.stages)):.0f}"
-        yield f"{'all':{width}} {units:>8} {core_s / 3600:>11.3f} {sent:>14}"
+        yield f"{'all':{width}} {units:>8} {core_s / 3600:>11.2g} {sent:>14}"
         yield (
             f"a unit takes {megabytes(self.memory_bytes):.0f} MB of memory; a node that has none of the files is sent"
             f" {megabytes(self.file_bytes):.0f} MB"
         )
-        yield "hours are those of a core with AVX2 at 2 GHz, within a factor of two; nothing was started"
+        yield "hours are an estimate for a core with AVX2 at 2 GHz; nothing was started"
 
     def document(self, command: str) -> Mapping[str, Any]:
         """Return the same as JSON's types."""

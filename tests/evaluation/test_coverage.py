@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from tests.support.evaluations import made_evaluation
-from whisq.evaluation.coverage import audio_lines, coverage_lines
+from whisq.clips.builtin import SOURCE
+from whisq.clips.clip import Clip, ClipSet, Sentence
+from whisq.evaluation.coverage import audio_lines, coverage_lines, lines_of_clips
 from whisq.evaluation.long_form import LongForm
 from whisq.evaluation.results_json import from_json, to_json
 from whisq.report.texts import markdown_text, terminal_lines
@@ -63,3 +66,13 @@ def test_lengths() -> None:
     assert "again and again" in told
     assert coverage_lines([("en", 400.0)], 1, long_form_s=400.0) == []
     assert "again" not in coverage_lines([("en", 25.0)] * 20, 1, long_form_s=300.0)[0]
+
+
+def test_clips_are_in_the_languages_of_their_sentences() -> None:
+    said = (Sentence(0.0, 5.0, "de", "eins"), Sentence(6.0, 20.0, "en", "two"))
+    clips = ClipSet("mine", "folder", (Clip("a", Path("a.wav"), "eins two", duration_s=60.0, sentences=said),))
+    assert lines_of_clips(clips, 2, asked="de") == []
+    assert lines_of_clips(clips, 3)[0].startswith("Heard in de, en only, of 3 languages")
+    heard = [("de", "la")] * 5
+    assert "hears la in 5 of 5 pieces" in lines_of_clips(clips, 2, heard=heard)[0]
+    assert lines_of_clips(replace(clips, source=SOURCE), 2, heard=heard) == [], "what is built in is what it says"

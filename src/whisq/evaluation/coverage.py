@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from whisq.clips.builtin import SOURCE
+from whisq.clips.clip import ClipSet
 from whisq.clips.languages import whisper_language
 from whisq.evaluation.results import Evaluation
 from whisq.units import duration
@@ -53,6 +55,21 @@ def audio_lines(evaluation: Evaluation) -> list[str]:
         heard=[(language_of[one.clip], one.heard) for one in inside if one.heard and one.clip in language_of],
         long_form_s=long_form.duration_s if long_form else None,
     )
+
+
+def lines_of_clips(
+    clips: ClipSet, n_languages: int, *, asked: str | None = None, heard: Sequence[tuple[str, str]] = ()
+) -> list[str]:
+    """Return what clips say nothing about, each in the languages of its sentences where those are known.
+
+    The built-in speech is in the languages that it says: what a model hears in it is the model's.
+    """
+    spoken = [
+        (language, clip.duration_s)
+        for clip in clips.clips
+        for language in ([said.language for said in clip.sentences] or [clip.language])
+    ]
+    return coverage_lines(spoken, n_languages, asked=asked, heard=() if clips.source == SOURCE else heard)
 
 
 def _languages(spoken: set[str], n_languages: int, asked: str | None) -> list[str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from whisq.calibration import Calibration, read_calibration
 from whisq.calibration.factors import check_factors
 from whisq.calibration.run import CalibrationSettings, calibrate, clips_for
-from whisq.clips.builtin import SOURCE, builtin_clips
+from whisq.clips.builtin import builtin_clips
 from whisq.clips.clip import ClipSet
 from whisq.clips.datasets import load_clips, parse_language
 from whisq.clips.split import split_clips
 from whisq.errors import RuntimeUnavailableError
-from whisq.evaluation.coverage import coverage_lines
+from whisq.evaluation.coverage import lines_of_clips
 from whisq.evaluation.gate import Checked, check_file
 from whisq.evaluation.model_files import choose_runtimes, describe
 from whisq.evaluation.results import Evaluation
@@ -180,7 +180,8 @@ def optimize(
         plan = ladder.chosen.candidate.plan
         checked = work.write(plan)
         evaluation = None if left_out else work.evaluate(plan, judged)
-        audio = _audio(opened, judged, ladder, asked)
+        n_languages = len(special_tokens(opened).languages) or 1
+        audio = lines_of_clips(judged, n_languages, asked=asked, heard=ladder.languages)
     reused = tuple(steps.reused)
     return Optimized(
         target, folder, calibration, plan, ladder, judged, tuple(audio), evaluation, left_out, checked, reused
@@ -203,15 +204,6 @@ def _clips(
         on_clip=lambda done, total: progress("checking clips", done, total),
     )
     return split_clips(clips, seed=chosen.seed)
-
-
-def _audio(model: Model, judged: ClipSet, ladder: Ladder, asked: str | None) -> list[str]:
-    """Return what the clips that judged say nothing about."""
-    spoken = [(clip.language, clip.duration_s) for clip in judged.clips]
-    n_languages = len(special_tokens(model).languages) or 1
-    # The built-in speech is in the languages that it says: what a model makes of it is the model's.
-    heard = () if judged.source == SOURCE else ladder.languages
-    return coverage_lines(spoken, n_languages, asked=asked, heard=heard)
 
 
 def _why_no_transcripts(model: Model, data: str | Path | None) -> str:

@@ -64,11 +64,10 @@ def lines_of_clips(
 
     The built-in speech is in the languages that it says: what a model hears in it is the model's.
     """
-    spoken = [
-        (language, clip.duration_s)
-        for clip in clips.clips
-        for language in ([said.language for said in clip.sentences] or [clip.language])
-    ]
+    spoken: list[tuple[str | None, float]] = []
+    for clip in clips.clips:
+        languages = {said.language for said in clip.sentences} or {clip.language}
+        spoken += [(language, clip.duration_s) for language in languages]
     return coverage_lines(spoken, n_languages, asked=asked, heard=() if clips.source == SOURCE else heard)
 
 

@@ -66,8 +66,8 @@ def lines_of_clips(
     """
     spoken: list[tuple[str | None, float]] = []
     for clip in clips.clips:
-        languages = {said.language for said in clip.sentences} or {clip.language}
-        spoken += [(language, clip.duration_s) for language in languages]
+        languages: set[str | None] = {said.language for said in clip.sentences}
+        spoken += [(language, clip.duration_s) for language in languages or {clip.language}]
     return coverage_lines(spoken, n_languages, asked=asked, heard=() if clips.source == SOURCE else heard)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.calibration.calibration import triangle_size
+from whisq.calibration.in_order import WINDOWS
 from whisq.calibration.inputs import inputs_of
 from whisq.calibration.outputs import weighed_outputs
 from whisq.errors import CalibrationError, OutputError
@@ -24,6 +25,8 @@ _LIBRARIES = 170_000_000
 """Bytes that Python, numpy, scipy and the audio library take."""
 _FACTORING = 5
 """Matrices of the widest input in float64 that are there at once when it is said whether feedback can use it."""
+_INPUTS = 7
+"""Times the width of a layer: its inputs, which wait until a group of windows is through."""
 _STATES = 4
 """Hidden states of all windows that are there at once: before and after a layer, the encoder's output, and room."""
 
@@ -49,13 +52,14 @@ def needs_of(
 
     With ``spills`` an interrupted run is kept on disk; with ``writes`` the model writes texts, for which its decoder is
     in memory; with ``weighs`` all of it and the outputs of its layers are. The memory is an upper bound: tiny.en on the
-    built-in speech took 0.8 of it.
+    built-in speech took 0.86 of it.
     """
     widths = inputs_of(dims).values()
     moments = sum(4 * (triangle_size(width) + width) for width in widths)
     states = 4 * (n_windows * dims.n_audio_ctx * dims.n_audio_state + n_tokens * dims.n_text_state)
     weights = 4 * (dims.n_vocab + dims.n_text_ctx + 16 * dims.n_text_state * dims.n_text_layer) * dims.n_text_state
-    memory = _LIBRARIES + _STATES * states + max(8 * _FACTORING * max(widths) ** 2, weights if writes else 0)
+    waiting = 4 * WINDOWS * dims.n_audio_ctx * _INPUTS * dims.n_audio_state
+    memory = _LIBRARIES + _STATES * states + waiting + max(8 * _FACTORING * max(widths) ** 2, weights if writes else 0)
     outputs = weighed_outputs(dims) if weighs else {}
     if outputs:
         memory = max(memory, _LIBRARIES + states + _way_back(dims, outputs))

@@ -75,7 +75,8 @@ class Importance(Method):
 class Feedback(Method):
     """Rounding with error feedback (``kernels.feedback``): the output of the layer is kept, not the weights.
 
-    Where the calibration has weighed that output, rows take back from each other what the next words depend on
+    In few bits rows are then made so much larger that their outputs are as large as before (``growth``). Where the
+    calibration has weighed that output, rows take back from each other what the next words depend on
     (``two_sided``).
     """
 
@@ -94,6 +95,7 @@ class Feedback(Method):
     ) -> Rounded:
         """Return the blocks, and what the rounding takes from the layer's mean output where it has a bias."""
         from whisq.kernels.feedback import quantize_with_feedback
+        from whisq.quantization.growth import BITS_THAT_SHRINK, grown
         from whisq.quantization.two_sided import quantize_two_sided
 
         given, array = _given(inputs, tensor), weights.array()
@@ -104,6 +106,8 @@ class Feedback(Method):
             blocks = quantize_with_feedback(array, type, given.factor(tensor.name), threads=threads)
         else:
             blocks = quantize_two_sided(array, type, given.factor(tensor.name), outputs, threads=threads)
+        if type.bits_per_weight < BITS_THAT_SHRINK:
+            blocks = grown(blocks, type, array, given.factor(tensor.name).second_moment)
         if tensor.bias is None:
             return Rounded(blocks.data)
         return Rounded(blocks.data, given.bias_shift(tensor.name, array, kernels.dequantize(blocks, type, array.shape)))

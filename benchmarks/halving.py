@@ -15,7 +15,7 @@ ggml, fit, importance, feedback  the methods of `whisq quantize`
 one-sided       feedback that passes no errors from row to row
 loudest first   feedback that rounds blocks, and columns inside each, in the order of their inputs' mean squares
 fit's scales    feedback one-sided, all scales from fit before, columns then the loudest first (q4_0, q5_0, q8_0)
-grown           feedback, rows then made so much larger that their outputs are as large as before
+grown           feedback, rows then made as large as their outputs were, as it is done in q2_K and q3_K already
 """
 
 from __future__ import annotations

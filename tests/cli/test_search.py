@@ -89,6 +89,8 @@ def judged_by_nobody(monkeypatch, tmp_path):
     """A model and its calibration; every type diverges as its precision says, and feedback less."""
 
     class MadeUp:
+        languages = ()
+
         def __init__(self, *given) -> None:
             del given
 
@@ -111,8 +113,8 @@ def test_for_stock_whisper_cpp_the_best_type_is_found_and_the_command_it_names_m
         kind = whisq.parse_type("q5_0")
         size = whisq.make_plan(model, whisq.Recipe(kind, embedding=kind)).size_bytes
     words = [*judged_by_nobody, "--target", "whisper.cpp", "--types", "q4_0,q5_0,q8_0"]
-    code, out, _ = run(capsys, *words, "--size", f"{size}B", "-o", recipe)
-    assert code == 0
+    code, out, err = run(capsys, *words, "--size", f"{size}B", "-o", recipe)
+    assert code == 0, err
     assert "-> q5_0 feedback" in out
     assert "synthetic speech" in out
     assert whisq.load_recipe(str(recipe)).embedding is kind

@@ -15,7 +15,8 @@ from tests.support.doc_tables import table, table_in
 from whisq.clips.audio import SAMPLE_RATE
 from whisq.clips.datasets import load_clips
 from whisq.errors import DataError
-from whisq.evaluation.run import EvaluationSettings, _fit_to_models
+from whisq.evaluation.preparing import _fit_to_models
+from whisq.evaluation.run import EvaluationSettings
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from tests.support.models import WIDE
 SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
 PROGRAM = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores both for what runs in the background
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 number = int(sys.argv[1])
 def now(): os.kill(os.getpid(), number)
 """

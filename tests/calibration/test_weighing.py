@@ -106,5 +106,5 @@ def test_outputs_are_weighed_where_that_is_asked_for_and_the_model_is_narrow_eno
     assert not calibrate(model, tmp_path / "clips.csv", tmp_path / "a.calib", settings=settings).outputs
     wide = replace(TINY, n_audio_state=832, n_text_state=832, n_audio_head=13, n_text_head=13)
     model = write_huggingface(tmp_path / "wide", tiny_weights(wide))
-    with pytest.raises(CalibrationError, match="832 values a frame, at most 768"):
+    with pytest.raises(CalibrationError, match="832 values per frame, at most 768"):
         calibrate(model, None, tmp_path / "b.calib", settings=CalibrationSettings(cache=None, weigh_outputs=True))

@@ -13,7 +13,7 @@ from tests.support.evaluations import made_evaluation
 from tests.support.models import WIDE
 from whisq import Recipe, make_plan, open_model, parse_rule, quantize
 from whisq.clips.datasets import load_clips
-from whisq.evaluation.inside import Way, Ways, choose_ways, measure_inside
+from whisq.evaluation.inside import Way, Ways, choose_ways, divergences_cache, measure_inside
 from whisq.evaluation.model_files import ModelFile, describe
 from whisq.evaluation.results import FORWARD_PASS, InsideUtterance
 from whisq.evaluation.results_json import from_json, to_json
@@ -122,3 +122,14 @@ def test_in_whisper_cpp_a_uniform_file_diverges_and_a_copy_does_not(
     assert not lost.utterances
     assert f"failed at {clip[0].id}: " in lost.failure
     assert len(done) == 3
+
+
+def test_divergences_of_another_device_are_not_taken_for_these(files: dict[str, ModelFile], tmp_path: Path) -> None:
+    original, other = list(files.values())[:2]
+
+    def kept(device: str) -> object:
+        return divergences_cache(original, other, Way(device=device), tmp_path / "cache").get("clip")
+
+    divergences_cache(original, other, Way(), tmp_path / "cache").put("clip", {"sum": 1.0})
+    assert kept("cpu") == {"sum": 1.0}
+    assert kept("cuda") is None

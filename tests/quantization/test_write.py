@@ -14,6 +14,7 @@ from tests.support.models import NARROW, WIDE, tiny_weights, values_of
 from whisq import Recipe, kernels, load_recipe, make_plan, open_model, parse_rule, quantize
 from whisq.errors import OutputError, WeightError
 from whisq.types import TYPES
+from whisq.work import Outline
 
 LIFT = (r"decoder\.token_embedding\.weight",)
 MLP = "encoder.blocks.0.mlp.0.weight"
@@ -31,6 +32,16 @@ def header_ftype(path: Path) -> int:
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name not in ("source.bin", "out.bin"))
+
+
+def test_what_is_rounded_as_it_is_read_is_not_shared_out(model, tmp_path):
+    # An executor that does nothing: who asked it would get no matrix.
+    executor = Outline()
+    for name, method in (("shared", "ggml"), ("slow", "fit")):
+        quantize(make_plan(model, Recipe(TYPES["q4_0"]), method=method), tmp_path / name, executor=executor)
+        assert bool(executor.stages) == (method == "fit")
+    quantize(make_plan(model, Recipe(TYPES["q4_0"])), tmp_path / "here")
+    assert (tmp_path / "shared").read_bytes() == (tmp_path / "here").read_bytes()
 
 
 @pytest.mark.parametrize("name", [name for name, kind in TYPES.items() if kind.is_quantized])

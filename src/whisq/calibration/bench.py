@@ -16,7 +16,7 @@ from whisq.formats import open_model
 from whisq.formats.sources import source_of
 from whisq.model import Model
 from whisq.network import stack
-from whisq.network.devices import operations_for
+from whisq.network.devices import kind_of, operations_for
 from whisq.network.model import load_decoder
 from whisq.network.stack import KeysValues, Layer, Observer, read_layer
 from whisq.work import Bench, Job, Needs, Parcel
@@ -169,7 +169,7 @@ class LayersJob(Job):
         """Return what makes a bench elsewhere."""
         source, name = source_of(self.model)
         needs = Needs(self.memory_bytes, gpus=0 if self.device == "cpu" else 1)
-        return LayersParcel({"model": source}, needs, name, self.device)
+        return LayersParcel({"model": source}, needs, name, kind_of(self.device))
 
 
 class _Sees(Observer):

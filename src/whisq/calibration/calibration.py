@@ -153,17 +153,22 @@ class Calibration:
             )
 
 
+FORESEEN = Path("calibration")
+"""The path of one that is not made yet."""
+
+
 def foreseen_calibration(model: Model) -> Calibration:
     """Return what a calibration of a model will be like, to plan with before it is made.
 
     It covers every matrix and holds nothing: ``load`` raises ``CalibrationError``.
     """
-    path = Path("calibration")
 
     def load(name: str) -> Moments:
         raise CalibrationError(f"{name}: is not calibrated yet", hint=AGAIN)
 
-    return Calibration(path, {"dims": list(dims_of(model))}, dict.fromkeys(inputs_of(model.dims), 1), load, singular={})
+    return Calibration(
+        FORESEEN, {"dims": list(dims_of(model))}, dict.fromkeys(inputs_of(model.dims), 1), load, singular={}
+    )
 
 
 def dims_of(model: Model) -> tuple[int, ...]:

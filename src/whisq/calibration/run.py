@@ -94,7 +94,7 @@ def calibrate(
     sha256 = opened.sha256
     key = {
         "model": sha256, "data": clips.sha256, "own_text": chosen.own_text, "text_tokens": chosen.text_tokens,
-        "device": chosen.device, "layout": 8,
+        "seed": chosen.seed, "device": chosen.device, "layout": 8,
     }  # fmt: skip
     executor = chosen.executor or Local()
     checkpoint = Checkpoint(chosen.cache, hashlib.sha256(json.dumps(key).encode()).hexdigest(), operations)
@@ -168,9 +168,9 @@ def _check_model(model: Model, settings: CalibrationSettings) -> None:
         )
     if settings.weigh_outputs and not weighed_outputs(model.dims):
         raise CalibrationError(
-            f"{model.path}: is too wide to weigh its outputs: {model.dims.n_audio_state} values a frame, at most"
+            f"{model.path}: is too wide to weigh its outputs: {model.dims.n_audio_state} values per frame, at most"
             f" {WIDEST_STATE}",
-            hint="calibrate without it",
+            hint="leave out --weigh-outputs",
         )
 
 

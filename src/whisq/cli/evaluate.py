@@ -18,7 +18,7 @@ from whisq.cli.arguments import (
 )
 from whisq.cli.console import CONDITION_MET, Console
 from whisq.cli.paths import STDOUT, Read, WrittenReport, WrittenResults
-from whisq.errors import DataError
+from whisq.errors import DataError, PlanError
 from whisq.stopping import begin
 from whisq.units import megabytes
 from whisq.writing import check_writable, write_text
@@ -162,6 +162,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
         check_report_name(args.report)
         require_packages(*REPORTING, purpose="--report")
+    for option, given in (("--report", args.report), ("--fail-if", args.fail_if)):
+        if args.plan and given:
+            raise PlanError(f"{option}: --plan evaluates nothing", hint=f"leave out {option}, or --plan")
     curve = _curve(args.search)
     if args.plan:
         return _foresee(args, console)

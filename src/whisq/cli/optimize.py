@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from whisq.cli.paths import (
 )
 from whisq.runtimes.registry import parse_runtime
 from whisq.stopping import begin
+from whisq.system import quoted
 from whisq.types import TYPES
 from whisq.units import megabytes
 
@@ -164,8 +164,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note_always(str(found.checked))
     console.result("optimize", _document(found))
     if found.left_out:
-        compared = f"whisq evaluate {shlex.quote(str(args.model))} {shlex.quote(str(args.output))} --data CLIPS"
-        console.note(f"words were not compared: {found.left_out}; on speech of your own: {compared}")
+        compared = f"whisq evaluate {quoted(str(args.model))} {quoted(str(args.output))} --data CLIPS"
+        more = f"; on speech of your own: {compared}" if args.data is None else ""
+        console.note(f"words were not compared: {found.left_out}{more}")
     for note in lost_companions(found.plan, found.output):
         console.note_always(note)
     return 0

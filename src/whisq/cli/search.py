@@ -134,6 +134,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 console.data(line)
             console.result("search", _document(args, searched))
         else:
+            if args.ray:
+                console.note("--ray: files of one type are judged here")
             _uniform(args, console, model, calibration)
         if note:
             console.note_always(note)

@@ -121,6 +121,7 @@ def divergences_cache(reference: ModelFile, file: ModelFile, way: Way, folder: P
         layout=_LAYOUT,
         runtime=way.runtime,
         version=version,
+        device=way.device,
     )
 
 

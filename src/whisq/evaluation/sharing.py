@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from whisq.evaluation.transcribing import (
     start_transcribing,
     transcripts_cache,
 )
+from whisq.network.devices import kind_of
 from whisq.progress import Progress
 from whisq.runtimes.process import WorkerError, WorkerProcess
 from whisq.runtimes.registry import parse_runtime
@@ -140,7 +141,8 @@ class ClipsJob(Job):
         package = f"{runtime.package}=={runtime.installed_version()}" if runtime is not None else None
         gpus = int((self.device if self.way is None else self.way.device) != "cpu")
         needs = Needs(memory, self.threads, gpus, (package,) if package else ())
-        return ClipsParcel(sources, needs, self.runtime, self.way, self.fallback, self.device)
+        way = None if self.way is None else replace(self.way, device=kind_of(self.way.device))
+        return ClipsParcel(sources, needs, self.runtime, way, self.fallback, kind_of(self.device))
 
 
 def audio_of(clips: Sequence[Clip]) -> tuple[Source, Path]:

@@ -29,15 +29,21 @@ def operations_for(device: str, threads: int | None = None) -> Operations:
     return TorchOperations(device, threads)
 
 
+def kind_of(device: str) -> str:
+    """Return a device without its number: a node's process is given one GPU, and that is the first to it."""
+    return device.partition(":")[0]
+
+
 def device_there() -> str:
-    """Return what ``auto`` means on this machine: cuda or mps where torch is installed and has it, else cpu."""
+    """Return what ``auto`` means on this machine: cuda where torch is installed and has it, else cpu.
+
+    Not mps, which has no float64: what is added up there goes to the CPU and back, and nobody has timed that.
+    """
     if not is_installed("torch"):
         return "cpu"
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(device: str) -> None:

@@ -39,7 +39,7 @@ class Distributions:
         for start in range(0, len(self.logits), _TOKENS):
             rows = slice(start, start + _TOKENS)
             other = self.operations.float64(logits[rows])
-            apart = self.logits[rows] - other
+            apart = self.operations.float64(self.logits[rows]) - other
             # Σ p (log p - log q) = Σ p (logit - other logit) + the difference of their log-sums.
             mean = (self.probabilities[rows][:, None, :] @ apart[:, :, None])[:, 0, 0]
             each = mean + (self.operations.log_sum_exp(other) - self.log_sums[rows])

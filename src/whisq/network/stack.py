@@ -1,7 +1,7 @@
 """Whisper's forward pass, once: stem, encoder block, embedding, decoder block and logits, each on one layer's weights.
 
 As in OpenAI's ``whisper/model.py``. Whoever calls decides what is in memory: all layers (``network.model``), or one at
-a time (``calibration.run``). Hidden states are ``[batch, positions, width]``.
+a time (``calibration.bench``). Hidden states are ``[batch, positions, width]``.
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ class TorchOperations:
         return self._torch.cat(list(arrays), dim=axis)
 
     def float64(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a tensor in float64."""
-        return x.double()
+        """Return a tensor in float64, on the CPU where the device has none."""
+        return (x.cpu() if x.device.type == "mps" else x).double()
 
     def exp(self, x: torch.Tensor) -> torch.Tensor:
         """Return e to the power of each value."""

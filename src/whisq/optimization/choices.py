@@ -10,6 +10,7 @@ from pathlib import Path
 from whisq.calibration import Calibration
 from whisq.clips.clip import Clip, ClipSet
 from whisq.formats.layout import CONTAINERS, ContainerName
+from whisq.hashing import file_sha256
 from whisq.model import Model
 from whisq.network.devices import operations_for
 from whisq.progress import Progress
@@ -118,7 +119,7 @@ def ladder_for(
         "judged",
         whisq=__version__,
         model=model.sha256,
-        calibration=calibration.audio.get("data_sha256"),
+        calibration=file_sha256(calibration.path) if cache else "",
         clips=[clip.sha256 for clip in heard],
         device=device,
     )

@@ -246,7 +246,7 @@ class _Work:
         )
         self.steps.make(
             path,
-            {"model": self.model.sha256, "clips": clips.sha256},
+            {"model": self.model.sha256, "clips": clips.sha256, "seed": settings.seed, "device": settings.device},
             lambda: calibrate(self.model, clips, path, settings=settings, progress=self.progress),
         )
         return check_factors(read_calibration(path))
@@ -274,7 +274,7 @@ class _Work:
             write_text(path, save_recipe(found.recipe))
 
         types = {name: [kind.name for kind in kinds] for name, kinds in space.types.items()}
-        how = {"probes": settings.probes, "seed": settings.seed}
+        how = {"probes": settings.probes, "seed": settings.seed, "device": settings.device}
         self.steps.make(measured, {"calibration": self.steps.key("model.calib"), "types": types, **how}, measure)
         wanted = [self.goal.size_bytes, self.goal.bits, self.goal.divergence]
         made_from = {"measured": self.steps.key("sensitivity.json"), "goal": wanted, "as": self.goal.container}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisq.calibration import Calibration, read_calibration
+from whisq.calibration.calibration import FORESEEN
 from whisq.formats import open_model
 from whisq.formats.sources import source_of
 from whisq.kernels import Tally
@@ -115,7 +116,8 @@ class RoundingJob(Job):
         source, name = source_of(self.plan.model)
         sources, calibration, singular = {"model": source}, self.plan.calibration, None
         if calibration is not None:
-            sources["calibration"] = Source.of(calibration.path)
+            if calibration.path != FORESEEN:  # else it is only planned with
+                sources["calibration"] = Source.of(calibration.path)
             singular = None if calibration.singular is None else dict(calibration.singular)
         return RoundingParcel(sources, Needs(bench_bytes(self.plan.slow)), name, singular)
 

@@ -263,7 +263,7 @@ def _layer_inputs(plan: Plan, threads: int) -> LayerInputs | None:
 
 def _write_tensors(worker: _Worker, threads: int, piece_weights: int, executor: Executor | None) -> None:
     pieces = list(_pieces(worker.plan, piece_weights))
-    if executor is not None and not executor.is_here:
+    if executor is not None and not executor.is_here and worker.plan.slow:
         pieces = _share(worker, pieces, executor)
     # Matrices with one input after each other: it is read and factored once, and then forgotten.
     if worker.plan.calibration is not None:

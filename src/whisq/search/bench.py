@@ -16,7 +16,7 @@ from whisq.formats import open_model
 from whisq.formats.sources import source_of
 from whisq.kernels.threads import blas_on_one_thread
 from whisq.model import Model
-from whisq.network.devices import operations_for
+from whisq.network.devices import kind_of, operations_for
 from whisq.quantization.layer_inputs import LayerInputs
 from whisq.quantization.method import Method, Rounded, Weights
 from whisq.quantization.rounding import exchanged, expected_by, parse_method, rounded
@@ -200,7 +200,7 @@ class MixJob(Job):
         singular = None if self.calibration.singular is None else dict(self.calibration.singular)
         keep = self.keep and self.model.n_weights <= MOST_KEPT
         needs = Needs(bench_bytes(self.model, len(self.probes), keep), gpus=0 if self.device == "cpu" else 1)
-        return MixParcel(sources, needs, name, self.method.name, self.probes, self.device, keep, singular)
+        return MixParcel(sources, needs, name, self.method.name, self.probes, kind_of(self.device), keep, singular)
 
 
 def bench_bytes(model: Model, n_probes: int, keep: bool) -> int:

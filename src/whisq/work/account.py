@@ -53,7 +53,7 @@ class Account:
             cores_h = sum(node.core_s for node in self.nodes.values()) / 3600
             gpus_h = sum(node.gpu_s for node in self.nodes.values()) / 3600
         gpu = f", {gpus_h:.2f} GPU-hours" if gpus_h else ""
-        return f"{each}; {cores_h:.2f} core-hours{gpu}, {megabytes(self.moved_bytes):.0f} MB moved"
+        return f"{each}; {cores_h:.2f} core-hours{gpu}, {megabytes(self.moved_bytes):.0f} MB of files moved"
 
     def summary(self) -> Mapping[str, Any] | None:
         """Return what a written file says of it, None where no other machine took part.

@@ -121,7 +121,8 @@ class Dispatcher:
                     break
                 if why := self._hands.are_gone():
                     raise ClusterError(
-                        f"nobody is left to work: {why}", hint="start nodes and run the same command: it resumes"
+                        f"nobody is left to work: {why}",
+                        hint="start nodes, and run it again: what is kept is not done anew",
                     )
                 for event in self._hands.wait(_WAIT_S):
                     done = self._seen(event)
@@ -216,5 +217,5 @@ def _error_of(failed: list[Failure]) -> ClusterError:
     units = "a unit" if len(failed) == 1 else f"{len(failed)} units"
     return ClusterError(
         f"{units} failed {MOST_TRIES} times, all others are done:\n{listed}",
-        hint="the same command tries these again, and nothing else",
+        hint="the same command tries these again; what is kept is not done anew",
     )

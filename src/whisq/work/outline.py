@@ -11,6 +11,11 @@ from whisq.work.account import Account
 from whisq.work.units import Done, Executor, Job, Unit
 
 
+def _hours(core_s: float) -> str:
+    hours = core_s / 3600
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Units of one kind; ``sent_bytes`` is what goes to and fro with them, files apart."""
@@ -67,10 +72,10 @@ class Outline(Executor):
         yield f"{'':{width}} {'units':>8} {'core-hours':>11} {'MB to and fro':>14}"
         for stage in self.stages:
             sent = f"{megabytes(stage.sent_bytes):.0f}"
-            yield f"{stage.name:{width}} {stage.units:>8} {stage.core_s / 3600:>11.2g} {sent:>14}"
+            yield f"{stage.name:{width}} {stage.units:>8} {_hours(stage.core_s):>11} {sent:>14}"
         units, core_s = sum(stage.units for stage in self.stages), sum(stage.core_s for stage in self.stages)
         sent = f"{megabytes(sum(stage.sent_bytes for stage in self.stages)):.0f}"
-        yield f"{'all':{width}} {units:>8} {core_s / 3600:>11.2g} {sent:>14}"
+        yield f"{'all':{width}} {units:>8} {_hours(core_s):>11} {sent:>14}"
         yield (
             f"a unit takes {megabytes(self.memory_bytes):.0f} MB of memory; a node that has none of the files is sent"
             f" {megabytes(self.file_bytes):.0f} MB"

@@ -102,3 +102,14 @@ def test_of_a_quantization_which_writes_nothing(
     assert "nothing was started" in told
     _, told, _ = run(capsys, "quantize", tiny_en_bin, output, "q4_0", "--plan")
     assert "nothing is left to do elsewhere" in told
+
+
+def test_what_an_evaluation_would_give_is_refused_beside_its_plan(
+    tiny_en_bin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", tiny_en_bin, "--data", tmp_path, "--plan"]
+    for more in (["--report", tmp_path / "report.html"], ["--fail-if", "divergence > 0.02"]):
+        code, _, told = run(capsys, *words, *more)
+        assert code == 1
+        assert f"error: {more[0]}: --plan evaluates nothing" in told
+    assert list(tmp_path.iterdir()) == []

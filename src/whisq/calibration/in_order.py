@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from whisq.calibration.spill import save_arrays
 from whisq.calibration.sums import Sums
-from whisq.writing import whole
 
 if TYPE_CHECKING:
     from whisq.calibration.sums import Packed
@@ -80,8 +80,7 @@ class InOrder:
         path = self._folder / f"early-{number}.npz"
         packed = {name: some.packed() if isinstance(some, Sums) else some for name, some in found.items()}
         entries = {f"{name}:{key}": values for name, some in packed.items() for key, values in some.items()}
-        with whole(path) as part, part.path.open("wb") as stream:
-            np.savez(stream, **entries)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+        save_arrays(path, **entries)
         self._early[number] = path
 
 

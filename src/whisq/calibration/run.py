@@ -55,7 +55,7 @@ class CalibrationSettings:
 
     ``own_text`` has the decoder see the model's own text even where the data has a transcript; ``text_tokens`` is how
     many tokens of other text it sees besides, on the same audio. ``weigh_outputs`` takes the words' gradients back to
-    the outputs of layers, which rounding then heeds: as long again, and a model up to small. ``executor`` is who takes
+    the outputs of layers, which rounding then heeds, in models up to small. ``executor`` is who takes
     windows through layers, None for this process.
     """
 

@@ -71,7 +71,7 @@ class HiddenStates:
         return total
 
     def _save(self, path: Path, arrays: Sequence[Array]) -> None:
-        _save(path, **{f"arr_{number}": self._operations.numpy(array) for number, array in enumerate(arrays)})
+        save_arrays(path, **{f"arr_{number}": self._operations.numpy(array) for number, array in enumerate(arrays)})
 
     def _load(self, path: Path) -> list[Array]:
         with np.load(path) as file:
@@ -132,7 +132,9 @@ class Checkpoint:
             raise ValueError(f"{name}: moments without second moments")
         triangle = pack_triangle(moments.second_moment)
         known = {} if moments.damping is None else {"damping": np.array(moments.damping)}
-        _save(self._folder / f"{name}.npz", n=np.array(moments.n_rows), mean=moments.mean, triangle=triangle, **known)
+        save_arrays(
+            self._folder / f"{name}.npz", n=np.array(moments.n_rows), mean=moments.mean, triangle=triangle, **known
+        )
 
     def load(self, name: str) -> Moments:
         """Return the moments of one input."""
@@ -174,7 +176,8 @@ class Checkpoint:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _save(path: Path, **arrays: NDArray[Any]) -> None:
+def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays as numpy's ``.npz``, the whole file or none."""
     with whole(path) as part, part.path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
 

@@ -148,6 +148,9 @@ def _condition(text: str) -> Condition:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate; returns the exit code."""
+    for option, given in (("--report", args.report), ("--fail-if", args.fail_if)):
+        if args.plan and given:
+            raise PlanError(f"{option}: --plan evaluates nothing", hint=f"leave out {option}, or --plan")
     console.settle_device(args)
     check_writable(args.report, None if args.json == STDOUT else args.json)
     from whisq.evaluation.conditions import conditions_met
@@ -162,9 +165,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
         check_report_name(args.report)
         require_packages(*REPORTING, purpose="--report")
-    for option, given in (("--report", args.report), ("--fail-if", args.fail_if)):
-        if args.plan and given:
-            raise PlanError(f"{option}: --plan evaluates nothing", hint=f"leave out {option}, or --plan")
     curve = _curve(args.search)
     if args.plan:
         return _foresee(args, console)
